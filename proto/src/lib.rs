@@ -1,0 +1,23 @@
+//! Generated messages of every edge, and the descriptors they came from.
+//!
+//! [`proto`] is the stock package (client wire, datastore objects, gRPC API);
+//! [`journal`] is this implementation's own. Nothing here has behaviour beyond
+//! [`json`], the canonical JSON mapping.
+#![forbid(unsafe_code)]
+
+pub mod json;
+
+/// The stock `proto` package.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod proto {
+    tonic::include_proto!("proto");
+}
+
+/// Records of a frontend's journal.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod journal {
+    tonic::include_proto!("velociraptor.journal");
+}
+
+/// The serialized `FileDescriptorSet` of all packages.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,1 @@
+//! Whole clusters of the production code under a deterministic simulator.
