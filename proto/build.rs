@@ -6,8 +6,17 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = [
-        "envelope", "jobs", "vql", "artifacts", "flows", "clients", "hunts", "users", "datastore",
-        "api", "journal",
+        "envelope",
+        "jobs",
+        "vql",
+        "artifacts",
+        "flows",
+        "clients",
+        "hunts",
+        "users",
+        "datastore",
+        "api",
+        "journal",
     ]
     .map(|n| format!("{n}.proto"));
     for f in &files {

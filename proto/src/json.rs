@@ -11,7 +11,8 @@ use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, Serializ
 use serde_json::Value;
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(crate::DESCRIPTORS).expect("descriptors were written by the build script")
+    DescriptorPool::decode(crate::DESCRIPTORS)
+        .expect("descriptors were written by the build script")
 });
 
 /// Why a message could not be read from or written to JSON.
@@ -82,7 +83,7 @@ fn serialize<M: Message + Name>(m: &M, o: &SerializeOptions) -> Result<String, J
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{ArtifactCollectorContext, VqlRequest, VeloMessage};
+    use crate::proto::{ArtifactCollectorContext, VeloMessage, VqlRequest};
 
     #[test]
     fn objects_are_camel_case_with_string_integers() {

@@ -1,0 +1,1 @@
+//! The endpoint agent: executor, flows, uploads, event queries, local buffer.

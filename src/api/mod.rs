@@ -1,0 +1,1 @@
+//! The gRPC API for scripts. Thin: checks the caller and calls services.

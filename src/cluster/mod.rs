@@ -1,0 +1,1 @@
+//! What makes several frontends one server: identity, replication, directory.

@@ -1,0 +1,1 @@
+//! The YAML configuration: load, validate, merge, generate, split per role.

@@ -1,0 +1,1 @@
+//! Keys, certificates, client ids and the message envelope. Pure: bytes in, bytes out.

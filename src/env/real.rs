@@ -1,0 +1,323 @@
+//! The operating system's network, clock, randomness and file system.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
+
+use super::fs::parent;
+use super::{
+    Clock, Conn, Cpu, DirEntry, Entropy, Env, File, FileSystem, Listener, Meta, Net, Open, Side,
+    Spawn,
+};
+
+/// File operations in flight at once; more wait. Keeps a stalled mount from
+/// taking every thread of the process.
+const FS_POOL: usize = 128;
+
+/// The production environment. GUI tasks share the current runtime.
+pub fn env() -> Env {
+    env_with(None)
+}
+
+/// The production environment with a runtime of its own for the GUI side.
+pub fn env_with(gui: Option<tokio::runtime::Handle>) -> Env {
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Env {
+        net: Arc::new(TokioNet),
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(OsEntropy(crypto.secure_random)),
+        fs: Arc::new(OsFs { slots: Arc::new(Semaphore::new(FS_POOL)) }),
+        cpu: Arc::new(CpuPool { slots: Semaphore::new(cores()) }),
+        tasks: Arc::new(Runtimes { gui }),
+        crypto,
+    }
+}
+
+/// Processor cores this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get())
+}
+
+struct Runtimes {
+    gui: Option<tokio::runtime::Handle>,
+}
+
+impl Spawn for Runtimes {
+    fn spawn(&self, side: Side, task: BoxFuture<'static, ()>) {
+        match (side, &self.gui) {
+            (Side::Gui, Some(h)) => drop(h.spawn(task)),
+            _ => drop(tokio::spawn(task)),
+        }
+    }
+}
+
+struct CpuPool {
+    slots: Semaphore,
+}
+
+impl Cpu for CpuPool {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
+        async move {
+            let _slot = self.slots.acquire().await;
+            // A panic in the work drops its result channel; the caller sees that.
+            let _ = tokio::task::spawn_blocking(work).await;
+        }
+        .boxed()
+    }
+}
+
+struct TokioNet;
+struct TokioListener(tokio::net::TcpListener);
+
+impl Net for TokioNet {
+    fn bind(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        async move {
+            let l = tokio::net::TcpListener::bind(addr)
+                .await
+                .map_err(|e| io::Error::new(e.kind(), format!("listen on {addr}: {e}")))?;
+            Ok(Box::new(TokioListener(l)) as Box<dyn Listener>)
+        }
+        .boxed()
+    }
+
+    fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Conn>> {
+        async move {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let s = tokio::net::TcpStream::connect((host, port))
+                .await
+                .map_err(|e| io::Error::new(e.kind(), format!("connect to {host}:{port}: {e}")))?;
+            s.set_nodelay(true)?;
+            Ok(Box::pin(s) as Conn)
+        }
+        .boxed()
+    }
+}
+
+impl Listener for TokioListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Conn, SocketAddr)>> {
+        async move {
+            let (s, peer) = self.0.accept().await?;
+            s.set_nodelay(true)?;
+            Ok((Box::pin(s) as Conn, peer))
+        }
+        .boxed()
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+struct SystemClock;
+impl Clock for SystemClock {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+struct OsEntropy(&'static dyn rustls::crypto::SecureRandom);
+impl Entropy for OsEntropy {
+    fn fill(&self, buf: &mut [u8]) {
+        // The kernel's generator does not fail once the system is up.
+        self.0.fill(buf).expect("operating system randomness");
+    }
+}
+
+struct OsFs {
+    slots: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct OsFile {
+    file: Arc<std::fs::File>,
+    path: Arc<str>,
+    slots: Arc<Semaphore>,
+}
+
+fn named<T>(path: &str, r: io::Result<T>) -> io::Result<T> {
+    r.map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
+}
+
+async fn blocking<T: Send + 'static>(
+    slots: &Semaphore,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let _slot = slots.acquire().await.map_err(io::Error::other)?;
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Runs `f`; if a parent directory was missing, makes it and tries once more.
+fn with_parent<T>(path: &str, f: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match f() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            make_dirs(parent(path))?;
+            f()
+        }
+        r => r,
+    }
+}
+
+fn make_dirs(path: &str) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+impl FileSystem for OsFs {
+    fn open<'a>(&'a self, path: &'a str, how: Open) -> BoxFuture<'a, io::Result<Box<dyn File>>> {
+        let (p, slots) = (path.to_owned(), self.slots.clone());
+        async move {
+            let file = blocking(&self.slots, move || {
+                let mut o = std::fs::OpenOptions::new();
+                o.read(true);
+                let file = match how {
+                    Open::Read => o.open(&p),
+                    Open::Write => o.write(true).open(&p),
+                    Open::CreateNew => {
+                        o.write(true).create_new(true).mode(0o600);
+                        with_parent(&p, || o.open(&p))
+                    }
+                };
+                named(&p, file)
+            })
+            .await?;
+            Ok(Box::new(OsFile { file: Arc::new(file), path: path.into(), slots }) as Box<dyn File>)
+        }
+        .boxed()
+    }
+
+    fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<Vec<DirEntry>>> {
+        let d = dir.to_owned();
+        blocking(&self.slots, move || {
+            let mut out = Vec::new();
+            let rd = match std::fs::read_dir(&d) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(out),
+                r => named(&d, r)?,
+            };
+            for e in rd {
+                let e = e?;
+                let is_dir = e.file_type()?.is_dir();
+                out.push(DirEntry { name: e.file_name().to_string_lossy().into_owned(), is_dir });
+            }
+            out.sort(); // readdir order is not an interface
+            Ok(out)
+        })
+        .boxed()
+    }
+
+    fn stat<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Meta>> {
+        let p = path.to_owned();
+        blocking(&self.slots, move || {
+            let m = named(&p, std::fs::metadata(&p))?;
+            Ok(Meta {
+                len: if m.is_dir() { 0 } else { m.len() },
+                is_dir: m.is_dir(),
+                modified: m.modified()?,
+                inode: m.ino(),
+            })
+        })
+        .boxed()
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let (f, t) = (from.to_owned(), to.to_owned());
+        blocking(&self.slots, move || named(&t, with_parent(&t, || std::fs::rename(&f, &t))))
+            .boxed()
+    }
+
+    fn link<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let (f, t) = (from.to_owned(), to.to_owned());
+        blocking(&self.slots, move || named(&t, with_parent(&t, || std::fs::hard_link(&f, &t))))
+            .boxed()
+    }
+
+    fn remove<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let p = path.to_owned();
+        blocking(&self.slots, move || named(&p, std::fs::remove_file(&p))).boxed()
+    }
+
+    fn remove_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let p = path.to_owned();
+        blocking(&self.slots, move || named(&p, std::fs::remove_dir(&p))).boxed()
+    }
+
+    fn create_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let p = path.to_owned();
+        blocking(&self.slots, move || named(&p, make_dirs(&p))).boxed()
+    }
+
+    fn sync_dir<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let d = dir.to_owned();
+        blocking(&self.slots, move || named(&d, std::fs::File::open(&d).and_then(|f| f.sync_all())))
+            .boxed()
+    }
+
+    fn free_space<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<u64>> {
+        let p = path.to_owned();
+        blocking(&self.slots, move || {
+            let s = named(&p, rustix::fs::statvfs(&*p).map_err(io::Error::from))?;
+            Ok(s.f_bavail.saturating_mul(s.f_frsize))
+        })
+        .boxed()
+    }
+}
+
+impl OsFile {
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&std::fs::File) -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'_, io::Result<T>> {
+        let (f, p) = (self.file.clone(), self.path.clone());
+        blocking(&self.slots, move || named(&p, work(&f))).boxed()
+    }
+}
+
+impl File for OsFile {
+    fn read_at(&self, off: u64, len: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
+        self.run(move |f| {
+            let have = f.metadata()?.len().saturating_sub(off);
+            let want = usize::try_from(have).unwrap_or(usize::MAX).min(len);
+            let mut out = vec![0; want];
+            let mut done = 0;
+            while done < want {
+                match f.read_at(&mut out[done..], off + done as u64)? {
+                    0 => break,
+                    n => done += n,
+                }
+            }
+            out.truncate(done);
+            Ok(out)
+        })
+    }
+
+    fn write_at(&self, off: u64, data: bytes::Bytes) -> BoxFuture<'_, io::Result<()>> {
+        self.run(move |f| f.write_all_at(&data, off))
+    }
+
+    fn size(&self) -> BoxFuture<'_, io::Result<u64>> {
+        self.run(|f| Ok(f.metadata()?.len()))
+    }
+
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
+        self.run(|f| f.sync_data())
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, io::Result<()>> {
+        // close(2) reports flush errors that std swallows on drop, so whoever
+        // acknowledges anything must have synced before.
+        async move {
+            let OsFile { file, slots, .. } = *self;
+            blocking(&slots, move || {
+                drop(file);
+                Ok(())
+            })
+            .await
+        }
+        .boxed()
+    }
+}

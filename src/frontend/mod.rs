@@ -1,0 +1,1 @@
+//! One frontend's life: sessions, admission, task delivery, ingest.

@@ -1,0 +1,1 @@
+//! The web GUI. Thin: calls services.

@@ -1,0 +1,1 @@
+//! VQL plugins and functions: common, endpoint and server.

@@ -1,0 +1,1 @@
+//! Flows, clients, labels, monitoring, artifacts, users: what the server knows and decides.

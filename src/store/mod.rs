@@ -1,0 +1,1 @@
+//! Journal, path specs, objects, result sets, uploads. Knows files, not flows.
