@@ -1,1 +1,3 @@
 //! Journal, path specs, objects, result sets, uploads. Knows files, not flows.
+
+pub mod journal;
