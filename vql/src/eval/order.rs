@@ -1,0 +1,59 @@
+//! ORDER BY: sorting by `<`, which is not a total order.
+
+use super::compare::less;
+use super::rows::later;
+use crate::log::Level;
+use crate::scope::Scope;
+use crate::stream::{RowStream, from_rows};
+use crate::syntax::ast::OrderBy;
+use crate::value::Value;
+use futures::StreamExt;
+
+/// All rows, sorted.
+pub(super) fn ordered(rows: RowStream, order: OrderBy, scope: Scope) -> RowStream {
+    later(async move {
+        let column = &order.column.name;
+        let rows: Vec<Value> = rows.collect().await;
+        let mut missing = false;
+        let mut keyed: Vec<(Value, Value)> = Vec::with_capacity(rows.len());
+        for row in rows {
+            let found = row.as_dict().and_then(|d| d.get(column)).cloned();
+            missing |= found.is_none();
+            // NULL sorts as the empty string.
+            let key = found.filter(|v| !v.is_null()).unwrap_or_else(|| Value::from(""));
+            keyed.push((key, row));
+        }
+        if missing {
+            let message = format!("Order by column {column} not present in row");
+            scope.log(Level::Warn, message);
+        }
+        let keyed = match order.descending {
+            // Rows with equal keys come out reversed.
+            true => merge_sort(keyed, &|a, b| !less(a, b)),
+            false => merge_sort(keyed, &|a, b| less(a, b)),
+        };
+        from_rows(keyed.into_iter().map(|(_, row)| row))
+    })
+}
+
+type Keyed = (Value, Value);
+
+/// Moves a later row before an earlier one only when `before` says so.
+fn merge_sort(mut rows: Vec<Keyed>, before: &dyn Fn(&Value, &Value) -> bool) -> Vec<Keyed> {
+    if rows.len() < 2 {
+        return rows;
+    }
+    let right = rows.split_off(rows.len() / 2);
+    let mut left = merge_sort(rows, before).into_iter().peekable();
+    let mut right = merge_sort(right, before).into_iter().peekable();
+    let mut out = Vec::with_capacity(left.len() + right.len());
+    loop {
+        let take_right = match (left.peek(), right.peek()) {
+            (Some(l), Some(r)) => before(&r.0, &l.0),
+            (None, Some(_)) => true,
+            (Some(_), None) => false,
+            (None, None) => return out,
+        };
+        out.extend(if take_right { right.next() } else { left.next() });
+    }
+}

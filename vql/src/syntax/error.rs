@@ -1,0 +1,37 @@
+//! Where and why a text is not a query.
+
+/// A syntax error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{line}:{column}: {message}\n{excerpt}")]
+pub struct ParseError {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What was expected or found.
+    pub message: String,
+    /// The line with a caret under the place.
+    pub excerpt: String,
+}
+
+impl ParseError {
+    /// Makes an error for a byte offset of `text`.
+    pub(crate) fn at(text: &str, offset: usize, message: impl Into<String>) -> ParseError {
+        let mut offset = offset.min(text.len());
+        while !text.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        let before = &text[..offset];
+        let start = before.rfind('\n').map_or(0, |i| i + 1);
+        let line_text = text[start..].lines().next().unwrap_or("");
+        let column = text[start..offset].chars().count() + 1;
+        let indent: String =
+            text[start..offset].chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        ParseError {
+            line: before.matches('\n').count() + 1,
+            column,
+            message: message.into(),
+            excerpt: format!("{line_text}\n{indent}^"),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Text to syntax tree and back.
+
+pub mod ast;
+mod error;
+mod format;
+mod lexer;
+mod parser;
+mod unquote;
+
+pub use error::ParseError;
+pub use lexer::{Token, TokenKind, tokenize};
+pub use parser::{parse, parse_expression, parse_lambda};
