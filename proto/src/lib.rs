@@ -16,7 +16,7 @@ pub mod proto {
 /// Records of a frontend's journal.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod journal {
-    tonic::include_proto!("velociraptor.journal");
+    tonic::include_proto!("journal");
 }
 
 /// The serialized `FileDescriptorSet` of all packages.

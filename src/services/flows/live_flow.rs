@@ -1,0 +1,398 @@
+//! A flow that is not settled: everything received for it, still in journals.
+//!
+//! Pure: it is told what was committed and says what became of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use velociraptor_proto::journal::{OpenFlow, Schedule};
+use velociraptor_proto::proto::artifact_collector_context::State;
+use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
+
+use super::job::Job;
+use super::live_set::{LiveSet, Order, Placed};
+use super::live_upload::{LiveUpload, UploadKey};
+use super::status;
+use crate::services::ids::Session;
+use crate::store::journal::Segment;
+
+/// How long after its end a flow waits for rows or logs that are still missing
+/// before it is settled without them, microseconds.
+pub const SETTLE_GRACE: u64 = 30_000_000;
+
+/// What a committed job meant to its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stored.
+    Stored,
+    /// Known already; nothing changed.
+    Duplicate,
+    /// Its place is taken by other content; kept aside.
+    Conflict,
+    /// Stock would drop it: a query without a name, an empty message.
+    Ignored,
+}
+
+impl From<Placed> for Outcome {
+    fn from(p: Placed) -> Self {
+        match p {
+            Placed::New => Self::Stored,
+            Placed::Duplicate => Self::Duplicate,
+            Placed::Conflict => Self::Conflict,
+        }
+    }
+}
+
+/// Rows that stock files hold already.
+#[derive(Clone, Debug, Default)]
+struct Bases {
+    results: BTreeMap<String, u64>,
+    logs: u64,
+    transactions: u64,
+    /// Rows of `uploads.json`.
+    uploads: u64,
+}
+
+/// An unsettled flow.
+#[derive(Clone, Debug)]
+pub struct LiveFlow {
+    /// As scheduled or as loaded; `None` for a flow nobody asked for.
+    pub context: Option<ArtifactCollectorContext>,
+    /// Result sets by `Artifact/Source`.
+    pub results: BTreeMap<String, LiveSet>,
+    /// The query log.
+    pub logs: LiveSet,
+    /// Upload bookkeeping of resumable uploads.
+    pub transactions: LiveSet,
+    /// Uploads by key.
+    pub uploads: BTreeMap<UploadKey, LiveUpload>,
+    /// Upload metadata rows stored before this process saw the flow.
+    pub base_uploads: u64,
+    /// Latest report of each run, by child id.
+    pub reports: BTreeMap<String, FlowStats>,
+    /// Server time of the last thing received, microseconds.
+    pub last_received: u64,
+    /// Server time at which the flow was first seen to have ended.
+    pub ended_at: Option<u64>,
+    /// The completion event was published.
+    pub announced: bool,
+    /// Context objects on disk differ from what is known.
+    pub dirty: bool,
+    bases: Bases,
+    /// Records this flow was built from that are not extents of some set.
+    pins: Vec<Arc<Segment>>,
+}
+
+impl LiveFlow {
+    fn with(context: Option<ArtifactCollectorContext>, bases: Bases) -> Self {
+        Self {
+            context,
+            results: BTreeMap::new(),
+            logs: LiveSet::new(Order::ByArrival, bases.logs),
+            transactions: LiveSet::new(Order::ByArrival, bases.transactions),
+            uploads: BTreeMap::new(),
+            base_uploads: bases.uploads,
+            reports: BTreeMap::new(),
+            last_received: 0,
+            ended_at: None,
+            announced: false,
+            dirty: true,
+            bases,
+            pins: Vec::new(),
+        }
+    }
+
+    /// A flow that was just scheduled: no stock file of it exists.
+    pub fn scheduled(s: &Schedule, pin: Arc<Segment>) -> Self {
+        let mut f = Self::with(s.context.clone(), Bases::default());
+        f.pins.push(pin);
+        f
+    }
+
+    /// A flow with stock files, to which something is being added.
+    pub fn opened(
+        o: &OpenFlow,
+        context: Option<ArtifactCollectorContext>,
+        reports: BTreeMap<String, FlowStats>,
+        pin: Arc<Segment>,
+    ) -> Self {
+        let bases = Bases {
+            results: o.base_rows.iter().map(|(k, v)| (k.clone(), *v)).collect(),
+            logs: o.base_logs,
+            transactions: o.base_transactions,
+            uploads: o.base_uploads,
+        };
+        let mut f = Self::with(context, bases);
+        f.reports = reports;
+        f.pins.push(pin);
+        f.announced = f.reports.values().any(status::is_complete);
+        f
+    }
+
+    /// Keeps the record behind `pin` until the flow is settled.
+    pub fn pin(&mut self, pin: Arc<Segment>) {
+        if self.pins.last() != Some(&pin) {
+            self.pins.push(pin);
+        }
+    }
+
+    /// Whether this very message was taken before.
+    pub fn has(&self, job: &Job) -> bool {
+        let h = &job.hash;
+        self.results.values().any(|s| s.has(h))
+            || self.logs.has(h)
+            || self.transactions.has(h)
+            || (job.message.file_buffer.is_some() && self.uploads.values().any(|u| u.has(h)))
+    }
+
+    /// Takes a committed job. `name` is the readable query name.
+    pub fn apply(&mut self, session: &Session, job: &Job, name: &str, received: u64) -> Outcome {
+        let m = &job.message;
+        let run = session.run();
+        let outcome = if let Some(r) = &m.vql_response {
+            if name.is_empty() {
+                return Outcome::Ignored;
+            }
+            let base = self.bases.results.get(name).copied().unwrap_or(0);
+            let set = self
+                .results
+                .entry(name.to_owned())
+                .or_insert_with(|| LiveSet::new(Order::ByRow, base));
+            // Agents before row numbers leave them 0 in later parts.
+            let start = (r.part == 0 || r.query_start_row > 0).then_some(r.query_start_row);
+            set.add(run, start, job).into()
+        } else if m.log_message.is_some() {
+            if job.rows == 0 {
+                return Outcome::Ignored;
+            }
+            self.logs.add(run, None, job).into()
+        } else if let Some(b) = &m.file_buffer {
+            match UploadKey::of(run, b) {
+                Some(key) => self.uploads.entry(key).or_default().add(job, received).into(),
+                None => return Outcome::Ignored,
+            }
+        } else if m.upload_transaction.is_some() {
+            self.transactions.add(run, None, job).into()
+        } else if let Some(s) = &m.flow_stats {
+            self.pin(job.extent.segment.clone());
+            self.report(&session.child, s.clone());
+            Outcome::Stored
+        } else if let Some(s) = &m.status {
+            self.pin(job.extent.segment.clone());
+            self.legacy_status(&session.child, m.request_id, s.clone());
+            Outcome::Stored
+        } else {
+            return Outcome::Ignored;
+        };
+        if outcome != Outcome::Duplicate {
+            self.last_received = self.last_received.max(received);
+            self.note_end(received);
+        }
+        outcome
+    }
+
+    fn report(&mut self, child: &str, new: FlowStats) {
+        self.dirty = true;
+        match self.reports.get_mut(child) {
+            Some(known) => status::join(known, new),
+            None => {
+                self.reports.insert(child.to_owned(), new);
+            }
+        }
+    }
+
+    /// Agents of protocol 3 end each query with one status instead of reports.
+    fn legacy_status(
+        &mut self,
+        child: &str,
+        query: u64,
+        mut s: velociraptor_proto::proto::VeloStatus,
+    ) {
+        if s.query_id == 0 {
+            s.query_id = query as i64;
+        }
+        let mut known = self.reports.remove(child).unwrap_or_default();
+        known.query_status.retain(|q| q.query_id != s.query_id);
+        let total = s.total_queries.max(1) as usize;
+        known.query_status.push(s);
+        known.flow_complete = known.query_status.len() >= total;
+        self.dirty = true;
+        self.reports.insert(child.to_owned(), known);
+    }
+
+    fn note_end(&mut self, received: u64) {
+        if self.ended_at.is_none() && self.over() {
+            self.ended_at = Some(received);
+        }
+    }
+
+    /// The user's cancel: final unless the finished result came first.
+    pub fn cancel(&mut self, by: &str, now: u64) {
+        self.end_with(format!("Cancelled by {by}"), now);
+    }
+
+    /// The server's verdict that the flow will not finish.
+    pub fn fail(&mut self, why: &str, now: u64) {
+        self.end_with(why.to_owned(), now);
+    }
+
+    fn end_with(&mut self, status: String, now: u64) {
+        if self.over() {
+            return;
+        }
+        if let Some(c) = &mut self.context {
+            c.state = State::Error.into();
+            c.status = status;
+        }
+        self.dirty = true;
+        self.ended_at = Some(now);
+    }
+
+    /// Whether the agent or the server said that nothing more will come.
+    pub fn over(&self) -> bool {
+        let stopped = self.context.as_ref().is_some_and(|c| {
+            matches!(c.state(), State::Error | State::Finished) && !c.status.is_empty()
+        });
+        stopped || (!self.reports.is_empty() && self.reports.values().all(status::is_complete))
+    }
+
+    /// Whether all that the agent says it sent is here.
+    pub fn whole(&self) -> bool {
+        let promised: i64 =
+            self.reports.values().flat_map(|r| &r.query_status).map(|q| q.result_rows).sum();
+        let have: u64 = self.results.values().map(LiveSet::rows).sum::<u64>()
+            + (self.bases.results.iter())
+                .filter(|(k, _)| !self.results.contains_key(*k))
+                .map(|(_, v)| v)
+                .sum::<u64>();
+        have >= promised.max(0) as u64
+            && self.results.values().all(|s| !s.has_gap())
+            && self.uploads.values().all(|u| u.attempts.last().is_none_or(|a| a.complete()))
+    }
+
+    /// Whether the flow's rows may be put into stock files now.
+    ///
+    /// Logs have no exact total, so a whole flow still waits for the grace
+    /// period before its log is final; rows settle with it.
+    pub fn ready_to_settle(&self, now: u64) -> bool {
+        match self.ended_at {
+            Some(at) => now >= at.max(self.last_received) + SETTLE_GRACE,
+            // Nobody asked for it and nothing more came.
+            None => self.context.is_none() && now >= self.last_received + 2 * SETTLE_GRACE,
+        }
+    }
+
+    /// Whether the end may be announced: all rows are here, or waited for.
+    pub fn ready_to_announce(&self, now: u64) -> bool {
+        !self.announced && self.ended_at.is_some_and(|at| self.whole() || now >= at + SETTLE_GRACE)
+    }
+
+    /// The context with state and totals as they are now.
+    pub fn snapshot(&self, now: u64) -> Option<ArtifactCollectorContext> {
+        let mut c = self.context.clone()?;
+        let reports: Vec<&FlowStats> = self.reports.values().collect();
+        status::derive(&mut c, &reports, now);
+        for (name, set) in &self.results {
+            if set.rows() > 0 && !c.artifacts_with_results.contains(name) {
+                c.artifacts_with_results.push(name.clone());
+            }
+        }
+        Some(c)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::job::{hash, parse};
+    use super::*;
+    use crate::store::journal::Extent;
+    use prost::Message;
+    use velociraptor_proto::proto::velo_status::ReturnedStatus;
+    use velociraptor_proto::proto::*;
+
+    fn flow() -> LiveFlow {
+        let segment = Arc::new(Segment { path: "x".into() });
+        let context = ArtifactCollectorContext {
+            session_id: "F.1".into(),
+            state: State::Running.into(),
+            ..Default::default()
+        };
+        LiveFlow::scheduled(&Schedule { context: Some(context), ..Default::default() }, segment)
+    }
+
+    fn job(m: VeloMessage) -> Job {
+        let raw = m.encode_to_vec();
+        let segment = Arc::new(Segment { path: "x".into() });
+        parse(&raw, hash(&raw), Extent { segment, offset: 0, len: raw.len() as u64 }, None).unwrap()
+    }
+
+    fn rows(start: u64, n: u64) -> Job {
+        job(VeloMessage {
+            vql_response: Some(VqlResponse {
+                jsonl_response: "{\"a\":1}\n".repeat(n as usize),
+                query_start_row: start,
+                total_rows: n,
+                part: start,
+                timestamp: start,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    fn done(rows: i64) -> Job {
+        job(VeloMessage {
+            flow_stats: Some(FlowStats {
+                flow_complete: true,
+                query_status: vec![VeloStatus {
+                    status: ReturnedStatus::Ok.into(),
+                    result_rows: rows,
+                    last_active: 5,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn the_end_may_overtake_the_rows() {
+        let mut f = flow();
+        let s = Session::parse("F.1");
+        assert_eq!(f.apply(&s, &rows(0, 10), "A", 1), Outcome::Stored);
+        f.apply(&s, &done(25), "", 2);
+        assert!(f.over() && !f.whole() && !f.ready_to_announce(3));
+        f.apply(&s, &rows(10, 15), "A", 4);
+        assert!(f.whole() && f.ready_to_announce(5));
+        assert!(!f.ready_to_settle(5), "late logs are waited for");
+        assert!(f.ready_to_settle(4 + SETTLE_GRACE));
+        assert_eq!(f.snapshot(6).unwrap().state(), State::Finished);
+    }
+
+    #[test]
+    fn cancelled_stays_cancelled_unless_finished_first() {
+        let s = Session::parse("F.1");
+        let mut f = flow();
+        f.cancel("me", 1);
+        f.apply(&s, &done(0), "", 2);
+        let c = f.snapshot(3).unwrap();
+        assert_eq!((c.state(), c.status.as_str()), (State::Error, "Cancelled by me"));
+        let mut f = flow();
+        f.apply(&s, &done(0), "", 2);
+        f.cancel("me", 3);
+        assert_eq!(f.snapshot(3).unwrap().state(), State::Finished);
+    }
+
+    #[test]
+    fn unnamed_rows_are_ignored_and_repeats_are_seen() {
+        let mut f = flow();
+        let s = Session::parse("F.1");
+        assert_eq!(f.apply(&s, &rows(0, 1), "", 1), Outcome::Ignored);
+        assert_eq!(f.apply(&s, &rows(0, 1), "A", 1), Outcome::Stored);
+        assert_eq!(f.apply(&s, &rows(0, 1), "A", 1), Outcome::Duplicate);
+        assert!(f.has(&rows(0, 1)));
+        assert_eq!(f.apply(&s, &rows(0, 2), "A", 1), Outcome::Conflict);
+        assert_eq!(f.results["A"].rows(), 1);
+    }
+}

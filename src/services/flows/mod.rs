@@ -1,0 +1,11 @@
+//! Collections: what was asked, what came back, and where it is.
+
+pub mod job;
+mod live_flow;
+mod live_set;
+mod live_upload;
+mod status;
+
+pub use live_flow::{LiveFlow, Outcome, SETTLE_GRACE};
+pub use live_set::{LiveSet, Order, Part, Placed};
+pub use live_upload::{Attempt, Chunk, ChunkData, Eof, LiveUpload, UploadKey};

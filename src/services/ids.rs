@@ -1,0 +1,125 @@
+//! Identifiers: organisations, flows, sessions.
+
+use std::fmt;
+
+use data_encoding::BASE32HEX_NOPAD;
+
+use crate::env::Env;
+
+/// An organisation. The root organisation is stored without a prefix and is
+/// written `root` where people see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrgId(String);
+
+impl OrgId {
+    /// The root organisation.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// From text as users and requests write it: empty and `root` are the root.
+    pub fn new(id: &str) -> Self {
+        Self(if id == "root" { String::new() } else { id.to_owned() })
+    }
+
+    /// Whether this is the root organisation.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The stored form: empty for root.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id under which a client of this organisation is stored:
+    /// `<client>` in root, `<client>-<org>` elsewhere.
+    pub fn source(&self, client: &str) -> String {
+        if self.is_root() { client.to_owned() } else { format!("{client}-{}", self.0) }
+    }
+}
+
+impl fmt::Display for OrgId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_root() { "root" } else { &self.0 })
+    }
+}
+
+/// 13 base32hex digits: 32-bit seconds, then 32 random bits, as stock ids.
+fn stamp(env: &Env) -> String {
+    let mut b = [0; 8];
+    env.entropy.fill(&mut b);
+    b[..4].copy_from_slice(&(env.clock.unix() as u32).to_be_bytes());
+    let mut s = BASE32HEX_NOPAD.encode(&b);
+    s.truncate(13);
+    s
+}
+
+/// A new flow id, `F.` and 13 digits.
+pub fn new_flow_id(env: &Env) -> String {
+    format!("F.{}", stamp(env))
+}
+
+/// A new organisation id, `O` and 4 digits.
+pub fn new_org_id(env: &Env) -> OrgId {
+    let mut b = [0; 3];
+    env.entropy.fill(&mut b);
+    OrgId(format!("O{}", &BASE32HEX_NOPAD.encode(&b)[..4]))
+}
+
+/// A message's session: the flow it belongs to and which run of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Session {
+    /// `F.…`, `F.Monitoring`, …
+    pub flow: String,
+    /// Empty for the first run; `S` or a number for child runs.
+    pub child: String,
+}
+
+impl Session {
+    /// Splits at the first `/`.
+    pub fn parse(id: &str) -> Self {
+        let (flow, child) = id.split_once('/').unwrap_or((id, ""));
+        Self { flow: flow.to_owned(), child: child.to_owned() }
+    }
+
+    /// Order of runs: the plain id, then `S`, then children by number.
+    pub fn run(&self) -> u32 {
+        match self.child.as_str() {
+            "" => 0,
+            "S" => 1,
+            n => n.parse::<u32>().map_or(u32::MAX, |n| n.saturating_add(2)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_carry_the_organisation() {
+        assert_eq!(OrgId::new("root").source("C.1"), "C.1");
+        assert_eq!(OrgId::new("O123").source("C.1"), "C.1-O123");
+        assert_eq!(OrgId::new("").to_string(), "root");
+    }
+
+    #[test]
+    fn flow_ids_look_stock_and_carry_the_time() {
+        let env = crate::env::real::env();
+        let id = new_flow_id(&env);
+        assert_eq!(id.len(), 15);
+        let mut digits = id[2..].to_owned();
+        digits.push_str("");
+        assert!(digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'V').contains(&b)), "{id}");
+        assert_ne!(id, new_flow_id(&env));
+    }
+
+    #[test]
+    fn runs_are_ordered() {
+        let runs: Vec<u32> =
+            ["F.1", "F.1/S", "F.1/1", "F.1/2", "F.1/x"].map(|s| Session::parse(s).run()).to_vec();
+        assert!(runs.is_sorted());
+        assert_eq!(Session::parse("F.1/2").flow, "F.1");
+    }
+}
