@@ -109,6 +109,11 @@ impl LiveFlow {
         f
     }
 
+    /// A flow that nobody here asked for, of which no stock file exists.
+    pub fn unrequested() -> Self {
+        Self::with(None, Bases::default())
+    }
+
     /// A flow with stock files, to which something is being added.
     pub fn opened(
         o: &OpenFlow,

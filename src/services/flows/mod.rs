@@ -9,3 +9,4 @@ mod status;
 pub use live_flow::{LiveFlow, Outcome, SETTLE_GRACE};
 pub use live_set::{LiveSet, Order, Part, Placed};
 pub use live_upload::{Attempt, Chunk, ChunkData, Eof, LiveUpload, UploadKey};
+pub use status::{is_complete, is_unknown};

@@ -1,0 +1,192 @@
+//! Event rows that are not in a day file yet, and who is listening.
+//!
+//! Rows of client events are stored as sent; `ClientId`, `_ts` and `_Source`
+//! are added when they are read, so that identity stays the message's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use super::flows::job::Hash;
+use super::ids::OrgId;
+use crate::store::journal::Extent;
+
+/// Names one set of events.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventKey {
+    /// Stored client id; `server` for server events.
+    pub client: String,
+    /// `Artifact` or `Artifact/Source`.
+    pub artifact: String,
+    /// UTC day the rows were received, `YYYY-MM-DD`.
+    pub day: String,
+    /// Whether these are the artifact's query logs.
+    pub logs: bool,
+}
+
+/// How the rows lie in their journal record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A job: a response or a log message.
+    Job,
+    /// The record's payload is JSON lines.
+    Lines,
+}
+
+/// Rows of one message.
+#[derive(Clone, Debug)]
+pub struct EventPart {
+    /// When they were received, microseconds.
+    pub received: u64,
+    /// How many.
+    pub rows: u64,
+    /// Where they are.
+    pub extent: Extent,
+    /// In what form.
+    pub form: Form,
+}
+
+/// Rows of one day in the order received.
+#[derive(Clone, Debug, Default)]
+pub struct LiveEvents {
+    /// The parts.
+    pub parts: Vec<EventPart>,
+    seen: BTreeSet<Hash>,
+}
+
+impl LiveEvents {
+    /// Adds a part unless this very message is known. Returns whether it was new.
+    pub fn add(&mut self, hash: Hash, part: EventPart) -> bool {
+        let new = self.seen.insert(hash);
+        if new {
+            self.parts.push(part);
+        }
+        new
+    }
+
+    /// Rows held.
+    pub fn rows(&self) -> u64 {
+        self.parts.iter().map(|p| p.rows).sum()
+    }
+}
+
+/// All unsettled events of an organisation.
+#[derive(Clone, Debug, Default)]
+pub struct EventTable {
+    /// By client, artifact and day.
+    pub sets: BTreeMap<EventKey, LiveEvents>,
+}
+
+/// Rows as subscribers get them: complete rows, one JSON object a line.
+#[derive(Clone, Debug)]
+pub struct EventBatch {
+    /// Organisation.
+    pub org: OrgId,
+    /// Stored client id, or `server`.
+    pub client: String,
+    /// Artifact, with source if it has one.
+    pub artifact: String,
+    /// The rows.
+    pub rows: Bytes,
+}
+
+/// Hands rows to whoever watches. A watcher that falls behind is told how many
+/// batches it missed.
+#[derive(Debug)]
+pub struct Bus {
+    tx: broadcast::Sender<EventBatch>,
+}
+
+/// Batches a watcher may fall behind before it misses some.
+const BUS_DEPTH: usize = 4096;
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self { tx: broadcast::channel(BUS_DEPTH).0 }
+    }
+}
+
+impl Bus {
+    /// Publishes rows; nobody listening is fine.
+    pub fn publish(&self, batch: EventBatch) {
+        let _ = self.tx.send(batch);
+    }
+
+    /// Everything published from now on; the watcher filters.
+    pub fn subscribe(&self) -> broadcast::Receiver<EventBatch> {
+        self.tx.subscribe()
+    }
+}
+
+/// The UTC day of a time in microseconds, `YYYY-MM-DD`.
+pub fn day_of(micros: u64) -> String {
+    let t = jiff::Timestamp::from_microsecond(micros as i64).unwrap_or_default();
+    t.strftime("%Y-%m-%d").to_string()
+}
+
+/// Adds members to each row of JSON lines, textually before its closing brace,
+/// so that the agent's own spelling is kept.
+pub fn decorate(rows: &[u8], members: &str) -> Bytes {
+    let mut out = Vec::with_capacity(rows.len() + 64);
+    for line in super::flows::job::lines(rows) {
+        let line = line.trim_ascii();
+        match line.strip_suffix(b"}") {
+            Some(head) => {
+                let head = head.trim_ascii_end();
+                out.extend_from_slice(head);
+                if !head.ends_with(b"{") {
+                    out.push(b',');
+                }
+                out.extend_from_slice(members.as_bytes());
+                out.extend_from_slice(b"}\n");
+            }
+            // Not an object: kept as it came.
+            None => {
+                out.extend_from_slice(line);
+                out.push(b'\n');
+            }
+        }
+    }
+    out.into()
+}
+
+/// The members stock adds to client event rows.
+pub fn client_members(client: &str, received: u64, artifact: &str) -> String {
+    let quote = |s: &str| serde_json::Value::from(s).to_string();
+    format!(
+        "\"ClientId\":{},\"_ts\":{},\"_Source\":{}",
+        quote(client),
+        received / 1_000_000,
+        quote(artifact)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_added_to_objects_only() {
+        let m = client_members("C.1", 5_000_000, "A/B");
+        let out = decorate(b"{\"x\":1}\n{}\n[1]\n\n{\"y\":\"}\"} \n", &m);
+        let text = std::str::from_utf8(&out).unwrap();
+        assert_eq!(
+            text.lines().next().unwrap(),
+            r#"{"x":1,"ClientId":"C.1","_ts":5,"_Source":"A/B"}"#
+        );
+        assert_eq!(text.lines().nth(1).unwrap(), format!("{{{m}}}"));
+        assert_eq!(text.lines().nth(2).unwrap(), "[1]");
+        for l in text.lines() {
+            serde_json::from_str::<serde_json::Value>(l).unwrap();
+        }
+        assert_eq!(text.lines().count(), 4);
+    }
+
+    #[test]
+    fn days_are_utc() {
+        assert_eq!(day_of(0), "1970-01-01");
+        assert_eq!(day_of(1_767_225_599_999_999), "2025-12-31");
+        assert_eq!(day_of(1_767_225_600_000_000), "2026-01-01");
+    }
+}
