@@ -1,3 +1,13 @@
 //! Journal, path specs, objects, result sets, uploads. Knows files, not flows.
 
+pub mod client_path;
+pub mod escape;
 pub mod journal;
+pub mod objects;
+pub mod path;
+pub mod paths;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use objects::{Child, StoreError, Tree};
+pub use path::{DirPath, FilePath, ObjectPath, Org, PathSpec, PathType, StoreKind, StoreRoot};
