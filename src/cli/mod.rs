@@ -1,1 +1,207 @@
-//! One file per command.
+//! The command line: one file per command.
+//!
+//! A command is a module with `pub struct …Args` (clap) and
+//! `pub async fn run(args, ctx) -> anyhow::Result<()>`, listed in [`Command`] and
+//! in `dispatch`. Commands print results on standard output and everything else
+//! on standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::env::{Env, real};
+
+pub mod config;
+
+/// Exit status of a command that failed.
+const FAILED: u8 = 1;
+/// Exit status of a command that was called wrongly.
+const USAGE: u8 = 2;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = crate::PRODUCT,
+    version = crate::ABOUT,
+    about = "Endpoint visibility for fleets: a Velociraptor server that runs on many frontends",
+    long_about = "Endpoint visibility for fleets: a Velociraptor server that runs on many \
+                  frontends.\n\nAn independent implementation. It speaks the protocols and reads \
+                  the files of the stock program; deployed agents need no change.",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = false
+)]
+pub struct Cli {
+    /// Flags every command understands.
+    #[command(flatten)]
+    pub global: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags every command understands; they may stand before or after its name.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Globals {
+    /// The configuration file of the server or agent (YAML).
+    #[arg(short, long, global = true, value_name = "FILE", env = "VELOCIRAPTOR_CONFIG")]
+    pub config: Option<String>,
+
+    /// The configuration file of an API client, made by `config api_client`.
+    ///
+    /// Commands that can work through the API then do so instead of opening the
+    /// datastore.
+    #[arg(
+        short,
+        long = "api_config",
+        global = true,
+        value_name = "FILE",
+        env = "VELOCIRAPTOR_API_CONFIG"
+    )]
+    pub api_config: Option<String>,
+
+    /// Settings of this implementation alone (YAML).
+    ///
+    /// Default: velociraptor-fleet.yaml beside the configuration file, if there is
+    /// one. The stock program refuses unknown keys, so they never go into its file.
+    #[arg(long, global = true, value_name = "FILE", env = "VELOCIRAPTOR_SETTINGS")]
+    pub settings: Option<String>,
+
+    /// Work in this organisation instead of the root one.
+    #[arg(long, global = true, value_name = "ORG_ID")]
+    pub org: Option<String>,
+
+    /// A directory of artifact definitions (YAML) to load; may be repeated.
+    #[arg(short = 'D', long, global = true, value_name = "DIR")]
+    pub definitions: Vec<String>,
+
+    /// Log more, to standard error.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+
+    /// Accepted for compatibility and ignored: there is no banner.
+    #[arg(long, global = true, hide = true)]
+    pub nobanner: bool,
+
+    /// Accepted for compatibility and ignored: logs are never coloured.
+    #[arg(long, global = true, hide = true)]
+    pub nocolor: bool,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum Command {
+    /// Make, check, show and split configuration files.
+    Config(config::ConfigArgs),
+}
+
+impl Command {
+    /// Whether it serves people, and so gets a runtime of its own for that side.
+    fn serves(&self) -> bool {
+        match self {
+            Command::Config(_) => false,
+        }
+    }
+}
+
+/// What a command gets besides its own arguments.
+#[derive(Debug)]
+pub struct Context {
+    /// The outside world.
+    pub env: Env,
+    /// The global flags.
+    pub global: Globals,
+}
+
+impl Context {
+    /// The configuration file named on the command line or in the environment.
+    pub fn config_path(&self) -> Result<&str, Usage> {
+        self.global.config.as_deref().ok_or_else(|| {
+            Usage("this command needs a configuration file: give --config FILE".into())
+        })
+    }
+}
+
+/// The command was called in a way that cannot work: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
+    match command {
+        Command::Config(args) => config::run(args, ctx).await,
+    }
+}
+
+/// Parses the process' arguments, runs the command and says how it went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    start_logging(cli.global.verbose);
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{}: {e:#}", crate::PRODUCT);
+            if e.is::<Usage>() { USAGE.into() } else { FAILED.into() }
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let people = if cli.command.serves() {
+        let threads = real::cores().clamp(2, 8);
+        Some(
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(threads)
+                .thread_name("gui")
+                .enable_all()
+                .build()?,
+        )
+    } else {
+        None
+    };
+    let env = real::env_with(people.as_ref().map(|r| r.handle().clone()));
+    let ctx = Context { env, global: cli.global };
+    let result = runtime.block_on(dispatch(cli.command, &ctx));
+    // Tasks still running belong to a command that has returned.
+    for r in [people, Some(runtime)].into_iter().flatten() {
+        r.shutdown_background();
+    }
+    result
+}
+
+/// Logs go to standard error; `RUST_LOG` overrides what is shown.
+fn start_logging(verbose: bool) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let default = if verbose { "velociraptor=debug,vql=debug,info" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let _ = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+/// Writes `data` to standard output; a reader that went away is not an error.
+pub(crate) fn print(data: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(data.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
