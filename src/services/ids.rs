@@ -1,48 +1,15 @@
 //! Identifiers: organisations, flows, sessions.
 
-use std::fmt;
-
 use data_encoding::BASE32HEX_NOPAD;
 
 use crate::env::Env;
 
-/// An organisation. The root organisation is stored without a prefix and is
-/// written `root` where people see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OrgId(String);
+pub use crate::store::Org as OrgId;
 
-impl OrgId {
-    /// The root organisation.
-    pub fn root() -> Self {
-        Self::default()
-    }
-
-    /// From text as users and requests write it: empty and `root` are the root.
-    pub fn new(id: &str) -> Self {
-        Self(if id == "root" { String::new() } else { id.to_owned() })
-    }
-
-    /// Whether this is the root organisation.
-    pub fn is_root(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The stored form: empty for root.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The id under which a client of this organisation is stored:
-    /// `<client>` in root, `<client>-<org>` elsewhere.
-    pub fn source(&self, client: &str) -> String {
-        if self.is_root() { client.to_owned() } else { format!("{client}-{}", self.0) }
-    }
-}
-
-impl fmt::Display for OrgId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_root() { "root" } else { &self.0 })
-    }
+/// The id under which a client of `org` is stored: `<client>` in the root
+/// organisation, `<client>-<org>` elsewhere.
+pub fn source(org: &OrgId, client: &str) -> String {
+    if org.is_root() { client.to_owned() } else { format!("{client}-{}", org.id()) }
 }
 
 /// 13 base32hex digits: 32-bit seconds, then 32 random bits, as stock ids.
@@ -64,7 +31,7 @@ pub fn new_flow_id(env: &Env) -> String {
 pub fn new_org_id(env: &Env) -> OrgId {
     let mut b = [0; 3];
     env.entropy.fill(&mut b);
-    OrgId(format!("O{}", &BASE32HEX_NOPAD.encode(&b)[..4]))
+    OrgId::new(format!("O{}", &BASE32HEX_NOPAD.encode(&b)[..4]))
 }
 
 /// A message's session: the flow it belongs to and which run of it.
@@ -99,8 +66,8 @@ mod tests {
 
     #[test]
     fn sources_carry_the_organisation() {
-        assert_eq!(OrgId::new("root").source("C.1"), "C.1");
-        assert_eq!(OrgId::new("O123").source("C.1"), "C.1-O123");
+        assert_eq!(source(&OrgId::new("root"), "C.1"), "C.1");
+        assert_eq!(source(&OrgId::new("O123"), "C.1"), "C.1-O123");
         assert_eq!(OrgId::new("").to_string(), "root");
     }
 
@@ -109,8 +76,7 @@ mod tests {
         let env = crate::env::real::env();
         let id = new_flow_id(&env);
         assert_eq!(id.len(), 15);
-        let mut digits = id[2..].to_owned();
-        digits.push_str("");
+        let digits = &id[2..];
         assert!(digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'V').contains(&b)), "{id}");
         assert_ne!(id, new_flow_id(&env));
     }

@@ -4,5 +4,11 @@ pub mod clients;
 pub mod events;
 pub mod flows;
 pub mod ids;
+pub mod load;
+pub mod recover;
+pub mod server;
+pub mod sessions;
 pub mod state;
 pub mod tasks;
+
+pub use server::{Options, Org, Server, ServiceError};

@@ -1,0 +1,82 @@
+//! What a stock tree already says: clients and tasks, read once at start.
+
+use std::sync::Arc;
+
+use velociraptor_proto::proto::ClientInfo;
+
+use super::ids::OrgId;
+use super::server::{Org, Server, ServiceError};
+use crate::store::paths::{self, Client};
+use crate::store::snapshot;
+
+/// Loads the client records and unsent tasks of every organisation.
+pub async fn load_clients(server: &Server) -> Result<(), ServiceError> {
+    for org in server.orgs() {
+        let records = snapshot::load(&server.tree, &org.id).await?;
+        let known = records.len();
+        {
+            let mut state = org.state();
+            for info in records {
+                let id = info.client_id.clone();
+                state.clients.entry(&id).info = info;
+            }
+        }
+        let found = load_keys_and_tasks(server, &org).await?;
+        tracing::info!(org = %org.id, snapshot = known, enrolled_since = found, "clients loaded");
+    }
+    Ok(())
+}
+
+/// Clients that enrolled after the snapshot was written, and everyone's tasks.
+async fn load_keys_and_tasks(server: &Server, org: &Arc<Org>) -> Result<usize, ServiceError> {
+    let mut found = 0;
+    for child in server.tree.children(&paths::clients_dir(&org.id)).await? {
+        if !child.is_dir || !child.name.starts_with("C.") {
+            continue;
+        }
+        let path = Client { org: &org.id, id: &child.name };
+        let known = org.state().clients.get(&child.name).is_some();
+        if !known {
+            let Some(key) = server.tree.get(&path.key()).await? else { continue };
+            let mut state = org.state();
+            let info = &mut state.clients.entry(&child.name).info;
+            *info = ClientInfo {
+                client_id: child.name.clone(),
+                first_seen_at: key.enroll_time,
+                ..Default::default()
+            };
+            found += 1;
+        }
+        load_tasks(server, org, &child.name).await?;
+    }
+    Ok(found)
+}
+
+async fn load_tasks(server: &Server, org: &Org, client: &str) -> Result<(), ServiceError> {
+    let path = Client { org: &org.id, id: client };
+    for task in server.tree.children(&path.tasks()).await? {
+        let Ok(id) = task.name.parse::<u64>() else { continue };
+        match server.tree.get(&path.task(id)).await {
+            Ok(Some(mut message)) => {
+                message.task_id = id;
+                // Agents of today ignore the duplicate that stock adds for old ones.
+                if message.flow_request.is_none() && message.vql_client_action.is_some() {
+                    continue;
+                }
+                org.state().clients.entry(client).queue.push(message, None, None);
+            }
+            Ok(None) => {}
+            Err(e) => tracing::warn!(org = %org.id, client, task = id, error = %e, "task cannot be read; left in place"),
+        }
+    }
+    Ok(())
+}
+
+/// The public key of a client, PEM, if it is enrolled.
+pub async fn client_key(
+    server: &Server,
+    org: &OrgId,
+    client: &str,
+) -> Result<Option<velociraptor_proto::proto::PublicKey>, ServiceError> {
+    Ok(server.tree.get(&Client { org, id: client }.key()).await?)
+}

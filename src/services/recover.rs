@@ -1,0 +1,214 @@
+//! Reads the journals of earlier processes back, record by record, through the
+//! same functions that apply new ones.
+
+use std::collections::BTreeMap;
+
+use velociraptor_proto::journal::decision::Kind as DecisionKind;
+use velociraptor_proto::journal::record::Kind;
+use velociraptor_proto::journal::{Decision, OpenFlow, Post};
+use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
+
+use super::flows::job::{self, Job};
+use super::ids::OrgId;
+use super::server::{Counters, Org, Server, ServiceError};
+use super::state::{Effect, PostFacts, to_hash};
+use crate::store::StoreError;
+use crate::store::journal::{Extent, Found, Segment, scan};
+use crate::store::paths::Client;
+
+/// Applies everything in the journals at `paths`, oldest first.
+pub async fn recover(server: &Server, paths: Vec<String>) -> Result<(), ServiceError> {
+    let (mut records, mut bytes) = (0u64, 0u64);
+    for path in &paths {
+        let mut found = Vec::new();
+        let torn = scan(&*server.env.fs, path, |f| found.push(f)).await.map_err(StoreError::from)?;
+        if let Some(t) = torn {
+            tracing::warn!(path = t.path, offset = t.offset, ignored = t.ignored, reason = t.reason,
+                "torn journal tail ignored: it was never acknowledged");
+        }
+        for f in found {
+            records += 1;
+            bytes += f.payload.len() as u64;
+            apply(server, f).await?;
+        }
+    }
+    for org in server.orgs() {
+        let mut state = org.state();
+        let ids: Vec<String> = state.clients.iter().map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            state.clients.entry(&id).queue.doubt_granted();
+        }
+    }
+    if !paths.is_empty() {
+        tracing::info!(files = paths.len(), records, bytes, "journals recovered");
+    }
+    Ok(())
+}
+
+async fn apply(server: &Server, f: Found) -> Result<(), ServiceError> {
+    server.note_segment(&f.extent.segment);
+    match f.record.kind.clone() {
+        Some(Kind::Post(post)) => {
+            let Some(org) = server.org(&OrgId::new(post.org_id.as_str())) else { return Ok(()) };
+            apply_post(server, &org, &post, &f);
+        }
+        Some(Kind::Decision(d)) => {
+            let Some(org) = server.org(&OrgId::new(d.org_id.as_str())) else { return Ok(()) };
+            apply_decision(server, &org, &d, &f).await?;
+        }
+        Some(Kind::Events(e)) => {
+            if let Some(org) = server.org(&OrgId::new(e.org_id.as_str())) {
+                let mut s = org.state();
+                s.apply_events(&e.client_id, &e.artifact, e.time, &f.payload, f.extent.clone());
+            }
+        }
+        Some(Kind::Quarantine(_)) | None => {}
+    }
+    Ok(())
+}
+
+/// The jobs of a journaled POST, parsed again.
+pub fn jobs_of(post: &Post, f: &Found) -> Vec<Result<Job, job::JobError>> {
+    let mut at = 0usize;
+    let mut out = Vec::with_capacity(post.jobs.len());
+    for meta in &post.jobs {
+        let len = meta.length as usize;
+        let raw = f.payload.slice(at.min(f.payload.len())..(at + len).min(f.payload.len()));
+        let extent = Extent {
+            segment: f.extent.segment.clone(),
+            offset: f.extent.offset + at as u64,
+            len: meta.length,
+        };
+        let spill = meta.spill.as_ref().map(|s| Extent {
+            segment: std::sync::Arc::new(Segment { path: s.file.clone() }),
+            offset: s.offset,
+            len: s.length,
+        });
+        out.push(job::parse(&raw, to_hash(&meta.hash), extent, spill));
+        at += len;
+    }
+    out
+}
+
+fn apply_post(server: &Server, org: &Org, post: &Post, f: &Found) {
+    let facts = PostFacts {
+        client: &post.client_id,
+        class: post.class(),
+        received: post.received,
+        post: to_hash(&post.post_hash),
+        cipher: to_hash(&post.cipher_hash),
+    };
+    org.state().note_post(&facts);
+    for job in jobs_of(post, f) {
+        let job = match job {
+            Ok(j) => j,
+            Err(e) => {
+                Counters::inc(&server.counters.quarantined);
+                tracing::warn!(client = post.client_id, error = %e, "journaled job cannot be read; kept");
+                continue;
+            }
+        };
+        let name = server.job_name(&job.message);
+        let effect = org.state().apply_job(&facts, &job, &name);
+        if let Effect::ClientInfo(client) = effect {
+            server.apply_client_info(org, &client, &f_rows(f, &job));
+        }
+    }
+}
+
+/// The payload bytes of a job found in a journal.
+fn f_rows(f: &Found, job: &Job) -> bytes::Bytes {
+    let at = (job.extent.offset - f.extent.offset) as usize;
+    let end = (at + job.extent.len as usize).min(f.payload.len());
+    f.payload.slice(at.min(end)..end)
+}
+
+async fn apply_decision(
+    server: &Server,
+    org: &Org,
+    d: &Decision,
+    f: &Found,
+) -> Result<(), ServiceError> {
+    let pin = &f.extent.segment;
+    match &d.kind {
+        Some(DecisionKind::OpenFlow(o)) => {
+            let (context, reports) = stored_flow(server, &org.id, &d.client_id, &o.flow_id).await?;
+            org.state().open_flow(&d.client_id, o, context, reports, pin.clone());
+        }
+        Some(DecisionKind::SettledFlow(s)) => org.state().settled_flow(&d.client_id, &s.flow_id),
+        Some(DecisionKind::SettledEvents(s)) => {
+            let mut state = org.state();
+            state.events.sets.retain(|k, _| {
+                !(k.client == d.client_id
+                    && k.artifact == s.artifact
+                    && k.day == s.day
+                    && k.logs == s.logs)
+            });
+        }
+        _ => org.state().apply_decision(d, pin),
+    }
+    Ok(())
+}
+
+/// A flow's context and last report as stock files have them.
+pub async fn stored_flow(
+    server: &Server,
+    org: &OrgId,
+    client: &str,
+    flow: &str,
+) -> Result<(Option<ArtifactCollectorContext>, BTreeMap<String, FlowStats>), ServiceError> {
+    let path = Client { org, id: client };
+    let path = path.flow(flow);
+    let context = server.tree.get(&path.context()).await?;
+    let mut reports = BTreeMap::new();
+    if let Some(stats) = server.tree.get(&path.stats()).await? {
+        let over = matches!(
+            stats.state(),
+            velociraptor_proto::proto::artifact_collector_context::State::Finished
+                | velociraptor_proto::proto::artifact_collector_context::State::Error
+        );
+        reports.insert(
+            String::new(),
+            FlowStats {
+                query_status: stats.query_stats,
+                flow_complete: over,
+                transactions_outstanding: stats.transactions_outstanding,
+                ..Default::default()
+            },
+        );
+    }
+    Ok((context, reports))
+}
+
+/// What the stock files of a flow hold, for a flow that more came for.
+/// `None` when no stock file of it exists.
+pub async fn describe_stored(
+    server: &Server,
+    org: &OrgId,
+    client: &str,
+    flow: &str,
+    names: &[String],
+) -> Result<Option<OpenFlow>, ServiceError> {
+    let (context, reports) = stored_flow(server, org, client, flow).await?;
+    if context.is_none() && reports.is_empty() {
+        return Ok(None);
+    }
+    let path = Client { org, id: client };
+    let path = path.flow(flow);
+    let mut all: Vec<String> = names.to_vec();
+    all.extend(context.iter().flat_map(|c| c.artifacts_with_results.iter().cloned()));
+    all.extend(
+        reports.values().flat_map(|r| &r.query_status).flat_map(|q| q.names_with_response.clone()),
+    );
+    let mut open = OpenFlow { flow_id: flow.to_owned(), ..Default::default() };
+    for name in all.into_iter().map(|n| server.reveal(&n)) {
+        if !name.is_empty() && !open.base_rows.contains_key(&name) {
+            let rows = server.stored_rows(&path.results_of(&name)).await?;
+            open.base_rows.insert(name, rows);
+        }
+    }
+    open.base_logs = server.stored_rows(&path.logs()).await?;
+    open.base_transactions = server.stored_rows(&path.upload_transactions()).await?;
+    open.base_uploads = server.stored_rows(&path.uploads()).await?;
+    Ok(Some(open))
+}

@@ -1,0 +1,399 @@
+//! The server as one value: what every frontend, API call and query works on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::Bytes;
+use velociraptor_proto::journal::record::Kind as RecordKind;
+use velociraptor_proto::journal::{Decision, EventRows, Record, decision};
+use velociraptor_proto::proto::OrgRecord;
+
+use super::events::{Bus, EventBatch};
+use super::ids::{OrgId, new_org_id};
+use super::sessions::Sessions;
+use super::state::OrgState;
+use crate::crypto::NameCipher;
+use crate::env::Env;
+use crate::env::File;
+use crate::store::journal::{self, CommitError, Committed, Epoch, Extent, Journal, Segment};
+use crate::store::{StoreError, StoreRoot, Tree, paths};
+
+/// What the services need to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This frontend's name among all.
+    pub node: String,
+    /// Nonce of the root organisation.
+    pub root_nonce: String,
+    /// Key of query name obfuscation.
+    pub obfuscation_nonce: String,
+    /// Whether query names are sent obfuscated.
+    pub obfuscate: bool,
+    /// Whether agents are asked to compress what they send.
+    pub compress: bool,
+    /// Flows a client may have at once: 2 + `Client.concurrency`.
+    pub flows_in_flight: usize,
+    /// Pattern that marks a log line as an error; `None` leaves the agent's own.
+    pub collection_error_regex: Option<String>,
+    /// How the journal behaves.
+    pub journal: journal::Options,
+    /// How often client records are written to the stock snapshot, seconds.
+    pub snapshot_seconds: u64,
+    /// Event artifacts of every client until an administrator chooses.
+    pub default_client_monitoring: Vec<String>,
+    /// Longest an event row waits on the client, seconds, and its spread.
+    pub event_max_wait: (u64, u64),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            node: "master".into(),
+            root_nonce: String::new(),
+            obfuscation_nonce: String::new(),
+            obfuscate: true,
+            compress: true,
+            flows_in_flight: 4,
+            collection_error_regex: None,
+            journal: journal::Options::default(),
+            snapshot_seconds: 300,
+            default_client_monitoring: Vec::new(),
+            event_max_wait: (120, 20),
+        }
+    }
+}
+
+/// Why a service call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Nothing was decided; trying again is fine.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The datastore.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no such thing.
+    #[error("{0} not found")]
+    NotFound(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The caller may not.
+    #[error("PermissionDenied: {0}")]
+    Denied(String),
+    /// It took too long.
+    #[error("{0}")]
+    Timeout(String),
+}
+
+/// Counters of what clients sent, since the start of the process.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Jobs stored.
+    pub jobs: AtomicU64,
+    /// Jobs or POSTs recognised as repeats.
+    pub duplicates: AtomicU64,
+    /// Jobs whose place was taken by other content.
+    pub conflicts: AtomicU64,
+    /// Jobs that nobody stores.
+    pub ignored: AtomicU64,
+    /// Jobs that can never be stored, kept in quarantine.
+    pub quarantined: AtomicU64,
+    /// Rows stored.
+    pub rows: AtomicU64,
+    /// Upload bytes stored.
+    pub upload_bytes: AtomicU64,
+    /// Tasks handed to clients.
+    pub tasks_sent: AtomicU64,
+    /// Flows settled into stock files.
+    pub settled: AtomicU64,
+}
+
+impl Counters {
+    /// Adds one.
+    pub fn inc(c: &AtomicU64) {
+        c.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An organisation.
+#[derive(Debug)]
+pub struct Org {
+    /// Its id.
+    pub id: OrgId,
+    /// Its name.
+    pub name: String,
+    /// The nonce its clients send.
+    pub nonce: String,
+    state: Mutex<OrgState>,
+}
+
+impl Org {
+    /// Its state. Never held across an await.
+    pub fn state(&self) -> MutexGuard<'_, OrgState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The server.
+pub struct Server {
+    /// The outside world.
+    pub env: Env,
+    /// Configuration of the services.
+    pub options: Options,
+    /// The stock datastore.
+    pub tree: Tree,
+    /// This process's journal.
+    pub journal: Journal,
+    /// This process's epoch.
+    pub epoch: Epoch,
+    /// Query name obfuscation.
+    pub names: NameCipher,
+    /// Clients held here.
+    pub sessions: Sessions,
+    /// Live events.
+    pub bus: Bus,
+    /// Counters.
+    pub counters: Counters,
+    orgs: RwLock<BTreeMap<OrgId, Arc<Org>>>,
+    segments: Mutex<VecDeque<Arc<Segment>>>,
+    spills: Mutex<Vec<Arc<Segment>>>,
+    task_counter: AtomicU64,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("node", &self.options.node).finish_non_exhaustive()
+    }
+}
+
+/// The directory of our own files below the file tree.
+pub fn fleet_dir(root: &StoreRoot) -> String {
+    format!("{}/fleet", root.fs)
+}
+
+impl Server {
+    /// Opens the datastore: takes an epoch, loads organisations and clients,
+    /// reads back every journal and starts a new one.
+    pub async fn open(env: Env, root: StoreRoot, options: Options) -> Result<Arc<Self>, ServiceError> {
+        let fleet = fleet_dir(&root);
+        let old = journal::existing_segments(&env, &fleet).await.map_err(StoreError::from)?;
+        let epoch = journal::take_epoch(&env, &fleet, &options.node).await.map_err(StoreError::from)?;
+        let dir = format!("{fleet}/{}/{}", options.node, epoch.name());
+        let journal = Journal::start(&env, dir, options.journal.clone())
+            .await
+            .map_err(StoreError::from)?;
+        let server = Arc::new(Self {
+            tree: Tree::new(&env, root),
+            names: NameCipher::new(&options.obfuscation_nonce),
+            journal,
+            epoch,
+            sessions: Sessions::default(),
+            bus: Bus::default(),
+            counters: Counters::default(),
+            orgs: RwLock::default(),
+            segments: Mutex::default(),
+            spills: Mutex::default(),
+            task_counter: AtomicU64::new(env.entropy.below(1 << 16)),
+            env,
+            options,
+        });
+        server.load_orgs().await?;
+        super::load::load_clients(&server).await?;
+        super::recover::recover(&server, old).await?;
+        Ok(server)
+    }
+
+    async fn load_orgs(&self) -> Result<(), ServiceError> {
+        let root = OrgRecord { nonce: self.options.root_nonce.clone(), ..Default::default() };
+        self.add_org(OrgId::root(), &root);
+        for child in self.tree.children(&paths::orgs_dir()).await? {
+            if child.is_dir {
+                continue;
+            }
+            if let Some(record) = self.tree.get(&paths::org_record(&child.name)).await? {
+                self.add_org(OrgId::new(child.name.as_str()), &record);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_org(&self, id: OrgId, record: &OrgRecord) -> Arc<Org> {
+        let name = if id.is_root() { "<root>".to_owned() } else { record.name.clone() };
+        let org =
+            Arc::new(Org { id: id.clone(), name, nonce: record.nonce.clone(), state: Mutex::default() });
+        self.orgs.write().unwrap_or_else(PoisonError::into_inner).insert(id, org.clone());
+        org
+    }
+
+    /// Makes an organisation with a nonce of its own; its clients' configs carry it.
+    pub async fn create_org(&self, name: &str, id: Option<&str>) -> Result<Arc<Org>, ServiceError> {
+        let id = id.map_or_else(|| new_org_id(&self.env), OrgId::new);
+        if id.is_root() || self.org(&id).is_some() {
+            return Err(ServiceError::Invalid(format!("organisation {id} exists already")));
+        }
+        if !id.id().bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(ServiceError::Invalid(format!("organisation id {id}: letters and digits only")));
+        }
+        let mut nonce = [0; 8];
+        self.env.entropy.fill(&mut nonce);
+        let record = OrgRecord {
+            name: name.to_owned(),
+            id: id.id().to_owned(),
+            nonce: data_encoding::BASE64.encode(&nonce),
+            ..Default::default()
+        };
+        self.tree.set(&paths::org_record(id.id()), &record).await?;
+        Ok(self.add_org(id, &record))
+    }
+
+    /// The organisation with that id.
+    pub fn org(&self, id: &OrgId) -> Option<Arc<Org>> {
+        self.orgs.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// The root organisation.
+    pub fn root(&self) -> Arc<Org> {
+        // It is added before anything else and never removed.
+        self.org(&OrgId::root()).unwrap_or_else(|| {
+            Arc::new(Org {
+                id: OrgId::root(),
+                name: String::new(),
+                nonce: self.options.root_nonce.clone(),
+                state: Mutex::default(),
+            })
+        })
+    }
+
+    /// The organisation whose clients send this nonce.
+    pub fn org_by_nonce(&self, nonce: &str) -> Option<Arc<Org>> {
+        let orgs = self.orgs.read().unwrap_or_else(PoisonError::into_inner);
+        orgs.values().find(|o| o.nonce == nonce).cloned()
+    }
+
+    /// All organisations, root first.
+    pub fn orgs(&self) -> Vec<Arc<Org>> {
+        self.orgs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Commits a record; see [`Journal::commit`].
+    pub async fn commit(
+        &self,
+        kind: RecordKind,
+        payload: Vec<Bytes>,
+        spills: Vec<Arc<dyn File>>,
+    ) -> Result<Committed, CommitError> {
+        let done = self.journal.commit(Record { kind: Some(kind) }, payload, spills).await?;
+        self.note_segment(&done.segment);
+        Ok(done)
+    }
+
+    /// Commits a decision about a client and applies it.
+    pub async fn decide(
+        &self,
+        org: &Org,
+        client: &str,
+        principal: &str,
+        kind: decision::Kind,
+    ) -> Result<(), CommitError> {
+        let d = Decision {
+            org_id: org.id.id().to_owned(),
+            client_id: client.to_owned(),
+            time: self.env.clock.micros(),
+            principal: principal.to_owned(),
+            kind: Some(kind),
+        };
+        let done = self.commit(RecordKind::Decision(d.clone()), vec![], vec![]).await?;
+        org.state().apply_decision(&d, &done.segment);
+        Ok(())
+    }
+
+    /// Stores rows of a server-side event (`client` is `server` or the client it
+    /// is about) and shows them to watchers. `rows` are JSON lines.
+    pub async fn push_events(
+        &self,
+        org: &Org,
+        client: &str,
+        artifact: &str,
+        rows: Bytes,
+    ) -> Result<(), CommitError> {
+        let time = self.env.clock.micros();
+        let members = format!(
+            "\"_ts\":{},\"_Source\":{}",
+            time / 1_000_000,
+            serde_json::Value::from(artifact)
+        );
+        let rows = super::events::decorate(&rows, &members);
+        let event = EventRows {
+            org_id: org.id.id().to_owned(),
+            client_id: client.to_owned(),
+            artifact: artifact.to_owned(),
+            time,
+            jsonl: Vec::new(),
+        };
+        let done = self.commit(RecordKind::Events(event), vec![rows.clone()], vec![]).await?;
+        let extent =
+            Extent { segment: done.segment, offset: done.payload, len: rows.len() as u64 };
+        org.state().apply_events(client, artifact, time, &rows, extent);
+        self.bus.publish(EventBatch {
+            org: org.id.clone(),
+            client: client.to_owned(),
+            artifact: artifact.to_owned(),
+            rows,
+        });
+        Ok(())
+    }
+
+    /// A task id: time in the high bits, a counter in the low 16, as stock.
+    pub fn new_task_id(&self) -> u64 {
+        let n = self.task_counter.fetch_add(1, Ordering::Relaxed) & 0xffff;
+        (self.env.clock.nanos() & 0x7fff_ffff_ffff_0000) | n
+    }
+
+    /// Readable form of a query name.
+    pub fn reveal(&self, name: &str) -> String {
+        if name.starts_with('$') {
+            self.names.reveal(name).unwrap_or_else(|| name.to_owned())
+        } else {
+            name.to_owned()
+        }
+    }
+
+    pub(super) fn note_segment(&self, s: &Arc<Segment>) {
+        let mut all = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.back() != Some(s) && !all.contains(s) {
+            all.push_back(s.clone());
+        }
+    }
+
+    /// Spill files are deleted once nobody refers to them.
+    pub fn note_spill(&self, s: &Arc<Segment>) {
+        self.spills.lock().unwrap_or_else(PoisonError::into_inner).push(s.clone());
+    }
+
+    /// Journal files and spill files that nobody needs any more, oldest first.
+    /// Journals go in order, so that a record is never there without the later
+    /// one that says it is settled.
+    pub(super) fn take_unused(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut all = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        while all.len() > 1 && all.front().is_some_and(|s| Arc::strong_count(s) == 1) {
+            out.extend(all.pop_front().map(|s| s.path.clone()));
+        }
+        let mut spills = self.spills.lock().unwrap_or_else(PoisonError::into_inner);
+        spills.retain(|s| {
+            let used = Arc::strong_count(s) > 1;
+            if !used {
+                out.push(s.path.clone());
+            }
+            used
+        });
+        out
+    }
+
+    /// Journal files in use.
+    pub fn journal_files(&self) -> usize {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
