@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use velociraptor_proto::proto::ClientInfo;
 
 use super::ids::OrgId;
 use super::server::{Org, Server, ServiceError};
 use crate::store::paths::{self, Client};
-use crate::store::snapshot;
 
 /// Loads the client records and unsent tasks of every organisation.
 pub async fn load_clients(server: &Server) -> Result<(), ServiceError> {
     for org in server.orgs() {
-        let records = snapshot::load(&server.tree, &org.id).await?;
+        let records = read_snapshot(server, &org.id).await?;
         let known = records.len();
         {
             let mut state = org.state();
@@ -66,7 +66,9 @@ async fn load_tasks(server: &Server, org: &Org, client: &str) -> Result<(), Serv
                 org.state().clients.entry(client).queue.push(message, None, None);
             }
             Ok(None) => {}
-            Err(e) => tracing::warn!(org = %org.id, client, task = id, error = %e, "task cannot be read; left in place"),
+            Err(e) => {
+                tracing::warn!(org = %org.id, client, task = id, error = %e, "task cannot be read; left in place")
+            }
         }
     }
     Ok(())
@@ -79,4 +81,30 @@ pub async fn client_key(
     client: &str,
 ) -> Result<Option<velociraptor_proto::proto::PublicKey>, ServiceError> {
     Ok(server.tree.get(&Client { org, id: client }.key()).await?)
+}
+
+/// The records of the stock snapshot; a missing one has none.
+async fn read_snapshot(server: &Server, org: &OrgId) -> Result<Vec<ClientInfo>, ServiceError> {
+    const LIMIT: usize = 4 << 30;
+    let path = paths::client_snapshot(org);
+    let Some(data) = server.tree.get_file(&path, LIMIT).await? else { return Ok(vec![]) };
+    let mut out = Vec::new();
+    for line in super::flows::job::lines(&data) {
+        let record = serde_json::from_slice::<SnapshotLine>(line)
+            .ok()
+            .and_then(|l| hex::decode(l.info).ok())
+            .and_then(|b| ClientInfo::decode(b.as_slice()).ok());
+        match record {
+            Some(info) => out.push(info),
+            None => {
+                tracing::warn!(org = %org, "a snapshot line cannot be read; its client is found by its key")
+            }
+        }
+    }
+    Ok(out)
+}
+
+#[derive(serde::Deserialize)]
+struct SnapshotLine {
+    info: String,
 }

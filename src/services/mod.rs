@@ -5,6 +5,7 @@ pub mod events;
 pub mod flows;
 pub mod ids;
 pub mod load;
+pub mod messages;
 pub mod recover;
 pub mod server;
 pub mod sessions;

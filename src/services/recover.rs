@@ -21,10 +21,16 @@ pub async fn recover(server: &Server, paths: Vec<String>) -> Result<(), ServiceE
     let (mut records, mut bytes) = (0u64, 0u64);
     for path in &paths {
         let mut found = Vec::new();
-        let torn = scan(&*server.env.fs, path, |f| found.push(f)).await.map_err(StoreError::from)?;
+        let torn =
+            scan(&*server.env.fs, path, |f| found.push(f)).await.map_err(StoreError::from)?;
         if let Some(t) = torn {
-            tracing::warn!(path = t.path, offset = t.offset, ignored = t.ignored, reason = t.reason,
-                "torn journal tail ignored: it was never acknowledged");
+            tracing::warn!(
+                path = t.path,
+                offset = t.offset,
+                ignored = t.ignored,
+                reason = t.reason,
+                "torn journal tail ignored: it was never acknowledged"
+            );
         }
         for f in found {
             records += 1;

@@ -13,7 +13,7 @@ use super::events::{Bus, EventBatch};
 use super::ids::{OrgId, new_org_id};
 use super::sessions::Sessions;
 use super::state::OrgState;
-use crate::crypto::NameCipher;
+use crate::crypto::names::NameCipher;
 use crate::env::Env;
 use crate::env::File;
 use crate::store::journal::{self, CommitError, Committed, Epoch, Extent, Journal, Segment};
@@ -176,14 +176,18 @@ pub fn fleet_dir(root: &StoreRoot) -> String {
 impl Server {
     /// Opens the datastore: takes an epoch, loads organisations and clients,
     /// reads back every journal and starts a new one.
-    pub async fn open(env: Env, root: StoreRoot, options: Options) -> Result<Arc<Self>, ServiceError> {
+    pub async fn open(
+        env: Env,
+        root: StoreRoot,
+        options: Options,
+    ) -> Result<Arc<Self>, ServiceError> {
         let fleet = fleet_dir(&root);
         let old = journal::existing_segments(&env, &fleet).await.map_err(StoreError::from)?;
-        let epoch = journal::take_epoch(&env, &fleet, &options.node).await.map_err(StoreError::from)?;
+        let epoch =
+            journal::take_epoch(&env, &fleet, &options.node).await.map_err(StoreError::from)?;
         let dir = format!("{fleet}/{}/{}", options.node, epoch.name());
-        let journal = Journal::start(&env, dir, options.journal.clone())
-            .await
-            .map_err(StoreError::from)?;
+        let journal =
+            Journal::start(&env, dir, options.journal.clone()).await.map_err(StoreError::from)?;
         let server = Arc::new(Self {
             tree: Tree::new(&env, root),
             names: NameCipher::new(&options.obfuscation_nonce),
@@ -221,8 +225,12 @@ impl Server {
 
     fn add_org(&self, id: OrgId, record: &OrgRecord) -> Arc<Org> {
         let name = if id.is_root() { "<root>".to_owned() } else { record.name.clone() };
-        let org =
-            Arc::new(Org { id: id.clone(), name, nonce: record.nonce.clone(), state: Mutex::default() });
+        let org = Arc::new(Org {
+            id: id.clone(),
+            name,
+            nonce: record.nonce.clone(),
+            state: Mutex::default(),
+        });
         self.orgs.write().unwrap_or_else(PoisonError::into_inner).insert(id, org.clone());
         org
     }
@@ -234,7 +242,9 @@ impl Server {
             return Err(ServiceError::Invalid(format!("organisation {id} exists already")));
         }
         if !id.id().bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(ServiceError::Invalid(format!("organisation id {id}: letters and digits only")));
+            return Err(ServiceError::Invalid(format!(
+                "organisation id {id}: letters and digits only"
+            )));
         }
         let mut nonce = [0; 8];
         self.env.entropy.fill(&mut nonce);
@@ -333,8 +343,7 @@ impl Server {
             jsonl: Vec::new(),
         };
         let done = self.commit(RecordKind::Events(event), vec![rows.clone()], vec![]).await?;
-        let extent =
-            Extent { segment: done.segment, offset: done.payload, len: rows.len() as u64 };
+        let extent = Extent { segment: done.segment, offset: done.payload, len: rows.len() as u64 };
         org.state().apply_events(client, artifact, time, &rows, extent);
         self.bus.publish(EventBatch {
             org: org.id.clone(),

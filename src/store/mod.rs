@@ -6,6 +6,8 @@ pub mod journal;
 pub mod objects;
 pub mod path;
 pub mod paths;
+#[path = "resultset_shim.rs"]
+pub mod resultset;
 #[cfg(test)]
 pub(crate) mod testing;
 

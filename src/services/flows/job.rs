@@ -4,7 +4,6 @@ use std::io::Read;
 
 use bytes::Bytes;
 use prost::Message;
-use sha2::{Digest, Sha256};
 use velociraptor_proto::proto::{FileBuffer, VeloMessage, VqlResponse};
 
 use crate::store::journal::Extent;
@@ -15,13 +14,7 @@ use crate::store::journal::Extent;
 /// and re-encryption.
 pub type Hash = [u8; 16];
 
-/// Hashes the raw bytes of a job or of a POST's lists.
-pub fn hash(bytes: &[u8]) -> Hash {
-    let digest = Sha256::digest(bytes);
-    let mut out = [0; 16];
-    out.copy_from_slice(&digest[..16]);
-    out
-}
+pub use crate::crypto::job_hash as hash;
 
 /// Longest a compressed payload may inflate to (stock's own limit).
 pub const MAX_INFLATED: u64 = 100 << 20;

@@ -294,7 +294,18 @@ impl LiveFlow {
 
     /// The context with state and totals as they are now.
     pub fn snapshot(&self, now: u64) -> Option<ArtifactCollectorContext> {
+        self.snapshot_with(now, None)
+    }
+
+    /// As [`Self::snapshot`], for a flow the client was last heard of at
+    /// `inflight` (microseconds).
+    pub fn snapshot_with(
+        &self,
+        now: u64,
+        inflight: Option<u64>,
+    ) -> Option<ArtifactCollectorContext> {
         let mut c = self.context.clone()?;
+        c.inflight_time = inflight.unwrap_or(0);
         let reports: Vec<&FlowStats> = self.reports.values().collect();
         status::derive(&mut c, &reports, now);
         for (name, set) in &self.results {

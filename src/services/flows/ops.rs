@@ -1,0 +1,311 @@
+//! Scheduling, cancelling and looking at flows.
+
+use std::sync::Arc;
+
+use velociraptor_proto::journal::decision::Kind;
+use velociraptor_proto::journal::{CancelFlow, Schedule};
+use velociraptor_proto::proto::artifact_collector_context::State;
+use velociraptor_proto::proto::flow_request::Compression;
+use velociraptor_proto::proto::{
+    ArtifactCollectorArgs, ArtifactCollectorContext, Cancel, FlowRequest, VeloMessage,
+};
+
+use crate::services::ids::new_flow_id;
+use crate::services::server::{Org, Server, ServiceError};
+use crate::store::paths::Client;
+
+/// Upload bytes a flow may send unless the request says otherwise: 1 GiB.
+const MAX_UPLOAD: u64 = 1 << 30;
+
+/// How often an agent flushes logs and reports, milliseconds.
+const LOG_BATCH: u64 = 2000;
+
+/// Rows in an agent's part, unless the query says otherwise.
+pub const MAX_ROW: u64 = 1000;
+
+impl Server {
+    /// Schedules a compiled collection on a client and returns the flow's id.
+    ///
+    /// `request.compiled_collector_args` holds the queries. Returns once the
+    /// decision is durable; a client held here has been woken.
+    pub async fn schedule(
+        &self,
+        org: &Org,
+        principal: &str,
+        mut request: ArtifactCollectorArgs,
+    ) -> Result<String, ServiceError> {
+        let client = request.client_id.clone();
+        if request.compiled_collector_args.is_empty() {
+            return Err(ServiceError::Invalid("the collection has no queries".into()));
+        }
+        if org.state().clients.get(&client).is_none() {
+            return Err(ServiceError::NotFound(format!("client {client}")));
+        }
+        if request.flow_id.is_empty() {
+            request.flow_id = new_flow_id(&self.env);
+        }
+        let flow_id = request.flow_id.clone();
+        request.creator = principal.to_owned();
+        let now = self.env.clock.micros();
+        let task = VeloMessage {
+            session_id: flow_id.clone(),
+            request_id: 1,
+            task_id: self.new_task_id(),
+            urgent: request.urgent,
+            flow_request: Some(self.flow_request(&request)),
+            ..Default::default()
+        };
+        let context = ArtifactCollectorContext {
+            session_id: flow_id.clone(),
+            client_id: client.clone(),
+            create_time: now,
+            total_requests: request.compiled_collector_args.len() as i64,
+            outstanding_requests: request.compiled_collector_args.len() as i64,
+            state: State::Running.into(),
+            request: Some(request),
+            ..Default::default()
+        };
+        let held = self.sessions.held(&org.id, &client);
+        let schedule = Schedule {
+            context: Some(context),
+            tasks: vec![task],
+            granted: held.is_some(),
+            cipher_hash: held.map(|h| h.cipher.to_vec()).unwrap_or_default(),
+        };
+        self.decide(org, &client, principal, Kind::Schedule(schedule)).await?;
+        self.sessions.wake(&org.id, &client);
+        Ok(flow_id)
+    }
+
+    fn flow_request(&self, r: &ArtifactCollectorArgs) -> FlowRequest {
+        FlowRequest {
+            vql_client_actions: r.compiled_collector_args.clone(),
+            log_batch_time: if r.log_batch_time > 0 { r.log_batch_time } else { LOG_BATCH },
+            max_rows: r.max_rows,
+            max_logs: r.max_logs,
+            max_upload_bytes: if r.max_upload_bytes > 0 { r.max_upload_bytes } else { MAX_UPLOAD },
+            log_error_regex: self.options.collection_error_regex.clone().unwrap_or_default(),
+            compression: if self.options.compress {
+                Compression::Zlib.into()
+            } else {
+                Compression::None.into()
+            },
+            ..Default::default()
+        }
+    }
+
+    /// Cancels a flow. What was not sent is withdrawn; a client that may have it
+    /// is told. A flow that is over is left as it is.
+    pub async fn cancel(
+        &self,
+        org: &Org,
+        client: &str,
+        flow: &str,
+        principal: &str,
+    ) -> Result<(), ServiceError> {
+        let key = (client.to_owned(), flow.to_owned());
+        let sessions = {
+            let state = org.state();
+            match state.flows.get(&key) {
+                Some(f) if f.over() => return Ok(()),
+                Some(f) => {
+                    let mut all = vec![flow.to_owned()];
+                    let children = f.reports.keys().filter(|c| !c.is_empty());
+                    all.extend(children.map(|c| format!("{flow}/{c}")));
+                    all
+                }
+                None => vec![],
+            }
+        };
+        if sessions.is_empty() {
+            // A flow of an earlier server, or one that is long settled.
+            let context = self.flow(org, client, flow).await?;
+            let context = context.ok_or_else(|| ServiceError::NotFound(format!("flow {flow}")))?;
+            if matches!(context.state(), State::Finished | State::Error) {
+                return Ok(());
+            }
+            self.reopen(org, client, flow).await?;
+        }
+        let sessions = if sessions.is_empty() { vec![flow.to_owned()] } else { sessions };
+        let tasks = sessions
+            .into_iter()
+            .map(|session_id| VeloMessage {
+                session_id,
+                task_id: self.new_task_id(),
+                cancel: Some(Cancel::default()),
+                urgent: true,
+                ..Default::default()
+            })
+            .collect();
+        let cancel = CancelFlow { flow_id: flow.to_owned(), tasks };
+        self.decide(org, client, principal, Kind::Cancel(cancel)).await?;
+        self.sessions.wake(&org.id, client);
+        Ok(())
+    }
+
+    /// Brings a settled flow back, so that more can be added to it.
+    pub async fn reopen(&self, org: &Org, client: &str, flow: &str) -> Result<(), ServiceError> {
+        self.open_if_stored(org, client, flow, &[]).await
+    }
+
+    /// Before something is added to a flow that is not live: notes what its
+    /// stock files hold already.
+    pub async fn open_if_stored(
+        &self,
+        org: &Org,
+        client: &str,
+        flow: &str,
+        names: &[String],
+    ) -> Result<(), ServiceError> {
+        if org.state().flows.contains_key(&(client.to_owned(), flow.to_owned())) {
+            return Ok(());
+        }
+        let described =
+            crate::services::recover::describe_stored(self, &org.id, client, flow, names).await?;
+        let Some(open) = described else { return Ok(()) };
+        let (context, reports) =
+            crate::services::recover::stored_flow(self, &org.id, client, flow).await?;
+        let decision = velociraptor_proto::journal::Decision {
+            org_id: org.id.id().to_owned(),
+            client_id: client.to_owned(),
+            time: self.env.clock.micros(),
+            principal: String::new(),
+            kind: Some(Kind::OpenFlow(open.clone())),
+        };
+        let record = velociraptor_proto::journal::record::Kind::Decision(decision);
+        let done = self.commit(record, vec![], vec![]).await?;
+        org.state().open_flow(client, &open, context, reports, done.segment);
+        Ok(())
+    }
+
+    /// A flow's context with state and totals as they are now.
+    pub async fn flow(
+        &self,
+        org: &Org,
+        client: &str,
+        flow: &str,
+    ) -> Result<Option<ArtifactCollectorContext>, ServiceError> {
+        let now = self.env.clock.micros();
+        let key = (client.to_owned(), flow.to_owned());
+        {
+            let state = org.state();
+            if let Some(f) = state.flows.get(&key)
+                && let Some(mut c) = f.snapshot_with(
+                    now,
+                    state.clients.get(client).and_then(|c| c.queue.inflight().get(flow)).copied(),
+                )
+            {
+                self.reveal_names(&mut c);
+                return Ok(Some(c));
+            }
+        }
+        let path = Client { org: &org.id, id: client };
+        let path = path.flow(flow);
+        let Some(mut context) = self.tree.get(&path.context()).await? else { return Ok(None) };
+        if let Some(full) = self.tree.get(&path.requests()).await?
+            && full.request.is_some()
+        {
+            context.request = full.request;
+        }
+        let (_, reports) =
+            crate::services::recover::stored_flow(self, &org.id, client, flow).await?;
+        let reports: Vec<_> = reports.values().collect();
+        super::status::derive(&mut context, &reports, now);
+        self.reveal_names(&mut context);
+        if context.client_id.is_empty() {
+            context.client_id = client.to_owned();
+        }
+        if context.session_id.is_empty() {
+            context.session_id = flow.to_owned();
+        }
+        Ok(Some(context))
+    }
+
+    fn reveal_names(&self, c: &mut ArtifactCollectorContext) {
+        for n in &mut c.artifacts_with_results {
+            *n = self.reveal(n);
+        }
+        c.artifacts_with_results.sort();
+        c.artifacts_with_results.dedup();
+        for q in &mut c.query_stats {
+            for n in &mut q.names_with_response {
+                *n = self.reveal(n);
+            }
+        }
+    }
+
+    /// Ids of a client's flows, newest first.
+    pub async fn flow_ids(&self, org: &Org, client: &str) -> Result<Vec<String>, ServiceError> {
+        let path = Client { org: &org.id, id: client };
+        let mut ids: std::collections::BTreeSet<String> =
+            (self.tree.children(&path.collections()).await?)
+                .into_iter()
+                .filter(|c| !c.is_dir && c.name.starts_with("F."))
+                .map(|c| c.name)
+                .collect();
+        let state = org.state();
+        let live = state.flows.range((client.to_owned(), String::new())..);
+        ids.extend(
+            live.take_while(|(k, _)| k.0 == client)
+                .filter(|(_, f)| f.context.is_some())
+                .map(|(k, _)| k.1.clone()),
+        );
+        Ok(ids.into_iter().rev().collect())
+    }
+
+    /// The compiled messages a flow sent to its client.
+    pub async fn flow_requests(
+        &self,
+        org: &Org,
+        client: &str,
+        flow: &str,
+    ) -> Result<Vec<VeloMessage>, ServiceError> {
+        let path = Client { org: &org.id, id: client };
+        if let Some(d) = self.tree.get(&path.flow(flow).task()).await? {
+            return Ok(d.items);
+        }
+        let Some(c) = self.flow(org, client, flow).await? else {
+            return Err(ServiceError::NotFound(format!("flow {flow}")));
+        };
+        let Some(request) = c.request else { return Ok(vec![]) };
+        Ok(vec![VeloMessage {
+            session_id: flow.to_owned(),
+            request_id: 1,
+            urgent: request.urgent,
+            flow_request: Some(self.flow_request(&request)),
+            ..Default::default()
+        }])
+    }
+
+    /// Waits until a flow is over and whole, or the time is up.
+    pub async fn wait_for_flow(
+        self: &Arc<Self>,
+        org: &Org,
+        client: &str,
+        flow: &str,
+        limit: std::time::Duration,
+    ) -> Result<ArtifactCollectorContext, ServiceError> {
+        let end = tokio::time::Instant::now() + limit;
+        loop {
+            let whole = {
+                let state = org.state();
+                state
+                    .flows
+                    .get(&(client.to_owned(), flow.to_owned()))
+                    .is_none_or(|f| f.over() && f.whole())
+            };
+            let context = self.flow(org, client, flow).await?;
+            let context = context.ok_or_else(|| ServiceError::NotFound(format!("flow {flow}")))?;
+            if whole && matches!(context.state(), State::Finished | State::Error) {
+                return Ok(context);
+            }
+            if tokio::time::Instant::now() >= end {
+                return Err(ServiceError::Timeout(format!(
+                    "flow {flow} is still {:?}",
+                    context.state()
+                )));
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
