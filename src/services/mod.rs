@@ -1,12 +1,15 @@
 //! Flows, clients, labels, monitoring, artifacts, users: what the server knows and decides.
 
+pub mod acl;
 pub mod clients;
+pub mod compiler;
 pub mod events;
 pub mod flows;
 pub mod ids;
 pub mod load;
 pub mod messages;
 pub mod recover;
+pub mod repository;
 pub mod server;
 pub mod sessions;
 pub mod state;
