@@ -367,7 +367,6 @@ impl Tree {
     }
 
     /// Opens a file for reading; `None` when there is none.
-    #[allow(dead_code)]
     pub(crate) async fn open_read(
         &self,
         path: &str,

@@ -1,0 +1,177 @@
+//! Reading a simple result set.
+
+use bytes::Bytes;
+
+use super::data::DataFile;
+use super::index::{self, RowPos};
+use super::lines::{Line, Lines, judge, moved_row};
+use crate::env::File;
+use crate::store::objects::{StoreError, Tree};
+use crate::store::path::FilePath;
+
+/// How far before an indexed offset a line's end is looked for, in bytes.
+const LOOK_BACK: u64 = 4096;
+
+/// An open result set.
+#[derive(Debug)]
+pub struct ResultSet {
+    data: Option<DataFile>,
+    index: Option<(Box<dyn File>, u64)>,
+}
+
+impl ResultSet {
+    /// Opens a set; a missing data file is an empty set.
+    pub async fn open(tree: &Tree, at: &FilePath) -> Result<ResultSet, StoreError> {
+        let data = DataFile::open(tree, at).await?;
+        let index = match (&data, tree.open_read(&tree.root.file(&at.index())?).await?) {
+            (Some(_), Some(f)) => {
+                let rows = index::rows(f.size().await?);
+                Some((f, rows))
+            }
+            _ => None,
+        };
+        Ok(ResultSet { data, index })
+    }
+
+    /// Whether there is a data file at all.
+    pub fn exists(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// Logical bytes of the data file.
+    pub fn size(&self) -> u64 {
+        self.data.as_ref().map_or(0, DataFile::len)
+    }
+
+    /// Rows according to the index; `None` without an index ("unknown", which
+    /// the API shows as -1).
+    pub fn total_rows(&self) -> Option<u64> {
+        match (&self.data, &self.index) {
+            (None, _) => Some(0),
+            (_, Some((_, rows))) => Some(*rows),
+            (_, None) => None,
+        }
+    }
+
+    /// Rows, counted by reading when there is no index.
+    pub async fn count_rows(&self) -> Result<u64, StoreError> {
+        match self.total_rows() {
+            Some(n) => Ok(n),
+            None => self.scan_rows().await,
+        }
+    }
+
+    /// Rows found by reading the whole file, whatever the index says.
+    pub async fn scan_rows(&self) -> Result<u64, StoreError> {
+        let mut rows = self.from_start(0).await?;
+        let mut n = 0;
+        while rows.next().await?.is_some() {
+            n += 1;
+        }
+        Ok(n)
+    }
+
+    /// Rows from number `start` on.
+    pub async fn rows(&self, start: u64) -> Result<Rows<'_>, StoreError> {
+        let (Some(data), true) = (&self.data, start > 0) else { return self.from_start(0).await };
+        let Some((index, total)) = &self.index else { return self.from_start(start).await };
+        if start >= *total {
+            // Rows without an entry are remains of a torn write.
+            return Ok(Rows { lines: None, data: None, skip: 0 });
+        }
+        let entry = index.read_at(start * index::ENTRY as u64, index::ENTRY).await?;
+        let pos = index::parse(&entry).first().copied().unwrap_or_default();
+        if !at_line_start(data, pos.offset).await? {
+            tracing::debug!(path = data.path(), row = start, "stale row index, scanning");
+            return self.from_start(start).await;
+        }
+        let mut lines = Lines::new(data, pos.offset);
+        for _ in 0..pos.skip {
+            lines.next().await?;
+        }
+        Ok(Rows { lines: Some(lines), data: Some(data), skip: 0 })
+    }
+
+    /// At most `count` rows from number `start` on, collected.
+    pub async fn page(&self, start: u64, count: usize) -> Result<Vec<Bytes>, StoreError> {
+        let mut rows = self.rows(start).await?;
+        let mut out = Vec::new();
+        while out.len() < count {
+            match rows.next().await? {
+                Some(r) => out.push(r),
+                None => break,
+            }
+        }
+        Ok(out)
+    }
+
+    /// The index entries of rows `start..start + count`, for those who write
+    /// sets.
+    pub async fn positions(&self, start: u64, count: usize) -> Result<Vec<RowPos>, StoreError> {
+        let Some((f, _)) = &self.index else { return Ok(Vec::new()) };
+        let at = start.saturating_mul(index::ENTRY as u64);
+        Ok(index::parse(&f.read_at(at, count.saturating_mul(index::ENTRY)).await?))
+    }
+
+    async fn from_start(&self, skip: u64) -> Result<Rows<'_>, StoreError> {
+        let data = self.data.as_ref();
+        let lines = data.map(|d| Lines::new(d, 0));
+        Ok(Rows { lines, data, skip })
+    }
+}
+
+/// Whether a line starts at `offset`: behind a newline and padding, or at the
+/// start of the file or of a chunk.
+async fn at_line_start(data: &DataFile, offset: u64) -> Result<bool, StoreError> {
+    if offset == 0 || offset >= data.len() {
+        return Ok(offset == 0);
+    }
+    if data.is_chunked() {
+        // A look behind would inflate a chunk; an entry that is wrong shows as
+        // a line that is no row, and is skipped.
+        return Ok(true);
+    }
+    let from = offset.saturating_sub(LOOK_BACK);
+    let Some((_, block)) = data.block(from).await? else { return Ok(false) };
+    let before = &block[..((offset - from) as usize).min(block.len())];
+    let text = before.trim_ascii_end();
+    Ok(text.len() < before.len() && before[text.len()..].contains(&b'\n') || text.is_empty())
+}
+
+/// Rows of a set in order, each one JSON object without newline.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    lines: Option<Lines<'a>>,
+    data: Option<&'a DataFile>,
+    skip: u64,
+}
+
+impl Rows<'_> {
+    /// The next row; lines that are not rows are passed over.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let (Some(lines), Some(data)) = (&mut self.lines, self.data) else { return Ok(None) };
+        while let Some((_, line)) = lines.next().await? {
+            let row = match judge(&line) {
+                Line::Row(row) => row,
+                Line::Moved(at) => match Lines::new(data, at).next().await? {
+                    Some((_, line)) => match moved_row(&line) {
+                        Some(row) => row,
+                        None => continue,
+                    },
+                    None => continue,
+                },
+                Line::Skip => continue,
+            };
+            if self.skip > 0 {
+                self.skip -= 1;
+                continue;
+            }
+            return Ok(Some(row));
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;
