@@ -1,0 +1,1 @@
+//! Agent half of the client protocol.

@@ -1,0 +1,184 @@
+//! Limits that hold before any policy runs, and what they counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Limits of a listening socket.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptLimits {
+    /// Connections open at once; more are closed before TLS.
+    pub max_connections: usize,
+    /// New connections a second over the long run; 0 is unlimited.
+    pub connections_per_second: u32,
+    /// New connections accepted at once after a quiet time.
+    pub connection_burst: u32,
+    /// From accept to the end of the PROXY header and TLS handshake.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for AcceptLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 100_000,
+            connections_per_second: 100,
+            connection_burst: 1_000,
+            handshake_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Limits of the client protocol.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// Largest body or WebSocket message, bytes.
+    pub max_body: u64,
+    /// Bytes of bodies in memory, all connections together.
+    pub body_budget: u32,
+    /// How long a request waits for its share of the budget, then 500.
+    pub budget_wait: Duration,
+    /// Longest pause inside a request head or body.
+    pub read_idle: Duration,
+    /// Longest time for a whole body (500 s is what stock servers allow).
+    pub read_total: Duration,
+    /// Keep-alive connections without a request are closed after this.
+    pub keep_alive: Duration,
+    /// Longest pause of a reader of our output.
+    pub write_idle: Duration,
+    /// How long the service may take, then 500.
+    pub service: Duration,
+    /// Distance between pads of a held HTTP poll.
+    pub pad_every: Duration,
+    /// A poll whose response must carry a length (HTTP/1.0 on the way) is
+    /// answered after this, since nothing can be sent meanwhile.
+    pub sized_poll: Duration,
+    /// Distance of pings (`Client.ws_ping_wait_sec`); silence of 1.1 × this
+    /// ends a socket.
+    pub ws_ping: Duration,
+    /// Write deadline of WebSocket frames.
+    pub ws_write: Duration,
+    /// How long input is drained after an early answer, so that the client
+    /// reads it instead of seeing a reset.
+    pub linger: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            max_body: 64 << 20,
+            body_budget: 512 << 20,
+            budget_wait: Duration::from_secs(20),
+            read_idle: Duration::from_secs(60),
+            read_total: Duration::from_secs(500),
+            keep_alive: Duration::from_secs(150),
+            write_idle: Duration::from_secs(60),
+            service: Duration::from_secs(20),
+            pad_every: Duration::from_secs(10),
+            sized_poll: Duration::from_secs(50),
+            ws_ping: Duration::from_secs(60),
+            ws_write: Duration::from_secs(10),
+            linger: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Counters of one listening socket.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Accepted connections that were not shed.
+    pub connections: AtomicU64,
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Closed before TLS: rate or number of connections.
+    pub shed: AtomicU64,
+    /// TLS or PROXY header failed or took too long.
+    pub handshake_failures: AtomicU64,
+    /// HTTP requests and WebSocket messages.
+    pub requests: AtomicU64,
+    /// Requests refused because the body budget stayed full.
+    pub budget_refusals: AtomicU64,
+    /// Bodies over the limit.
+    pub oversize: AtomicU64,
+    /// Requests whose service did not answer in time.
+    pub service_timeouts: AtomicU64,
+    /// Readers held now.
+    pub held: AtomicU64,
+    /// WebSockets open now.
+    pub websockets: AtomicU64,
+    /// Body bytes received.
+    pub body_bytes: AtomicU64,
+}
+
+impl Metrics {
+    pub(super) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Keeps a "now" counter right however a task ends.
+pub(super) struct Gauge<'a>(&'a AtomicU64);
+
+impl<'a> Gauge<'a> {
+    pub(super) fn new(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A token bucket on `tokio::time`.
+#[derive(Debug)]
+pub struct TokenBucket {
+    /// Tokens a second; 0 never refuses.
+    rate: u32,
+    burst: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+impl TokenBucket {
+    /// A full bucket of `burst` tokens (at least one), refilled at `rate`/s.
+    pub fn new(rate: u32, burst: u32) -> Self {
+        let burst = f64::from(burst.max(1));
+        Self { rate, burst, tokens: burst, at: Instant::now() }
+    }
+
+    /// Takes a token if there is one.
+    pub fn take(&mut self) -> bool {
+        if self.rate == 0 {
+            return true;
+        }
+        let now = Instant::now();
+        let gained = now.duration_since(self.at).as_secs_f64() * f64::from(self.rate);
+        self.tokens = (self.tokens + gained).min(self.burst);
+        self.at = now;
+        if self.tokens < 1.0 {
+            return false;
+        }
+        self.tokens -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bucket_holds_its_rate() {
+        let mut b = TokenBucket::new(10, 5);
+        assert_eq!((0..20).filter(|_| b.take()).count(), 5);
+        tokio::time::advance(Duration::from_millis(310)).await;
+        assert_eq!((0..20).filter(|_| b.take()).count(), 3);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!((0..20).filter(|_| b.take()).count(), 5);
+        let mut free = TokenBucket::new(0, 1);
+        assert!((0..1000).all(|_| free.take()));
+    }
+}

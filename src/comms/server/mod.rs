@@ -1,0 +1,26 @@
+//! Server half of the client protocol: sockets, framing, deadlines and limits.
+//!
+//! The policy above is a [`ClientService`]; this side calls it with opaque
+//! bodies and puts its answers on the wire. What a status code does to a stock
+//! client is documented on [`Answer`].
+
+mod accept;
+mod body;
+mod head;
+mod hold;
+mod http;
+mod limits;
+mod proxy;
+mod router;
+mod service;
+mod socket;
+mod web;
+
+pub use accept::{Accepted, ConnHandler, Serve, Stop, serve};
+pub use limits::{AcceptLimits, HttpLimits, Metrics, TokenBucket};
+pub use router::{ClientEndpoint, Endpoint};
+pub use service::{
+    Answer, Charge, ClientService, End, Hold, Oversize, Proof, PublicFile, Push, ReaderAnswer,
+    ReaderSession, Request, RequestHead, Transport,
+};
+pub use web::{PeerInfo, WebHandler};
