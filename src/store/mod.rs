@@ -6,10 +6,11 @@ pub mod journal;
 pub mod objects;
 pub mod path;
 pub mod paths;
-#[path = "resultset_shim.rs"]
 pub mod resultset;
+pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod uploads;
 
 pub use objects::{Child, StoreError, Tree};
 pub use path::{DirPath, FilePath, ObjectPath, Org, PathSpec, PathType, StoreKind, StoreRoot};

@@ -17,3 +17,22 @@ pub use data::DataFile;
 pub use reader::{ResultSet, Rows};
 pub use timed::{DayFile, TimedRow, TimedRows, TimedSet, with_ts};
 pub use writer::{SetWriter, TimedWriter, Written, canonical};
+
+use super::{FilePath, StoreError, Tree};
+use bytes::Bytes;
+
+/// Rows of a set: from its index, or counted when it has none.
+pub async fn row_count(tree: &Tree, at: &FilePath) -> Result<u64, StoreError> {
+    ResultSet::open(tree, at).await?.count_rows().await
+}
+
+/// At most `count` rows from number `start` on.
+pub async fn read_rows(
+    tree: &Tree,
+    at: &FilePath,
+    start: u64,
+    count: u64,
+) -> Result<Vec<Bytes>, StoreError> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    ResultSet::open(tree, at).await?.page(start, count).await
+}
