@@ -64,12 +64,27 @@ pub fn to_sparse_row<M: Message + Name>(m: &M) -> Result<Value, JsonError> {
 pub fn from_json<M: Message + Name + Default>(text: &[u8]) -> Result<M, JsonError> {
     let name = M::full_name();
     let desc = POOL.get_message_by_name(&name).ok_or_else(|| fail(&name, "no such message"))?;
-    let mut de = serde_json::Deserializer::from_slice(text);
+    let mut value: Value = serde_json::from_slice(text).map_err(|e| fail(&name, e))?;
+    plain_fractions(&mut value);
     let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let m = DynamicMessage::deserialize_with_options(desc, &mut de, &options)
+    let m = DynamicMessage::deserialize_with_options(desc, value, &options)
         .map_err(|e| fail(&name, e))?;
-    de.end().map_err(|e| fail(&name, e))?;
     M::decode(m.encode_to_vec().as_slice()).map_err(|e| fail(&name, e))
+}
+
+/// Numbers keep their spelling while parsed, which fractions must give up: the
+/// mapping takes only those spelled the shortest way.
+fn plain_fractions(value: &mut Value) {
+    match value {
+        Value::Number(n) if !n.is_u64() && !n.is_i64() => {
+            if let Some(plain) = n.as_f64().and_then(serde_json::Number::from_f64) {
+                *n = plain;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(plain_fractions),
+        Value::Object(members) => members.values_mut().for_each(plain_fractions),
+        _ => {}
+    }
 }
 
 fn serialize<M: Message + Name>(m: &M, o: &SerializeOptions) -> Result<String, JsonError> {
@@ -107,6 +122,15 @@ mod tests {
         assert_eq!(to_object(&q).unwrap(), r#"{"VQL":"SELECT","Name":"A"}"#);
         let m = VeloMessage { csr: Some(Default::default()), ..Default::default() };
         assert_eq!(to_object(&m).unwrap(), r#"{"CSR":{}}"#);
+    }
+
+    #[test]
+    fn fractions_are_read_in_any_spelling() {
+        for (text, want) in [("12.5", 12.5), ("12.50", 12.5), ("5e1", 50.0), ("7", 7.0)] {
+            let json = format!("{{\"cpuLimit\":{text}}}");
+            let a: crate::proto::VqlCollectorArgs = from_json(json.as_bytes()).unwrap();
+            assert_eq!(a.cpu_limit, want, "{text}");
+        }
     }
 
     #[test]

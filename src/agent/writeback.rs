@@ -178,8 +178,7 @@ impl Writeback {
     }
 
     async fn write(&self, path: &str, doc: &Mapping) -> Result<(), WritebackError> {
-        let text =
-            yaml_serde::to_string(doc).map_err(|e| WritebackError::Encode(e.to_string()))?;
+        let text = yaml_serde::to_string(doc).map_err(|e| WritebackError::Encode(e.to_string()))?;
         let tmp = format!("{path}.new");
         // Left by a crash; nobody else uses the name.
         if let Err(e) = self.fs.remove(&tmp).await

@@ -71,7 +71,10 @@ impl Buffer {
         let disk = match Disk::open(env.fs.clone(), base).await {
             Ok(d) => {
                 if d.bytes > 0 {
-                    tracing::info!("{} bytes from before the restart are still to be sent", d.bytes);
+                    tracing::info!(
+                        "{} bytes from before the restart are still to be sent",
+                        d.bytes
+                    );
                 }
                 Some(d)
             }
