@@ -1,7 +1,9 @@
 //! Flows, clients, labels, monitoring, artifacts, users: what the server knows and decides.
 
 pub mod acl;
+pub mod audit;
 pub mod clients;
+pub mod collect;
 pub mod compiler;
 pub mod events;
 pub mod flows;
@@ -14,5 +16,6 @@ pub mod server;
 pub mod sessions;
 pub mod state;
 pub mod tasks;
+pub mod users;
 
 pub use server::{Options, Org, Server, ServiceError};

@@ -1,6 +1,6 @@
 //! The server as one value: what every frontend, API call and query works on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -9,10 +9,13 @@ use velociraptor_proto::journal::record::Kind as RecordKind;
 use velociraptor_proto::journal::{Decision, EventRows, Record, decision};
 use velociraptor_proto::proto::OrgRecord;
 
+use super::acl::Permission;
 use super::events::{Bus, EventBatch};
 use super::ids::{OrgId, new_org_id};
+use super::repository::{self, Repository};
 use super::sessions::Sessions;
 use super::state::OrgState;
+use super::users::Users;
 use crate::crypto::names::NameCipher;
 use crate::env::Env;
 use crate::env::File;
@@ -44,6 +47,12 @@ pub struct Options {
     pub default_client_monitoring: Vec<String>,
     /// Longest an event row waits on the client, seconds, and its spread.
     pub event_max_wait: (u64, u64),
+    /// Folders of artifact definitions that count as built in.
+    pub definitions: Vec<String>,
+    /// Names no user can have: the server's and the gateway's.
+    pub reserved_users: Vec<String>,
+    /// Permissions nobody holds (lockdown).
+    pub denied_permissions: BTreeSet<Permission>,
 }
 
 impl Default for Options {
@@ -60,6 +69,9 @@ impl Default for Options {
             snapshot_seconds: 300,
             default_client_monitoring: Vec::new(),
             event_max_wait: (120, 20),
+            definitions: Vec::new(),
+            reserved_users: vec!["VelociraptorServer".into(), "GRPC_GW".into()],
+            denied_permissions: BTreeSet::new(),
         }
     }
 }
@@ -126,6 +138,8 @@ pub struct Org {
     pub name: String,
     /// The nonce its clients send.
     pub nonce: String,
+    /// Its artifact definitions.
+    pub repository: Arc<Repository>,
     state: Mutex<OrgState>,
 }
 
@@ -156,6 +170,10 @@ pub struct Server {
     pub bus: Bus,
     /// Counters.
     pub counters: Counters,
+    /// Users and their rights.
+    pub users: Users,
+    /// Artifact definitions of the root organisation.
+    pub repository: Arc<Repository>,
     orgs: RwLock<BTreeMap<OrgId, Arc<Org>>>,
     segments: Mutex<VecDeque<Arc<Segment>>>,
     spills: Mutex<Vec<Arc<Segment>>>,
@@ -189,13 +207,21 @@ impl Server {
         let journal =
             Journal::start(&env, dir, options.journal.clone()).await.map_err(StoreError::from)?;
         let server = Arc::new(Self {
-            tree: Tree::new(&env, root),
+            tree: Tree::new(&env, root.clone()),
             names: NameCipher::new(&options.obfuscation_nonce),
             journal,
             epoch,
             sessions: Sessions::default(),
             bus: Bus::default(),
             counters: Counters::default(),
+            users: Users::new(
+                Tree::new(&env, root),
+                options.reserved_users.iter().cloned(),
+                options.denied_permissions.clone(),
+            ),
+            repository: Arc::new(
+                Repository::built_in().map_err(|e| ServiceError::Invalid(e.to_string()))?,
+            ),
             orgs: RwLock::default(),
             segments: Mutex::default(),
             spills: Mutex::default(),
@@ -204,6 +230,7 @@ impl Server {
             options,
         });
         server.load_orgs().await?;
+        server.load_artifacts().await?;
         super::load::load_clients(&server).await?;
         super::recover::recover(&server, old).await?;
         Ok(server)
@@ -223,12 +250,32 @@ impl Server {
         Ok(())
     }
 
+    async fn load_artifacts(&self) -> Result<(), ServiceError> {
+        for folder in &self.options.definitions {
+            repository::load::folder(&self.env, &self.repository, folder)
+                .await
+                .map_err(StoreError::from)?;
+        }
+        for org in self.orgs() {
+            repository::custom::load(&self.tree, &org.id, &org.repository).await?;
+        }
+        Ok(())
+    }
+
+    fn repository_of(&self, id: &OrgId) -> Arc<Repository> {
+        match id.is_root() {
+            true => self.repository.clone(),
+            false => Arc::new(Repository::child_of(self.repository.clone())),
+        }
+    }
+
     fn add_org(&self, id: OrgId, record: &OrgRecord) -> Arc<Org> {
         let name = if id.is_root() { "<root>".to_owned() } else { record.name.clone() };
         let org = Arc::new(Org {
             id: id.clone(),
             name,
             nonce: record.nonce.clone(),
+            repository: self.repository_of(&id),
             state: Mutex::default(),
         });
         self.orgs.write().unwrap_or_else(PoisonError::into_inner).insert(id, org.clone());
@@ -271,6 +318,7 @@ impl Server {
                 id: OrgId::root(),
                 name: String::new(),
                 nonce: self.options.root_nonce.clone(),
+                repository: self.repository.clone(),
                 state: Mutex::default(),
             })
         })

@@ -10,10 +10,10 @@ use super::{Origin, Repository};
 use crate::env::{Env, fs};
 
 /// Largest artifact file read, in bytes. The largest shipped upstream is under 1 MiB.
-const MAX_FILE: usize = 16 << 20;
+pub(super) const MAX_FILE: usize = 16 << 20;
 
 /// Folders below a definitions folder that are followed.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 32;
 
 /// A file that was not loaded, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,11 +65,7 @@ fn is_definition(name: &str) -> bool {
     lower.ends_with(".yaml") || lower.ends_with(".yml")
 }
 
-pub(super) async fn tree(env: &Env, dir: &str) -> io::Result<Vec<String>> {
-    files(env, dir.to_owned(), MAX_DEPTH).await
-}
-
-pub(super) async fn text(env: &Env, path: &str) -> io::Result<String> {
+async fn text(env: &Env, path: &str) -> io::Result<String> {
     let bytes = fs::read_limited(&*env.fs, path, MAX_FILE).await?;
     String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }

@@ -1,0 +1,95 @@
+//! Collecting artifacts: from what somebody asks to a scheduled flow.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use velociraptor_proto::proto::{ArtifactCollectorArgs, ArtifactCollectorResponse};
+
+use super::acl::Policy;
+use super::audit::audit;
+use super::compiler::{self, CompileOptions};
+use super::server::{Org, Server, ServiceError};
+
+impl From<compiler::CompileError> for ServiceError {
+    fn from(e: compiler::CompileError) -> Self {
+        use compiler::CompileError::NotFound;
+        match e {
+            NotFound(name) => ServiceError::NotFound(format!("artifact {name}")),
+            e => ServiceError::Invalid(e.to_string()),
+        }
+    }
+}
+
+impl Server {
+    /// Checks the caller's rights, compiles, and schedules on one client.
+    /// Returns once the flow is durable.
+    pub async fn collect(
+        &self,
+        org: &Org,
+        principal: &str,
+        policy: &Policy,
+        mut request: ArtifactCollectorArgs,
+    ) -> Result<ArtifactCollectorResponse, ServiceError> {
+        if request.client_id.is_empty() {
+            return Err(ServiceError::Invalid("no client is named".into()));
+        }
+        let on_server = request.client_id == "server";
+        for spec in compiler::specs(&request) {
+            let name = &spec.artifact;
+            let artifact = org
+                .repository
+                .resolve(name, request.allow_custom_overrides)
+                .ok_or_else(|| ServiceError::NotFound(format!("artifact {name}")))?;
+            compiler::check_launch(policy, &artifact, on_server)
+                .map_err(|e| ServiceError::Denied(e.to_string()))?;
+        }
+        if on_server {
+            let message = "server artifacts are not run by this server; query them instead";
+            return Err(ServiceError::Invalid(message.into()));
+        }
+        self.compile_into(org, &mut request)?;
+        request.creator = principal.to_owned();
+        let flow_id = self.schedule(org, principal, request.clone()).await?;
+        request.flow_id = flow_id.clone();
+        request.compiled_collector_args.clear();
+        let details = json!({
+            "client": request.client_id, "flow_id": flow_id, "artifacts": request.artifacts,
+        });
+        audit(self, org, principal, "ScheduleFlow", details).await;
+        Ok(ArtifactCollectorResponse { flow_id, request: Some(request) })
+    }
+
+    /// Fills in `compiled_collector_args` and the limits that were left open.
+    pub fn compile_into(
+        &self,
+        org: &Org,
+        request: &mut ArtifactCollectorArgs,
+    ) -> Result<(), ServiceError> {
+        let metadata = BTreeMap::new();
+        let hide = |name: &str| self.hide(name);
+        let options = self.compile_options(&hide, &metadata);
+        let compiled = compiler::compile(&org.repository, request, &options)?;
+        request.artifacts = compiler::specs(request).into_iter().map(|s| s.artifact).collect();
+        compiled.limits.write_to(request);
+        request.compiled_collector_args = compiled.requests;
+        Ok(())
+    }
+
+    /// The name of a result set as clients see it.
+    pub fn hide(&self, name: &str) -> String {
+        self.names.hide(name).unwrap_or_else(|| name.to_owned())
+    }
+
+    /// What the configuration says about compiling.
+    pub fn compile_options<'a>(
+        &self,
+        hide: &'a (dyn Fn(&str) -> String + Send + Sync),
+        server_metadata: &'a BTreeMap<String, String>,
+    ) -> CompileOptions<'a> {
+        CompileOptions {
+            obfuscate: self.options.obfuscate.then_some(hide),
+            server_metadata: Some(server_metadata),
+            ..Default::default()
+        }
+    }
+}
