@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::eval;
+use crate::go_regex::{GoRegex, compile};
 use crate::query::{Lambda, Query};
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -240,6 +241,20 @@ impl Args {
                 lambda.map(Some).map_err(|e| Error::Arg(format!("Field {name}: {e}")))
             }
         }
+    }
+
+    /// Replaces the state an aggregate function keeps for this call site and
+    /// GROUP BY bin; `change` gets the old state, `None` at first.
+    pub fn aggregate(&self, change: impl FnOnce(Option<Value>) -> Value) -> Value {
+        self.scope.aggregates().update(&self.site, change)
+    }
+
+    /// The compiled case-insensitive pattern of an argument.
+    pub(crate) fn regex(&self, name: &str) -> Result<Arc<GoRegex>, Error> {
+        let pattern = self.bytes(name)?;
+        let cache = &self.scope.session().caches.regexes;
+        let (regex, _) = cache.get(pattern.as_bytes(), || compile(&pattern.to_text(), true));
+        regex.map_err(|e| Error::failed(format!("Compile regexp: {e}")))
     }
 
     /// Everything as a dictionary. Lazy arguments are left out.

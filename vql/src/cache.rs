@@ -13,6 +13,7 @@ const CAPACITY: usize = 1000;
 #[derive(Default)]
 pub(crate) struct Caches {
     pub(crate) regexes: Cache<GoRegex>,
+    pub(crate) exact_regexes: Cache<GoRegex>,
     pub(crate) lambdas: Cache<Lambda>,
 }
 

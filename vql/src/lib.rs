@@ -60,3 +60,6 @@ pub use stream::{Emitter, RowStream};
 pub use syntax::{ParseError, parse};
 pub use time::parse_time;
 pub use value::{Dict, Key, Object, Row, Str, Time, Value, format_float, go_float, lossy, rfc3339};
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,16 @@ struct Inner {
     extension: Option<(TypeId, Arc<dyn Any + Send + Sync>)>,
 }
 
+/// Long chains must not be dropped by recursion.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let mut parent = self.parent.take();
+        while let Some(Scope(inner)) = parent {
+            parent = Arc::into_inner(inner).and_then(|mut inner| inner.parent.take());
+        }
+    }
+}
+
 /// What a scope adds to its parent when it is made.
 pub(crate) enum Layer {
     Nothing,
@@ -95,6 +105,11 @@ impl Scope {
         self.extend(Layer::Nothing, self.0.aggregates.clone(), self.0.calls + 1)
     }
 
+    /// The same scope for use on a stack of its own.
+    pub(crate) fn on_fresh_stack(&self) -> Scope {
+        self.extend(Layer::Nothing, self.0.aggregates.clone(), 0)
+    }
+
     pub(crate) fn with_aggregates(&self, aggregates: Arc<Aggregates>) -> Scope {
         self.extend(Layer::Nothing, aggregates, self.0.calls)
     }
@@ -139,6 +154,7 @@ impl Scope {
         self.0.depth > MAX_DEPTH
     }
 
+    /// Calls and mentions made on the present stack.
     pub(crate) fn calls(&self) -> u32 {
         self.0.calls
     }
@@ -154,6 +170,20 @@ impl Scope {
     /// Sets a variable in this very scope.
     pub fn set(&self, name: impl Into<Key>, value: impl Into<Value>) {
         lock(self.0.variables.get_or_init(Mutex::default)).update(name, value);
+    }
+
+    /// Replaces a variable in the innermost scope where it was set.
+    pub(crate) fn replace(&self, name: &str, value: &Value) {
+        let mut at = Some(self);
+        while let Some(Scope(inner)) = at {
+            if let Some(variables) = inner.variables.get() {
+                let mut variables = lock(variables);
+                if variables.contains(name) {
+                    return variables.update(name.to_string(), value.clone());
+                }
+            }
+            at = inner.parent.as_ref();
+        }
     }
 
     /// The value of a variable. Output columns which are not evaluated yet and

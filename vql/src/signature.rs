@@ -5,6 +5,8 @@
 pub enum ArgType {
     /// Any value; queries come unexpanded.
     Any,
+    /// A list; queries are drained to their rows.
+    List,
     /// Not evaluated before the callee asks ([`crate::Args::lazy`]).
     Lazy,
     /// Text.
@@ -35,7 +37,7 @@ impl ArgType {
     /// The name in help texts.
     pub fn name(self) -> &'static str {
         match self {
-            ArgType::Any => "Any",
+            ArgType::Any | ArgType::List => "Any",
             ArgType::Lazy => "LazyExpr",
             ArgType::String | ArgType::Strings => "string",
             ArgType::Int => "int64",
@@ -51,13 +53,13 @@ impl ArgType {
 
     /// True for lists.
     pub fn is_repeated(self) -> bool {
-        matches!(self, ArgType::Strings | ArgType::Paths)
+        matches!(self, ArgType::Strings | ArgType::Paths | ArgType::List)
     }
 
     /// Queries given for this kind are drained to a list first.
     pub(crate) fn drains_queries(self) -> bool {
         use ArgType::*;
-        matches!(self, String | Strings | Int | Float | Time | Path | Paths)
+        matches!(self, String | Strings | Int | Float | Time | Path | Paths | List)
     }
 }
 
@@ -87,14 +89,14 @@ pub struct Signature {
     pub free_form: bool,
     /// Answers for all dotted names below its own (`Artifact.X.Y`).
     pub namespace: bool,
-    /// What `version()` reports.
+    /// What `version()` reports; 0 is unversioned.
     pub version: u32,
 }
 
 impl Signature {
     /// A declaration without parameters.
     pub fn new(name: &'static str, doc: &'static str) -> Signature {
-        Signature { name, doc, args: vec![], free_form: false, namespace: false, version: 1 }
+        Signature { name, doc, args: vec![], free_form: false, namespace: false, version: 0 }
     }
 
     /// Adds an optional parameter.

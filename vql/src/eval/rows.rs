@@ -2,7 +2,7 @@
 
 use super::materialize::materialize;
 use super::select::select_rows;
-use super::stack::{STACK_OVERFLOW, on_fresh_stack_every};
+use super::stack::{STACK_OVERFLOW, fresh_stack};
 use crate::query::{Query, QuerySource};
 use crate::scope::Scope;
 use crate::stream::{RowStream, empty, from_rows};
@@ -58,18 +58,21 @@ pub(crate) fn query_rows(query: &Query, scope: &Scope) -> RowStream {
         inner.error(STACK_OVERFLOW);
         return empty();
     }
-    let run = match &query.source {
-        QuerySource::Select(select) => select_rows(select, &inner),
-        QuerySource::Host(host) => host(&inner),
+    match fresh_stack(&inner) {
+        Some((spawner, scope)) => spawner.stream(source_rows(query, &scope)),
+        None => source_rows(query, &inner),
+    }
+}
+
+fn source_rows(query: &Query, scope: &Scope) -> RowStream {
+    match &query.source {
+        QuerySource::Select(select) => select_rows(select, scope),
+        QuerySource::Host(host) => host(scope),
         QuerySource::Concat(a, b) => {
-            let (b, second) = (b.clone(), inner.clone());
+            let (b, second) = (b.clone(), scope.clone());
             let rest = later(async move { rows(&b, &second) });
-            Box::pin(rows(a, &inner).chain(rest))
+            Box::pin(rows(a, scope).chain(rest))
         }
-    };
-    match on_fresh_stack_every(&inner) {
-        Some(spawner) => spawner.stream(run),
-        None => run,
     }
 }
 

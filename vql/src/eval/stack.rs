@@ -17,10 +17,14 @@ const CALLS_PER_STACK: u32 = 12;
 /// Runs futures on a fresh stack.
 pub(super) struct Spawner(tokio::runtime::Handle);
 
-/// A spawner when the calls above have used enough of this stack.
-pub(super) fn on_fresh_stack_every(scope: &Scope) -> Option<Spawner> {
-    let due = scope.calls() % CALLS_PER_STACK == CALLS_PER_STACK - 1;
-    due.then(tokio::runtime::Handle::try_current).and_then(Result::ok).map(Spawner)
+/// A spawner and the scope to use with it when the calls above have used
+/// enough of this stack.
+pub(super) fn fresh_stack(scope: &Scope) -> Option<(Spawner, Scope)> {
+    if scope.calls() < CALLS_PER_STACK {
+        return None;
+    }
+    let handle = tokio::runtime::Handle::try_current().ok()?;
+    Some((Spawner(handle), scope.on_fresh_stack()))
 }
 
 impl Spawner {

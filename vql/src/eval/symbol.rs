@@ -3,7 +3,7 @@
 use super::call::{bind, call_function};
 use super::expr::evaluate;
 use super::member::dereference;
-use super::stack::{STACK_OVERFLOW, on_fresh_stack_every};
+use super::stack::{STACK_OVERFLOW, fresh_stack};
 use crate::query::StoredExpr;
 use crate::reply::Reply;
 use crate::scope::{Found, Scope};
@@ -62,6 +62,16 @@ fn members(value: Reply, expr: Arc<Expr>, from: usize, scope: &Scope) -> Reply {
     })
 }
 
+/// The value of a variable, evaluated when it is a stored expression.
+pub(crate) fn variable(name: &str, scope: &Scope) -> Reply<Option<Value>> {
+    match scope.lookup(name) {
+        Found::Value(Value::Expr(stored)) => stored_expression(&stored, &scope.mention()).map(Some),
+        Found::Value(value) => Reply::Ready(Some(value)),
+        Found::Lazy(row, column) => row.column(column).map(Some),
+        Found::Missing => Reply::Ready(None),
+    }
+}
+
 fn missing(name: &str, scope: &Scope) {
     const SHOWN: usize = 50;
     let names = scope.names();
@@ -75,13 +85,12 @@ pub(super) fn stored_expression(stored: &StoredExpr, scope: &Scope) -> Reply {
         scope.error(STACK_OVERFLOW);
         return Reply::Ready(Value::Null);
     }
-    let (body, inner) = (&stored.expr, scope);
-    match on_fresh_stack_every(inner) {
-        Some(spawner) => {
-            let (body, inner) = (body.clone(), inner.clone());
-            spawner.run(async move { evaluate(&body, &inner).await })
+    match fresh_stack(scope) {
+        Some((spawner, scope)) => {
+            let body = stored.expr.clone();
+            spawner.run(async move { evaluate(&body, &scope).await })
         }
-        None => evaluate(body, inner),
+        None => evaluate(&stored.expr, scope),
     }
 }
 

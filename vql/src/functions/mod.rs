@@ -1,6 +1,45 @@
 //! The functions of the language which need no host.
 
+mod aggregate;
+mod encode;
+mod format;
+mod go_format;
+mod go_layout;
+mod humanize;
+mod json;
+mod lists;
+mod logging;
+mod logic;
+mod members;
+mod numbers;
+mod paths;
+mod reflection;
+mod regexes;
+mod serialize;
+mod strings;
+mod timestamp;
+
+pub(crate) use json::parse as parse_json;
+pub(crate) use reflection::scope_value;
+
 use crate::registry::Registry;
 
 /// Adds them all.
-pub(crate) fn register(_registry: &mut Registry) {}
+pub(crate) fn register(registry: &mut Registry) {
+    aggregate::register(registry);
+    encode::register(registry);
+    format::register(registry);
+    humanize::register(registry);
+    json::register(registry);
+    lists::register(registry);
+    logging::register(registry);
+    logic::register(registry);
+    members::register(registry);
+    numbers::register(registry);
+    paths::register(registry);
+    reflection::register(registry);
+    regexes::register(registry);
+    serialize::register(registry);
+    strings::register(registry);
+    timestamp::register(registry);
+}

@@ -9,4 +9,5 @@ mod unquote;
 
 pub use error::ParseError;
 pub use lexer::{Token, TokenKind, tokenize};
+pub(crate) use parser::parse_int;
 pub use parser::{parse, parse_expression, parse_lambda};

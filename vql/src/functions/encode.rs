@@ -1,0 +1,57 @@
+//! base64encode, base64decode, unhex, utf16, xor.
+
+use crate::codec::{base64_decode, base64_encode};
+use crate::error::Error;
+use crate::registry::Registry;
+use crate::signature::{ArgType, Signature};
+use crate::value::Value;
+
+pub(super) fn register(registry: &mut Registry) {
+    let text = |name, doc| Signature::new(name, doc).required("string", ArgType::String, "Bytes.");
+
+    registry.function_sync(text("base64encode", "Encodes as base64."), |_, args| {
+        Ok(base64_encode(args.bytes("string")?.as_bytes()).into())
+    });
+
+    registry.function_sync(text("base64decode", "Decodes base64."), |_, args| {
+        let plain = base64_decode(args.bytes("string")?.as_bytes());
+        Ok(plain.ok_or_else(|| Error::failed("not base64"))?.into())
+    });
+
+    registry.function_sync(text("unhex", "Decodes hexadecimal digits."), |_, args| {
+        let text = args.bytes("string")?;
+        let digit = |b: u8| (b as char).to_digit(16).ok_or_else(|| Error::failed("not hex"));
+        let digits: Vec<u32> =
+            text.as_bytes().iter().map(|b| digit(*b)).collect::<Result<_, _>>()?;
+        let pairs = digits.chunks(2).map(|pair| match pair {
+            [high, low] => Ok((high << 4 | low) as u8),
+            _ => Err(Error::failed("an odd number of digits")),
+        });
+        Ok(Value::from(pairs.collect::<Result<Vec<u8>, Error>>()?))
+    });
+
+    registry.function_sync(text("utf16", "Decodes UTF-16."), |_, args| {
+        let bytes = args.bytes("string")?;
+        let (body, big) = match bytes.as_bytes() {
+            [0xfe, 0xff, rest @ ..] => (rest, true),
+            [0xff, 0xfe, rest @ ..] => (rest, false),
+            rest => (rest, false),
+        };
+        let units = body.chunks_exact(2).map(|pair| match big {
+            true => u16::from_be_bytes([pair[0], pair[1]]),
+            false => u16::from_le_bytes([pair[0], pair[1]]),
+        });
+        let text: String = char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect();
+        Ok(text.into())
+    });
+
+    let xor = text("xor", "Combines bytes with a repeated key by exclusive or.");
+    registry.function_sync(xor.required("key", ArgType::String, "The key."), |_, args| {
+        let (text, key) = (args.bytes("string")?, args.bytes("key")?);
+        if key.is_empty() {
+            return Err(Error::failed("the key is empty"));
+        }
+        let keys = key.as_bytes().iter().cycle();
+        Ok(text.as_bytes().iter().zip(keys).map(|(a, b)| a ^ b).collect::<Vec<u8>>().into())
+    });
+}

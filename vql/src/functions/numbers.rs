@@ -1,0 +1,40 @@
+//! int, atoi, parse_float: numbers from other values.
+
+use crate::registry::Registry;
+use crate::signature::{ArgType, Signature};
+use crate::syntax::parse_int;
+use crate::value::Value;
+
+pub(super) fn register(registry: &mut Registry) {
+    let int = Signature::new("int", "A number truncated or a text parsed; otherwise 0.");
+    registry.function_sync(int.arg("int", ArgType::Any, "A number or text."), |_, args| {
+        Ok(match args.any("int") {
+            Value::Int(i) => Value::Int(i),
+            Value::UInt(u) => Value::UInt(u),
+            Value::Float(f) => Value::Int(f as i64),
+            Value::Str(s) => parse_int(s.to_text().trim()).unwrap_or(0).into(),
+            _ => Value::Int(0),
+        })
+    });
+
+    let atoi = Signature::new("atoi", "An integer from text; 0 when it is none.");
+    registry.function_sync(atoi.required("string", ArgType::Any, "The text."), |_, args| {
+        Ok(match args.any("string") {
+            Value::Int(i) => Value::Int(i),
+            Value::Float(f) => Value::Int(f as i64),
+            other => parse_int(other.to_text().trim()).unwrap_or(0).into(),
+        })
+    });
+
+    let parse_float = Signature::new("parse_float", "A fraction from text; 0 when it is none.");
+    let parse_float = parse_float.required("string", ArgType::Any, "The text.");
+    registry.function_sync(parse_float, |_, args| {
+        let value = args.any("string");
+        let number = match &value {
+            Value::Bool(_) => None,
+            Value::Str(s) => s.to_text().trim().parse().ok(),
+            other => other.as_number(),
+        };
+        Ok(number.unwrap_or(0.0).into())
+    });
+}

@@ -1,0 +1,153 @@
+//! str, lowcase, upcase, substr, strip, commandline_split: working on text.
+
+use crate::registry::Registry;
+use crate::signature::{ArgType, Signature};
+use crate::value::Value;
+
+pub(super) fn register(registry: &mut Registry) {
+    let str_ = Signature::new("str", "The text of any value.");
+    registry.function_sync(str_.required("str", ArgType::List, "The value."), |_, args| {
+        Ok(args.any("str").to_str().into())
+    });
+
+    let text = |name, doc| Signature::new(name, doc).required("string", ArgType::String, "Text.");
+    registry.function_sync(text("lowcase", "Lower case."), |_, args| {
+        Ok(args.string("string")?.to_lowercase().into())
+    });
+    registry.function_sync(text("upcase", "Upper case."), |_, args| {
+        Ok(args.string("string")?.to_uppercase().into())
+    });
+
+    let substr = Signature::new("substr", "Characters from start up to, not including, end.")
+        .required("str", ArgType::String, "The text.")
+        .arg("start", ArgType::Int, "First character.")
+        .arg("end", ArgType::Int, "Character after the last.");
+    registry.function_sync(substr, |_, args| {
+        let text = args.string("str")?;
+        let count = text.chars().count() as i64;
+        let start = args.int("start")?.clamp(0, count);
+        let end = match args.int("end")? {
+            0 => count,
+            end => end.clamp(start, count),
+        };
+        let part = text.chars().skip(start as usize).take((end - start) as usize);
+        Ok(part.collect::<String>().into())
+    });
+
+    let strip = text("strip", "Removes a prefix and a suffix.")
+        .arg("prefix", ArgType::String, "The prefix.")
+        .arg("suffix", ArgType::String, "The suffix.");
+    registry.function_sync(strip, |_, args| {
+        let (text, prefix, suffix) =
+            (args.bytes("string")?, args.bytes("prefix")?, args.bytes("suffix")?);
+        let bytes = text.as_bytes();
+        let bytes = bytes.strip_prefix(prefix.as_bytes()).unwrap_or(bytes);
+        Ok(bytes.strip_suffix(suffix.as_bytes()).unwrap_or(bytes).into())
+    });
+
+    let split = Signature::new("commandline_split", "Splits a command line into arguments.")
+        .required("command", ArgType::String, "The command line.")
+        .arg("bash_style", ArgType::Bool, "By the rules of a Unix shell.");
+    registry.function_sync(split, |_, args| {
+        let command = args.string("command")?;
+        let parts = match args.bool("bash_style")? {
+            true => split_shell(&command),
+            false => split_windows(&command),
+        };
+        Ok(Value::from(parts))
+    });
+}
+
+/// Backslashes escape only before a quote; a doubled quote inside quotes is one.
+fn split_windows(command: &str) -> Vec<String> {
+    let (mut parts, mut part, mut started, mut quoted) = (vec![], String::new(), false, false);
+    let mut chars = command.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => {
+                let mut slashes = 1;
+                while chars.next_if_eq(&'\\').is_some() {
+                    slashes += 1;
+                }
+                started = true;
+                if chars.peek() == Some(&'"') {
+                    part.push_str(&"\\".repeat(slashes / 2));
+                    if slashes % 2 == 1 {
+                        chars.next();
+                        part.push('"');
+                    }
+                } else {
+                    part.push_str(&"\\".repeat(slashes));
+                }
+            }
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                part.push('"');
+            }
+            '"' => {
+                quoted = !quoted;
+                started = true;
+            }
+            ' ' | '\t' if !quoted => {
+                if started {
+                    parts.push(std::mem::take(&mut part));
+                }
+                started = false;
+            }
+            c => {
+                part.push(c);
+                started = true;
+            }
+        }
+    }
+    if started {
+        parts.push(part);
+    }
+    parts
+}
+
+fn split_shell(command: &str) -> Vec<String> {
+    let (mut parts, mut part, mut started) = (vec![], String::new(), false);
+    let mut quote = None;
+    let mut chars = command.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                started = true;
+            }
+            (Some(q), c) if q == c => quote = None,
+            (Some('\''), c) => part.push(c),
+            (_, '\\') => {
+                part.extend(chars.next());
+                started = true;
+            }
+            (None, c) if c.is_whitespace() => {
+                if started {
+                    parts.push(std::mem::take(&mut part));
+                }
+                started = false;
+            }
+            (_, c) => {
+                part.push(c);
+                started = true;
+            }
+        }
+    }
+    if started {
+        parts.push(part);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines() {
+        assert_eq!(split_windows(r#"a "b c" d\e "f\"g""#), ["a", "b c", "d\\e", "f\"g"]);
+        assert_eq!(split_windows(r#""C:\x y\\" z"#), ["C:\\x y\\", "z"]);
+        assert_eq!(split_shell(r#"a 'b c' "d\"e" f\ g"#), ["a", "b c", "d\"e", "f g"]);
+    }
+}
