@@ -5,6 +5,7 @@ pub mod audit;
 pub mod clients;
 pub mod collect;
 pub mod compiler;
+pub mod complete;
 pub mod events;
 pub mod flows;
 pub mod ids;

@@ -1,0 +1,333 @@
+//! Commit, then acknowledge: from an opened POST to durable records.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use prost::Message;
+use velociraptor_proto::journal::record::Kind;
+use velociraptor_proto::journal::{JobMeta, Post, PostClass, SpillRef};
+use velociraptor_proto::proto::VeloMessage;
+
+use super::Frontend;
+use super::open::Who;
+use super::quarantine::Parked;
+use crate::crypto::Opened;
+use crate::crypto::envelope::inflate_lists;
+use crate::env::File;
+use crate::services::flows::job::{self, Hash, Job, hash};
+use crate::services::ids::Session;
+use crate::services::server::Counters;
+use crate::services::state::{Effect, MONITORING, PostFacts, STATUS};
+use crate::store::journal::{CommitError, Extent, Segment};
+
+/// A POST that is being committed: client, class, identity.
+pub(super) type PostKey = (String, i32, Hash);
+
+/// The outcome of a POST, shared by everyone who sent it.
+pub(super) type Pending = Shared<BoxFuture<'static, Result<(), IngestError>>>;
+
+/// Why a POST is not acknowledged.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum IngestError {
+    /// Not committed, or not known to be: the client must send it again.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The store could not be asked or written.
+    #[error("store: {0}")]
+    Store(String),
+    /// It can never be stored; its bytes are in quarantine.
+    #[error("{0}")]
+    Never(String),
+    /// Work on it broke off.
+    #[error("ingest was interrupted")]
+    Interrupted,
+}
+
+/// A job on its way into the journal.
+struct Incoming {
+    raw: Bytes,
+    job: Job,
+    name: String,
+    session: Session,
+}
+
+impl Frontend {
+    /// Stores what a proved client sent. Returns once it is durable.
+    ///
+    /// The same POST arriving again while it is being committed waits for that
+    /// commit; one that was committed before is acknowledged without work.
+    pub(super) async fn ingest(
+        self: &Arc<Self>,
+        who: &Who,
+        class: PostClass,
+        remote: &str,
+        opened: Opened,
+    ) -> Result<(), IngestError> {
+        let size: usize = opened.lists.iter().map(Bytes::len).sum();
+        let jobs = self
+            .heavy(size, move || {
+                let jobs = inflate_lists(&opened, &crate::crypto::Limits::default())?;
+                let hashes: Vec<Hash> = jobs.iter().map(|j| hash(j)).collect();
+                Ok::<_, crate::crypto::EnvelopeError>((jobs, hashes))
+            })
+            .await
+            .map_err(|_| IngestError::Interrupted)?;
+        let (jobs, hashes) = match jobs {
+            Ok(x) => x,
+            Err(e) => return Err(IngestError::Never(e.to_string())),
+        };
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let post = hash(hashes.concat().as_slice());
+        // A reader's check-in repeats by nature; only what else it carries counts.
+        if who.org.state().clients.entry(&who.source).ring(class).has(&post) {
+            Counters::inc(&self.server.counters.duplicates);
+            return Ok(());
+        }
+        let key = (who.source.clone(), class as i32, post);
+        let pending = {
+            let mut inflight = self.inflight.lock().unwrap_or_else(PoisonError::into_inner);
+            match inflight.get(&key) {
+                Some(p) => {
+                    Counters::inc(&self.server.counters.duplicates);
+                    p.clone()
+                }
+                None => {
+                    let (this, who, remote, k) =
+                        (self.clone(), who.clone(), remote.to_owned(), key.clone());
+                    let work = async move {
+                        let done = this.store(&who, class, &remote, jobs, hashes, post).await;
+                        this.inflight.lock().unwrap_or_else(PoisonError::into_inner).remove(&k);
+                        done
+                    };
+                    let pending = work.boxed().shared();
+                    inflight.insert(key, pending.clone());
+                    // The client may go away; what was begun is finished.
+                    self.server.env.spawn(pending.clone().map(drop));
+                    pending
+                }
+            }
+        };
+        pending.await
+    }
+
+    async fn store(
+        self: &Arc<Self>,
+        who: &Who,
+        class: PostClass,
+        remote: &str,
+        jobs: Vec<Bytes>,
+        hashes: Vec<Hash>,
+        post: Hash,
+    ) -> Result<(), IngestError> {
+        let received = self.server.env.clock.micros();
+        let incoming = self.parse(who, remote, jobs, hashes).await?;
+        self.open_flows(who, &incoming).await?;
+        let mut fresh = Vec::with_capacity(incoming.len());
+        {
+            let state = who.org.state();
+            for i in incoming {
+                if state.has(&who.source, &i.session, &i.job) {
+                    Counters::inc(&self.server.counters.duplicates);
+                } else {
+                    fresh.push(i);
+                }
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let (record, payload, spills) =
+            self.record(who, class, remote, received, post, &mut fresh).await?;
+        let committed = match self.server.commit(Kind::Post(record), payload, spills).await {
+            Ok(c) => c,
+            Err(e) => {
+                self.spills.abandon(&who.source);
+                return Err(e.into());
+            }
+        };
+        let facts =
+            PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
+        let mut at = committed.payload;
+        let mut effects = Vec::new();
+        {
+            let mut state = who.org.state();
+            state.note_post(&facts);
+            for i in &mut fresh {
+                let len = i.raw.len() as u64;
+                i.job.extent = Extent { segment: committed.segment.clone(), offset: at, len };
+                at += len;
+                self.count(&i.job);
+                effects.push((state.apply_job(&facts, &i.job, &i.name), i.raw.clone()));
+            }
+        }
+        for (effect, raw) in effects {
+            self.act(who, received, effect, &raw).await;
+        }
+        Ok(())
+    }
+
+    fn count(&self, job: &Job) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let c = &self.server.counters;
+        c.jobs.fetch_add(1, Relaxed);
+        if job.message.vql_response.is_some() {
+            c.rows.fetch_add(job.rows, Relaxed);
+        }
+        if job.message.file_buffer.is_some() {
+            c.upload_bytes.fetch_add(job.bytes, Relaxed);
+        }
+    }
+
+    /// Parses jobs, drops what is no data (check-ins) and sets aside what can
+    /// never be stored.
+    async fn parse(
+        &self,
+        who: &Who,
+        remote: &str,
+        jobs: Vec<Bytes>,
+        hashes: Vec<Hash>,
+    ) -> Result<Vec<Incoming>, IngestError> {
+        let size = jobs.iter().map(Bytes::len).sum();
+        let parsed = self
+            .heavy(size, move || {
+                let nowhere = Arc::new(Segment { path: String::new() });
+                let mut out = Vec::with_capacity(jobs.len());
+                for (raw, hash) in jobs.into_iter().zip(hashes) {
+                    let extent = Extent { segment: nowhere.clone(), offset: 0, len: 0 };
+                    let job = job::parse(&raw, hash, extent, None);
+                    out.push((raw, job));
+                }
+                out
+            })
+            .await
+            .map_err(|_| IngestError::Interrupted)?;
+        let mut out = Vec::with_capacity(parsed.len());
+        for (raw, job) in parsed {
+            match job {
+                Ok(job) => {
+                    if job.message.foreman_checkin.is_some() || job.message.csr.is_some() {
+                        continue;
+                    }
+                    let name = self.server.job_name(&job.message);
+                    let session = Session::parse(&job.message.session_id);
+                    if session.flow.is_empty() {
+                        Counters::inc(&self.server.counters.ignored);
+                        continue;
+                    }
+                    out.push(Incoming { raw, job, name, session });
+                }
+                Err(e) => {
+                    tracing::warn!(client = who.source, error = %e, bytes = raw.len(), "job set aside");
+                    let parked =
+                        Parked { class: PostClass::Normal, remote: remote.to_owned(), body: raw };
+                    self.quarantine(&who.org.id, &who.source, &parked, &e.to_string()).await?;
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Flows that are not live may have stock files: note what those hold.
+    async fn open_flows(&self, who: &Who, incoming: &[Incoming]) -> Result<(), IngestError> {
+        let mut seen = std::collections::BTreeMap::<&str, Vec<String>>::new();
+        for i in incoming {
+            let flow = i.session.flow.as_str();
+            if flow.starts_with("F.") && flow != MONITORING && flow != STATUS {
+                let names = seen.entry(flow).or_default();
+                if !i.name.is_empty() && !names.contains(&i.name) {
+                    names.push(i.name.clone());
+                }
+            }
+        }
+        for (flow, names) in seen {
+            self.server
+                .open_if_stored(&who.org, &who.source, flow, &names)
+                .await
+                .map_err(|e| IngestError::Store(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Builds the record. Bulk data goes to spill files, which are written now
+    /// and synced with the group.
+    async fn record(
+        &self,
+        who: &Who,
+        class: PostClass,
+        remote: &str,
+        received: u64,
+        post: Hash,
+        fresh: &mut [Incoming],
+    ) -> Result<(Post, Vec<Bytes>, Vec<Arc<dyn File>>), IngestError> {
+        let mut spills = Vec::new();
+        let mut metas = Vec::with_capacity(fresh.len());
+        let mut payload = Vec::with_capacity(fresh.len());
+        for i in fresh.iter_mut() {
+            if i.job.message.file_buffer.is_some()
+                && let Some(file) = self.spill(who, i).await?
+            {
+                spills.push(file);
+            }
+            metas.push(JobMeta {
+                hash: i.job.hash.to_vec(),
+                length: i.raw.len() as u64,
+                spill: i.job.spill.as_ref().map(|s| SpillRef {
+                    file: s.segment.path.clone(),
+                    offset: s.offset,
+                    length: s.len,
+                }),
+            });
+            payload.push(i.raw.clone());
+        }
+        let post = Post {
+            org_id: who.org.id.id().to_owned(),
+            client_id: who.source.clone(),
+            class: class.into(),
+            received,
+            remote_addr: remote.to_owned(),
+            post_hash: post.to_vec(),
+            cipher_hash: who.cipher.to_vec(),
+            jobs: metas,
+        };
+        Ok((post, payload, spills))
+    }
+
+    async fn spill(&self, who: &Who, i: &mut Incoming) -> Result<Option<Arc<dyn File>>, IngestError> {
+        let mut full = VeloMessage::decode(i.raw.clone())
+            .map_err(|e| IngestError::Never(e.to_string()))?;
+        let Some(b) = &mut full.file_buffer else { return Ok(None) };
+        let data = job::buffer_data(b).map_err(|e| IngestError::Never(e.to_string()))?;
+        let session = &i.job.message.session_id;
+        let spilled = self.spills.take(&self.server, &who.source, session, b, data).await;
+        let spilled = match spilled {
+            Ok(s) => s,
+            Err(e) => {
+                self.spills.abandon(&who.source);
+                return Err(IngestError::Store(e.to_string()));
+            }
+        };
+        let Some((extent, file)) = spilled else { return Ok(None) };
+        b.data = Bytes::new();
+        let mut small = BytesMut::with_capacity(full.encoded_len());
+        full.encode(&mut small).map_err(|e| IngestError::Never(e.to_string()))?;
+        i.raw = small.freeze();
+        i.job.spill = Some(extent);
+        Ok(Some(file))
+    }
+
+
+    /// For effects that are known already.
+    pub(super) fn note(&self, effect: &Effect) {
+        let c = &self.server.counters;
+        match effect {
+            Effect::Duplicate => Counters::inc(&c.duplicates),
+            Effect::Conflict(_) => Counters::inc(&c.conflicts),
+            Effect::Ignored => Counters::inc(&c.ignored),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! From bytes to a sender that is proved, or is not.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::peers::Known;
+use super::{Frontend, stored_key};
+use crate::crypto::envelope::{self, Packet};
+use crate::crypto::{ClientId, EnvelopeError, Opened, PublicKey};
+use crate::services::Org;
+use crate::services::flows::job::{Hash, hash};
+use crate::services::ids;
+
+/// Bodies larger than this are opened off the reactor.
+const OFFLOAD: usize = 32 << 10;
+
+/// A sender whose signature was verified with its enrolled key.
+#[derive(Clone)]
+pub struct Who {
+    /// Its organisation.
+    pub org: Arc<Org>,
+    /// The id it is stored under.
+    pub source: String,
+    /// The session that speaks: one client process.
+    pub cipher: Hash,
+    /// Protocol version it speaks.
+    pub api_version: u32,
+    /// Its enrolled key.
+    pub key: PublicKey,
+}
+
+impl std::fmt::Debug for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Who").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+/// Why a packet is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It holds nothing: no one speaks.
+    #[error("the packet is empty")]
+    Empty,
+    /// It is not a packet for us.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// Its nonce belongs to no organisation.
+    #[error("unknown nonce: the client's configuration is not of this deployment")]
+    Nonce,
+    /// The sender's name is not a client id.
+    #[error("sender {0:?} is not a client id")]
+    Source(String),
+    /// The store did not answer whether the sender's key exists.
+    #[error("client key: {0}")]
+    Store(String),
+    /// The work was interrupted.
+    #[error("opening was interrupted")]
+    Interrupted,
+}
+
+/// An opened packet.
+#[derive(Debug)]
+pub enum Sender {
+    /// The signature matches the enrolled key.
+    Proved(Who, Opened),
+    /// No key is enrolled for this client, or another one is.
+    Stranger {
+        /// The organisation its nonce names.
+        org: Arc<Org>,
+        /// Who it claims to be.
+        client: ClientId,
+        /// Whether a key is enrolled that does not match.
+        wrong_key: bool,
+        /// The session.
+        session: envelope::Session,
+        /// What it sent.
+        opened: Opened,
+    },
+}
+
+impl Frontend {
+    /// Opens a body and finds out who sent it.
+    pub(super) async fn open(&self, body: Bytes) -> Result<Sender, OpenError> {
+        let packet = match envelope::parse(body)? {
+            Packet::Empty => return Err(OpenError::Empty),
+            Packet::Sealed(p) => p,
+        };
+        let cipher_id = packet.cipher_id().clone();
+        let api_version = packet.api_version();
+        if let Some(known) = self.peers.inbound(&cipher_id) {
+            let keys = known.keys.clone();
+            let opened = self
+                .heavy(packet.payload_len(), move || envelope::open_with(&keys, packet))
+                .await??;
+            if opened.nonce != known.who.org.nonce {
+                return Err(OpenError::Nonce);
+            }
+            return Ok(Sender::Proved(known.who.clone(), opened));
+        }
+        let keys = self.identity.keys.clone();
+        let opened = self
+            .server
+            .env
+            .offload(move || {
+                let session = envelope::unwrap_session(&keys, &packet)?;
+                let opened = envelope::open_with(&session.keys, packet)?;
+                Ok::<_, EnvelopeError>((session, opened))
+            })
+            .await;
+        let (session, opened) = opened.ok_or(OpenError::Interrupted)??;
+        let org = self.server.org_by_nonce(&opened.nonce).ok_or(OpenError::Nonce)?;
+        let client: ClientId =
+            session.source.parse().map_err(|_| OpenError::Source(session.source.clone()))?;
+        let source = ids::source(&org.id, &client.to_string());
+        let key = stored_key(&self.server, &source, &org.id).await.map_err(OpenError::Store)?;
+        let cipher = hash(&cipher_id);
+        match key {
+            Some(key) if session.verify(&key) => {
+                let who = Who { org, source, cipher, api_version, key };
+                let known = Known { keys: session.keys.clone(), who: who.clone() };
+                self.peers.set_inbound(cipher_id, Arc::new(known));
+                Ok(Sender::Proved(who, opened))
+            }
+            key => {
+                Ok(Sender::Stranger { org, client, wrong_key: key.is_some(), session, opened })
+            }
+        }
+    }
+
+    /// Runs `work` here when it is small, on the CPU pool otherwise.
+    pub(super) async fn heavy<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, OpenError> {
+        if bytes < OFFLOAD {
+            return Ok(work());
+        }
+        self.server.env.offload(work).await.ok_or(OpenError::Interrupted)
+    }
+}
