@@ -12,6 +12,7 @@ use velociraptor_proto::proto::OrgRecord;
 use super::acl::Permission;
 use super::events::{Bus, EventBatch};
 use super::ids::{OrgId, new_org_id};
+use super::monitoring::Monitoring;
 use super::repository::{self, Repository};
 use super::sessions::Sessions;
 use super::state::OrgState;
@@ -112,6 +113,8 @@ pub struct Counters {
     pub ignored: AtomicU64,
     /// Jobs that can never be stored, kept in quarantine.
     pub quarantined: AtomicU64,
+    /// POSTs that were refused or not stored.
+    pub refused: AtomicU64,
     /// Rows stored.
     pub rows: AtomicU64,
     /// Upload bytes stored.
@@ -140,6 +143,8 @@ pub struct Org {
     pub nonce: String,
     /// Its artifact definitions.
     pub repository: Arc<Repository>,
+    /// Its event tables.
+    pub monitoring: Monitoring,
     state: Mutex<OrgState>,
 }
 
@@ -258,6 +263,7 @@ impl Server {
         }
         for org in self.orgs() {
             repository::custom::load(&self.tree, &org.id, &org.repository).await?;
+            self.load_monitoring(&org).await?;
         }
         Ok(())
     }
@@ -276,6 +282,7 @@ impl Server {
             name,
             nonce: record.nonce.clone(),
             repository: self.repository_of(&id),
+            monitoring: Monitoring::default(),
             state: Mutex::default(),
         });
         self.orgs.write().unwrap_or_else(PoisonError::into_inner).insert(id, org.clone());
@@ -302,7 +309,9 @@ impl Server {
             ..Default::default()
         };
         self.tree.set(&paths::org_record(id.id()), &record).await?;
-        Ok(self.add_org(id, &record))
+        let org = self.add_org(id, &record);
+        self.load_monitoring(&org).await?;
+        Ok(org)
     }
 
     /// The organisation with that id.
@@ -319,6 +328,7 @@ impl Server {
                 name: String::new(),
                 nonce: self.options.root_nonce.clone(),
                 repository: self.repository.clone(),
+                monitoring: Monitoring::default(),
                 state: Mutex::default(),
             })
         })

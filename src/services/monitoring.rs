@@ -1,0 +1,214 @@
+//! Event tables: which event queries a client is to run, and in which version.
+//!
+//! A version stands for one content and is stable: an agent that has the
+//! content is not sent it again, whatever restarts. Versions are nanoseconds,
+//! and always above what the client claims, since it ignores smaller ones.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use velociraptor_proto::proto::{
+    ArtifactCollectorArgs, ArtifactSpec, ClientEventTable, VeloMessage, VqlEventTable,
+};
+
+use super::compiler::{self, EventDefaults};
+use super::flows::job::hash;
+use super::server::{Org, Server, ServiceError};
+use super::state::MONITORING;
+use crate::store::{StoreError, paths};
+
+/// Versions remembered per content; more means that clients come from many
+/// other servers.
+const VERSIONS: usize = 8;
+
+/// An organisation's monitoring.
+#[derive(Debug, Default)]
+pub struct Monitoring {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    table: ClientEventTable,
+    /// Content hash (hex) to the versions that stand for it, oldest first.
+    versions: Versions,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Versions(BTreeMap<String, Vec<u64>>);
+
+impl Monitoring {
+    fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
+        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The stored table.
+    pub fn table(&self) -> ClientEventTable {
+        self.with(|i| i.table.clone())
+    }
+}
+
+fn versions_path(server: &Server, org: &Org) -> String {
+    format!("{}/event_versions/{}.json", super::server::fleet_dir(&server.tree.root), org.id)
+}
+
+/// The specs that apply to a client with these labels, in stored order.
+fn specs_for(table: &ClientEventTable, labels: &[String]) -> Vec<ArtifactSpec> {
+    let mut out: Vec<ArtifactSpec> = table.artifacts.iter().flat_map(compiler::specs).collect();
+    for l in &table.label_events {
+        if labels.iter().any(|x| x.eq_ignore_ascii_case(&l.label)) {
+            out.extend(l.artifacts.iter().flat_map(compiler::specs));
+        }
+    }
+    out
+}
+
+impl Server {
+    pub(super) async fn load_monitoring(&self, org: &Org) -> Result<(), ServiceError> {
+        let stored = self.tree.get(&paths::client_monitoring(&org.id)).await?;
+        let table = stored.unwrap_or_else(|| ClientEventTable {
+            artifacts: Some(ArtifactCollectorArgs {
+                artifacts: self.options.default_client_monitoring.clone(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let path = versions_path(self, org);
+        let data = crate::store::objects::read_whole(&*self.env.fs, &path, 64 << 20).await;
+        let data = data.map_err(StoreError::from)?;
+        let versions = data.and_then(|d| serde_json::from_slice(&d).ok()).unwrap_or_default();
+        org.monitoring.with(|i| {
+            i.table = table;
+            i.versions = versions;
+        });
+        Ok(())
+    }
+
+    /// Replaces the table; connected clients get theirs at once.
+    pub async fn set_monitoring(
+        &self,
+        org: &Org,
+        mut table: ClientEventTable,
+    ) -> Result<(), ServiceError> {
+        for spec in table.artifacts.iter().flat_map(compiler::specs) {
+            self.events_of(org, "", std::slice::from_ref(&spec))?;
+        }
+        for l in &table.label_events {
+            self.events_of(
+                org,
+                "",
+                &l.artifacts.iter().flat_map(compiler::specs).collect::<Vec<_>>(),
+            )?;
+        }
+        let before = org.monitoring.table().version;
+        table.version = self.env.clock.nanos().max(before + 1);
+        self.tree.set(&paths::client_monitoring(&org.id), &table).await?;
+        org.monitoring.with(|i| i.table = table);
+        self.sessions.wake_all(&org.id);
+        Ok(())
+    }
+
+    fn events_of(
+        &self,
+        org: &Org,
+        client: &str,
+        specs: &[ArtifactSpec],
+    ) -> Result<Vec<velociraptor_proto::proto::VqlCollectorArgs>, ServiceError> {
+        let (max_wait, jitter) = self.options.event_max_wait;
+        let defaults = EventDefaults { max_wait, jitter };
+        let hide = |name: &str| self.hide(name);
+        let metadata = BTreeMap::new();
+        let options = self.compile_options(&hide, &metadata);
+        let (events, missing) =
+            compiler::event_requests(&org.repository, specs, client, defaults, &options)?;
+        for name in missing {
+            tracing::warn!(artifact = name, "event artifact is not defined; left out");
+        }
+        Ok(events)
+    }
+
+    /// The table a client must get, if what it claims to have is another.
+    pub async fn event_table(
+        &self,
+        org: &Org,
+        client: &str,
+        claim: u64,
+    ) -> Result<Option<VeloMessage>, ServiceError> {
+        let labels = {
+            let state = org.state();
+            state.clients.get(client).map(|c| c.info.labels.clone()).unwrap_or_default()
+        };
+        let specs = specs_for(&org.monitoring.table(), &labels);
+        let event = self.events_of(org, client, &specs)?;
+        // The spread of waiting times differs per client and is not content.
+        let mut content = VqlEventTable { event: event.clone(), version: 0 };
+        for e in &mut content.event {
+            e.max_wait = 0;
+        }
+        let key = hex::encode(hash(&content.encode_to_vec()));
+        let known = org.monitoring.with(|i| i.versions.0.get(&key).cloned().unwrap_or_default());
+        if known.contains(&claim) || (event.is_empty() && claim == 0) {
+            return Ok(None);
+        }
+        let version = match known.last() {
+            Some(v) if *v > claim => *v,
+            last => {
+                let v = self.env.clock.nanos().max(claim + 1).max(last.copied().unwrap_or(0) + 1);
+                self.remember_version(org, key, v).await?;
+                v
+            }
+        };
+        Ok(Some(VeloMessage {
+            session_id: MONITORING.into(),
+            update_event_table: Some(VqlEventTable { event, version }),
+            ..Default::default()
+        }))
+    }
+
+    async fn remember_version(&self, org: &Org, key: String, v: u64) -> Result<(), ServiceError> {
+        let all = org.monitoring.with(|i| {
+            let list = i.versions.0.entry(key).or_default();
+            list.push(v);
+            if list.len() > VERSIONS {
+                list.remove(0);
+            }
+            i.versions.clone()
+        });
+        let data = serde_json::to_vec(&all).map_err(|e| ServiceError::Invalid(e.to_string()))?;
+        let tmp = self.tree.temp(crate::store::StoreKind::Files);
+        let path = versions_path(self, org);
+        let done = crate::env::fs::replace(&*self.env.fs, &tmp, &path, &data).await;
+        done.map_err(StoreError::from)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use velociraptor_proto::proto::LabelEvents;
+
+    #[test]
+    fn labels_add_events() {
+        let args = |name: &str| ArtifactCollectorArgs {
+            artifacts: vec![name.to_owned()],
+            ..Default::default()
+        };
+        let table = ClientEventTable {
+            artifacts: Some(args("A")),
+            label_events: vec![LabelEvents {
+                label: "Quarantine".into(),
+                artifacts: Some(args("B")),
+            }],
+            ..Default::default()
+        };
+        let names = |labels: &[&str]| {
+            let labels: Vec<String> = labels.iter().map(|l| l.to_string()).collect();
+            specs_for(&table, &labels).into_iter().map(|s| s.artifact).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]), ["A"]);
+        assert_eq!(names(&["quarantine"]), ["A", "B"]);
+    }
+}
