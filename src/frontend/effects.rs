@@ -55,7 +55,11 @@ impl Frontend {
                 server.after_progress(&who.org, &(client, flow)).await;
             }
             Effect::Conflict((client, flow)) => {
-                tracing::warn!(client, flow, "a message with other content for a place that is taken; kept aside");
+                tracing::warn!(
+                    client,
+                    flow,
+                    "a message with other content for a place that is taken; kept aside"
+                );
             }
             _ => {}
         }

@@ -24,7 +24,7 @@ const PLEASE: &str = "Please Enrol";
 impl Frontend {
     /// Handles a packet whose sender is not proved. Its data is kept until the
     /// key is known; the answer makes the client enrol.
-    pub(super) async fn stranger(&self, sender: Sender, parked: Parked) -> Answer {
+    pub(super) async fn stranger(self: &Arc<Self>, sender: Sender, parked: Parked) -> Answer {
         let Sender::Stranger { org, client, wrong_key, session, opened } = sender else {
             return Answer::Status(500, "not a stranger".into());
         };
@@ -69,16 +69,19 @@ impl Frontend {
             return Answer::Status(403, "signature does not match the enrolled key".into());
         }
         let worth_keeping = messages.iter().any(|m| m.foreman_checkin.is_none());
-        if worth_keeping
-            && let Err(e) = self.park(&org.id, &source, parked).await
-        {
+        if worth_keeping && let Err(e) = self.park(&org.id, &source, parked).await {
             tracing::warn!(client = source, error = %e, "batch of an unknown client not kept; it will come again");
             return Answer::Status(500, e.to_string());
         }
         Answer::Status(406, PLEASE.into())
     }
 
-    async fn enrol(&self, org: &Arc<Org>, source: &str, pem: &str) -> Result<(), String> {
+    async fn enrol(
+        self: &Arc<Self>,
+        org: &Arc<Org>,
+        source: &str,
+        pem: &str,
+    ) -> Result<(), String> {
         let now = self.server.env.clock.unix();
         let path = Client { org: &org.id, id: source };
         let key = StoredKey { pem: pem.as_bytes().to_vec(), enroll_time: now };
@@ -102,7 +105,7 @@ impl Frontend {
     }
 
     /// Takes up a batch that met its client's missing key.
-    pub(super) async fn retake(&self, parked: Parked) {
+    pub(super) async fn retake(self: &Arc<Self>, parked: Parked) {
         match self.open(parked.body.clone()).await {
             Ok(Sender::Proved(who, opened)) => {
                 let class = parked.class;

@@ -149,8 +149,7 @@ impl Frontend {
                 return Err(e.into());
             }
         };
-        let facts =
-            PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
+        let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
         let mut at = committed.payload;
         let mut effects = Vec::new();
         {
@@ -296,9 +295,13 @@ impl Frontend {
         Ok((post, payload, spills))
     }
 
-    async fn spill(&self, who: &Who, i: &mut Incoming) -> Result<Option<Arc<dyn File>>, IngestError> {
-        let mut full = VeloMessage::decode(i.raw.clone())
-            .map_err(|e| IngestError::Never(e.to_string()))?;
+    async fn spill(
+        &self,
+        who: &Who,
+        i: &mut Incoming,
+    ) -> Result<Option<Arc<dyn File>>, IngestError> {
+        let mut full =
+            VeloMessage::decode(i.raw.clone()).map_err(|e| IngestError::Never(e.to_string()))?;
         let Some(b) = &mut full.file_buffer else { return Ok(None) };
         let data = job::buffer_data(b).map_err(|e| IngestError::Never(e.to_string()))?;
         let session = &i.job.message.session_id;
@@ -318,7 +321,6 @@ impl Frontend {
         i.job.spill = Some(extent);
         Ok(Some(file))
     }
-
 
     /// For effects that are known already.
     pub(super) fn note(&self, effect: &Effect) {

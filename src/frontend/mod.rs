@@ -8,6 +8,7 @@ mod enrol;
 mod ingest;
 mod open;
 mod peers;
+mod public;
 mod quarantine;
 mod reader;
 mod service;
@@ -25,6 +26,7 @@ use crate::services::Server;
 pub use ingest::IngestError;
 pub use open::{OpenError, Who};
 pub use peers::Peers;
+pub use service::Clients;
 
 /// The comms identity: what `server.pem` serves, and the keys that open packets.
 #[derive(Clone, Debug)]
@@ -88,6 +90,7 @@ pub struct Frontend {
     inflight: Mutex<BTreeMap<ingest::PostKey, ingest::Pending>>,
     waiting: Mutex<quarantine::Waiting>,
     spills: spill::Spills,
+    health: Mutex<Result<(), String>>,
 }
 
 impl std::fmt::Debug for Frontend {
@@ -102,6 +105,7 @@ impl Frontend {
         Arc::new(Self {
             peers: Peers::new(limits.sessions),
             spills: spill::Spills::default(),
+            health: Mutex::new(Ok(())),
             inflight: Mutex::default(),
             waiting: Mutex::default(),
             server,
@@ -113,6 +117,11 @@ impl Frontend {
     /// The server it works for.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
+    }
+
+    /// What `/healthz` is to say from now on.
+    pub fn set_health(&self, health: Result<(), String>) {
+        *self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = health;
     }
 
     /// An envelope for a client, holding these serialized jobs.
@@ -154,8 +163,13 @@ impl Frontend {
 }
 
 /// The stored key of a client.
-async fn stored_key(server: &Server, who: &str, org: &crate::services::ids::OrgId) -> Result<Option<PublicKey>, String> {
-    let key = crate::services::load::client_key(server, org, who).await.map_err(|e| e.to_string())?;
+async fn stored_key(
+    server: &Server,
+    who: &str,
+    org: &crate::services::ids::OrgId,
+) -> Result<Option<PublicKey>, String> {
+    let key =
+        crate::services::load::client_key(server, org, who).await.map_err(|e| e.to_string())?;
     match key {
         None => Ok(None),
         Some(k) => {

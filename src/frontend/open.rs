@@ -122,9 +122,7 @@ impl Frontend {
                 self.peers.set_inbound(cipher_id, Arc::new(known));
                 Ok(Sender::Proved(who, opened))
             }
-            key => {
-                Ok(Sender::Stranger { org, client, wrong_key: key.is_some(), session, opened })
-            }
+            key => Ok(Sender::Stranger { org, client, wrong_key: key.is_some(), session, opened }),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use prost::Message;
 use velociraptor_proto::proto::ClientInfo;
 
 use super::ids::OrgId;
@@ -12,12 +11,11 @@ use crate::store::paths::{self, Client};
 /// Loads the client records and unsent tasks of every organisation.
 pub async fn load_clients(server: &Server) -> Result<(), ServiceError> {
     for org in server.orgs() {
-        let records = read_snapshot(server, &org.id).await?;
+        let records = crate::store::snapshot::load(&server.tree, &org.id).await?.clients;
         let known = records.len();
         {
             let mut state = org.state();
-            for info in records {
-                let id = info.client_id.clone();
+            for (id, info) in records {
                 state.clients.entry(&id).info = info;
             }
         }
@@ -81,30 +79,4 @@ pub async fn client_key(
     client: &str,
 ) -> Result<Option<velociraptor_proto::proto::PublicKey>, ServiceError> {
     Ok(server.tree.get(&Client { org, id: client }.key()).await?)
-}
-
-/// The records of the stock snapshot; a missing one has none.
-async fn read_snapshot(server: &Server, org: &OrgId) -> Result<Vec<ClientInfo>, ServiceError> {
-    const LIMIT: usize = 4 << 30;
-    let path = paths::client_snapshot(org);
-    let Some(data) = server.tree.get_file(&path, LIMIT).await? else { return Ok(vec![]) };
-    let mut out = Vec::new();
-    for line in super::flows::job::lines(&data) {
-        let record = serde_json::from_slice::<SnapshotLine>(line)
-            .ok()
-            .and_then(|l| hex::decode(l.info).ok())
-            .and_then(|b| ClientInfo::decode(b.as_slice()).ok());
-        match record {
-            Some(info) => out.push(info),
-            None => {
-                tracing::warn!(org = %org, "a snapshot line cannot be read; its client is found by its key")
-            }
-        }
-    }
-    Ok(out)
-}
-
-#[derive(serde::Deserialize)]
-struct SnapshotLine {
-    info: String,
 }

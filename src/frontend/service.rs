@@ -1,0 +1,119 @@
+//! The frontend as the transport sees it: which answer each outcome gets, so
+//! that a stock agent keeps what was not stored.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::enrol::class_of;
+use super::open::{OpenError, Sender};
+use super::quarantine::Parked;
+use super::{Frontend, IngestError};
+use crate::comms::server::{Answer, ClientService, Oversize, PublicFile, ReaderAnswer, Request};
+
+/// Serves clients for a frontend.
+#[derive(Clone, Debug)]
+pub struct Clients(pub Arc<Frontend>);
+
+/// The answer to a packet that was not accepted. None of these makes a stock
+/// agent drop its data.
+pub(super) fn refusal(e: &OpenError) -> Answer {
+    let code = match e {
+        OpenError::Empty => 406,
+        OpenError::Envelope(_) | OpenError::Nonce | OpenError::Source(_) => 403,
+        OpenError::Store(_) | OpenError::Interrupted => 500,
+    };
+    Answer::Status(code, e.to_string())
+}
+
+/// The answer to a POST that was not stored.
+pub(super) fn not_stored(e: &IngestError) -> Answer {
+    match e {
+        // Only after its bytes were kept: the agent drops it.
+        IngestError::Never(why) => Answer::Status(400, why.clone()),
+        e => Answer::Status(500, e.to_string()),
+    }
+}
+
+impl Frontend {
+    async fn results(self: &Arc<Self>, request: Request) -> Answer {
+        let class = class_of(request.head.urgent);
+        let (remote, body) = (request.head.remote, request.body);
+        let (who, opened) = match self.open(body.clone()).await {
+            Ok(Sender::Proved(who, opened)) => (who, opened),
+            Ok(stranger) => return self.stranger(stranger, Parked { class, remote, body }).await,
+            Err(e) => {
+                tracing::warn!(remote, error = %e, "packet refused");
+                return refusal(&e);
+            }
+        };
+        if who.api_version < 4 && !self.limits.ancient_clients {
+            return Answer::Status(403, "agents before 0.6.8 are not served here".into());
+        }
+        match self.ingest(&who, class, &remote, opened).await {
+            Ok(()) => {}
+            Err(IngestError::Never(why)) => {
+                let parked = Parked { class, remote, body };
+                let kept = self.quarantine(&who.org.id, &who.source, &parked, &why).await;
+                tracing::error!(client = who.source, why, "POST can never be stored; set aside");
+                return match kept {
+                    Ok(()) => Answer::Status(400, why),
+                    Err(e) => Answer::Status(500, e.to_string()),
+                };
+            }
+            Err(e) => {
+                tracing::warn!(client = who.source, error = %e, "not stored; the client keeps it");
+                return not_stored(&e);
+            }
+        }
+        // An empty body is always safe; stock replies with an empty list.
+        Answer::Reply(Bytes::new())
+    }
+}
+
+impl ClientService for Clients {
+    fn server_pem(&self) -> Bytes {
+        Bytes::from(self.0.identity.pem.clone())
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.0.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn control(&self, request: Request) -> BoxFuture<'_, Answer> {
+        Box::pin(async move {
+            let answer = self.0.results(request).await;
+            if !matches!(answer, Answer::Reply(_)) {
+                self.0.count_refused();
+            }
+            answer
+        })
+    }
+
+    fn reader(&self, request: Request) -> BoxFuture<'_, ReaderAnswer> {
+        Box::pin(self.0.check_in(request))
+    }
+
+    fn oversize(&self, body: Oversize) -> BoxFuture<'_, Answer> {
+        Box::pin(async move {
+            // Its sender is not known and it will never fit: what can be kept is.
+            let parked = Parked {
+                class: class_of(body.head.urgent),
+                remote: body.head.remote.clone(),
+                body: body.prefix,
+            };
+            let why = format!("body is larger than {} bytes", body.limit);
+            let root = self.0.server.root();
+            tracing::error!(remote = parked.remote, why, "POST refused for ever");
+            match self.0.quarantine(&root.id, "", &parked, &why).await {
+                Ok(()) => Answer::Status(400, why),
+                Err(e) => Answer::Status(500, e.to_string()),
+            }
+        })
+    }
+
+    fn public_file<'a>(&'a self, path: &'a [String]) -> BoxFuture<'a, Option<PublicFile>> {
+        Box::pin(async move { super::public::open(&self.0.server, path).await })
+    }
+}
