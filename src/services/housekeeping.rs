@@ -1,0 +1,184 @@
+//! The background work of a server: objects behind decisions, settling, the
+//! client snapshot, and the deletion of journals that nobody needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::events::day_of;
+use super::server::{Org, Server, ServiceError};
+use super::state::FlowKey;
+
+/// How often changed objects are written: the most a stock file is behind.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How long after midnight a day's events may still arrive, microseconds.
+const DAY_GRACE: u64 = 60_000_000;
+
+/// What to settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// What is complete.
+    Due,
+    /// Everything, so that a stock server reads the whole tree.
+    All,
+}
+
+impl Server {
+    /// Runs until `stop` is cancelled.
+    pub async fn keep_house(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
+        let mut last_snapshot = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            self.settle(Settle::Due).await;
+            let due = Duration::from_secs(self.options.snapshot_seconds);
+            if last_snapshot.elapsed() >= due {
+                last_snapshot = tokio::time::Instant::now();
+                self.snapshot_clients().await;
+            }
+            self.collect_garbage().await;
+        }
+    }
+
+    /// Before the process ends: everything into stock files.
+    pub async fn settle_all(&self) {
+        self.settle(Settle::All).await;
+        self.snapshot_clients().await;
+        self.collect_garbage().await;
+    }
+
+    /// Settles what is due, or everything. Failures are logged and tried again.
+    pub async fn settle(&self, how: Settle) {
+        let now = self.env.clock.micros();
+        for org in self.orgs() {
+            let (dirty, announce, flows, events) = {
+                let state = org.state();
+                let pick = |f: &dyn Fn(&super::flows::LiveFlow) -> bool| -> Vec<FlowKey> {
+                    state.flows.iter().filter(|(_, v)| f(v)).map(|(k, _)| k.clone()).collect()
+                };
+                let dirty = pick(&|f| f.dirty && f.context.is_some());
+                let announce = pick(&|f| f.ready_to_announce(now));
+                let flows = pick(&|f| how == Settle::All || f.ready_to_settle(now));
+                let today = day_of(now.saturating_sub(DAY_GRACE));
+                let events: Vec<_> = state
+                    .events
+                    .sets
+                    .keys()
+                    .filter(|k| how == Settle::All || k.day < today)
+                    .cloned()
+                    .collect();
+                (dirty, announce, flows, events)
+            };
+            for key in announce {
+                self.after_progress(&org, &key).await;
+            }
+            for key in dirty {
+                log(&key, self.write_flow_objects(&org, &key).await);
+            }
+            for key in flows {
+                log(&key, self.settle_flow(&org, &key).await);
+            }
+            for key in events {
+                if let Err(e) = self.settle_events(&org, &key).await {
+                    tracing::error!(client = key.client, artifact = key.artifact, day = key.day,
+                        error = %e, "events not settled; tried again");
+                }
+            }
+            if how == Settle::All {
+                self.store_tasks(&org).await;
+                self.store_flow_indexes(&org).await;
+            }
+        }
+    }
+
+    /// Unsent tasks go where a stock server looks for them.
+    async fn store_tasks(&self, org: &Arc<Org>) {
+        let tasks: Vec<_> = {
+            let state = org.state();
+            let all = state.clients.iter();
+            all.flat_map(|(id, c)| c.queue.unsent().map(move |t| (id.clone(), t.clone()))).collect()
+        };
+        for (client, task) in tasks {
+            let path = crate::store::paths::Client { org: &org.id, id: &client };
+            if let Err(e) = self.tree.set(&path.task(task.task_id), &task).await {
+                tracing::error!(client, task = task.task_id, error = %e, "task not stored for a stock server");
+            }
+        }
+    }
+
+    /// The list of each client's flows that stock pages through.
+    async fn store_flow_indexes(&self, org: &Arc<Org>) {
+        let clients: Vec<String> = org.state().clients.iter().map(|(id, _)| id.clone()).collect();
+        for client in clients {
+            if let Err(e) = self.store_flow_index(org, &client).await {
+                tracing::warn!(client, error = %e, "list of flows not written; stock rebuilds it");
+            }
+        }
+    }
+
+    async fn store_flow_index(&self, org: &Arc<Org>, client: &str) -> Result<(), ServiceError> {
+        let mut rows = Vec::new();
+        for flow in self.flow_ids(org, client).await?.into_iter().rev() {
+            let Some(c) = self.flow(org, client, &flow).await? else { continue };
+            let request = c.request.unwrap_or_default();
+            rows.push(serde_json::json!({
+                "FlowId": flow,
+                "Artifacts": request.artifacts,
+                "Created": c.create_time,
+                "Creator": request.creator,
+            }));
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let path = crate::store::paths::Client { org: &org.id, id: client }.flow_index();
+        let blob = super::settle::blob(&rows);
+        let Some((data, index)) = crate::store::resultset::canonical(&blob) else { return Ok(()) };
+        self.tree.set_file(&path, &data).await?;
+        self.tree.set_file(&path.index(), &index).await?;
+        Ok(())
+    }
+
+    /// Writes the stock snapshot of every organisation that changed.
+    pub async fn snapshot_clients(&self) {
+        for org in self.orgs() {
+            let (infos, pins, changed) = {
+                let mut state = org.state();
+                let changed = std::mem::take(&mut state.clients.dirty);
+                let infos: Vec<_> = state.clients.iter().map(|(_, c)| c.info.clone()).collect();
+                (infos, std::mem::take(&mut state.clients.pins), changed)
+            };
+            if infos.is_empty() && !changed {
+                continue;
+            }
+            // The pins go when the snapshot that covers them is durable.
+            if let Err(e) = crate::store::snapshot::save(&self.tree, &org.id, &infos).await {
+                tracing::error!(org = %org.id, error = %e, "client snapshot not written");
+                let mut state = org.state();
+                state.clients.dirty = true;
+                state.clients.pins.extend(pins);
+            }
+        }
+    }
+
+    /// Deletes journals and private files that nobody refers to.
+    pub async fn collect_garbage(&self) {
+        for path in self.take_unused() {
+            match self.env.fs.remove(&path).await {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(path, error = %e, "unused journal file not removed");
+                }
+                _ => tracing::debug!(path, "unused journal file removed"),
+            }
+        }
+    }
+}
+
+fn log(key: &FlowKey, r: Result<(), ServiceError>) {
+    if let Err(e) = r {
+        tracing::error!(client = key.0, flow = key.1, error = %e, "flow not written to stock files; tried again");
+    }
+}
