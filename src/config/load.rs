@@ -1,0 +1,128 @@
+//! From a file to something that can be worked with.
+
+use std::io;
+
+use super::check::{self, Finding, Level, Role};
+use super::{Config, Document, ServerIdentity, Settings, settings};
+use crate::env::Env;
+use crate::env::fs::read_limited;
+
+/// Largest file read, bytes.
+const MAX_BYTES: usize = 32 << 20;
+
+/// A configuration that a role can use.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The typed view.
+    pub config: Config,
+    /// The file as it is, for rewriting.
+    pub document: Document,
+    /// Our own settings.
+    pub settings: Settings,
+    /// Where the settings are, or would be.
+    pub settings_path: String,
+    /// Notes and warnings, none of which is an error.
+    pub findings: Vec<Finding>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The file is not usable for the role; every reason, one a line.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<Finding>),
+    /// The settings file is not usable.
+    #[error("{0}: {1}")]
+    Settings(String, yaml_serde::Error),
+    /// Keys or certificates could not be made.
+    #[error(transparent)]
+    Crypto(#[from] crate::crypto::certs::CertError),
+    /// A change that cannot be made.
+    #[error("{0}")]
+    Change(String),
+}
+
+fn lines(findings: &[Finding]) -> String {
+    let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    all.join("\n")
+}
+
+impl From<Finding> for ConfigError {
+    fn from(f: Finding) -> Self {
+        ConfigError::Invalid(vec![f])
+    }
+}
+
+/// A path as the environment wants it.
+pub fn absolute(path: &str) -> Result<String, ConfigError> {
+    let abs = std::path::absolute(path)?;
+    abs.into_os_string()
+        .into_string()
+        .map_err(|_| ConfigError::Change(format!("{path}: not a UTF-8 path")))
+}
+
+async fn text(env: &Env, path: &str) -> Result<String, ConfigError> {
+    let bytes = read_limited(&*env.fs, &absolute(path)?, MAX_BYTES).await?;
+    String::from_utf8(bytes).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{path}: not UTF-8")).into()
+    })
+}
+
+/// Reads a file as a document, whatever it is for.
+pub async fn document(env: &Env, path: &str) -> Result<Document, ConfigError> {
+    Ok(Document::parse(&text(env, path).await?, path)?)
+}
+
+/// Our own settings: from `given`, which must exist, or from the file beside the
+/// configuration, which may not.
+pub async fn load_settings(
+    env: &Env,
+    config: &str,
+    given: Option<&str>,
+) -> Result<(Settings, String), ConfigError> {
+    let path = given.map_or_else(|| settings::beside(config), str::to_owned);
+    let text = match text(env, &path).await {
+        Ok(t) => t,
+        Err(ConfigError::Io(e)) if given.is_none() && e.kind() == io::ErrorKind::NotFound => {
+            String::new()
+        }
+        Err(e) => return Err(e),
+    };
+    let settings = Settings::parse(&text).map_err(|e| ConfigError::Settings(path.clone(), e))?;
+    Ok((settings, path))
+}
+
+/// Loads `path` for `role`. An API client's file may hold its section's keys at
+/// the top, as `config api_client` writes them.
+pub async fn load(
+    env: &Env,
+    path: &str,
+    settings: Option<&str>,
+    role: Role,
+) -> Result<Loaded, ConfigError> {
+    let (settings, settings_path) = load_settings(env, path, settings).await?;
+    let text = text(env, path).await?;
+    let document = match role {
+        Role::ApiClient => Document::parse_api_client(&text, path)?,
+        _ => Document::parse(&text, path)?,
+    };
+    let findings = check::check(&document, &settings, role, env.clock.now());
+    let (errors, findings): (Vec<_>, Vec<_>) =
+        findings.into_iter().partition(|f| f.level == Level::Error);
+    if !errors.is_empty() {
+        return Err(ConfigError::Invalid(errors));
+    }
+    let config = check::model(&document)?;
+    Ok(Loaded { config, document, settings, settings_path, findings })
+}
+
+impl Loaded {
+    /// The server's keys and certificates, which [`load`] has checked for servers.
+    pub fn identity(&self) -> Result<ServerIdentity, ConfigError> {
+        ServerIdentity::of(&self.config, &self.settings)
+            .map_err(|(path, e)| self.document.finding(Level::Error, path, e.to_string()).into())
+    }
+}
