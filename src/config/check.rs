@@ -60,6 +60,8 @@ impl fmt::Display for Finding {
     }
 }
 
+impl std::error::Error for Finding {}
+
 /// Certificates that end sooner than this are warned about.
 const SOON: Duration = Duration::from_secs(30 * 86_400);
 

@@ -126,3 +126,25 @@ impl Loaded {
             .map_err(|(path, e)| self.document.finding(Level::Error, path, e.to_string()).into())
     }
 }
+
+/// Refuses to go on as another user than `Frontend.run_as_user` names.
+pub async fn check_user(env: &Env, config: &Config) -> Result<(), ConfigError> {
+    let wanted = config.frontend.run_as_user.as_str();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let users = text(env, "/etc/passwd").await?;
+    let id = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(wanted)).then(|| fields.nth(1)?.parse::<u32>().ok()).flatten()
+    });
+    if id == Some(rustix::process::geteuid().as_raw()) {
+        return Ok(());
+    }
+    let message = format!("Frontend.run_as_user: this process must be started as user {wanted}");
+    Err(ConfigError::Change(message))
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
