@@ -4,6 +4,7 @@ pub mod client_path;
 pub mod escape;
 pub mod journal;
 pub mod objects;
+pub mod ops;
 pub mod path;
 pub mod paths;
 pub mod resultset;
@@ -11,6 +12,7 @@ pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod uploads;
+pub mod walk;
 
 pub use objects::{Child, StoreError, Tree};
 pub use path::{DirPath, FilePath, ObjectPath, Org, PathSpec, PathType, StoreKind, StoreRoot};
