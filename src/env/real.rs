@@ -145,12 +145,19 @@ fn named<T>(path: &str, r: io::Result<T>) -> io::Result<T> {
     r.map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
 }
 
+/// Runs `work` on a thread once a slot is free. The slot belongs to the work, not
+/// to its caller: one that gives up leaves it taken until the call returns.
 async fn blocking<T: Send + 'static>(
-    slots: &Semaphore,
+    slots: &Arc<Semaphore>,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let _slot = slots.acquire().await.map_err(io::Error::other)?;
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let held = move || {
+        let done = work();
+        drop(slot);
+        done
+    };
+    tokio::task::spawn_blocking(held).await.map_err(io::Error::other)?
 }
 
 /// Runs `f`; if a parent directory was missing, makes it and tries once more.
