@@ -1,1 +1,117 @@
-//! The gRPC API for scripts. Thin: checks the caller and calls services.
+//! The gRPC API for scripts, tools and the web interface's gateway.
+//!
+//! Thin: it finds out who calls, checks their rights, and calls services. It
+//! runs on the GUI side, so that clients cannot slow people down.
+
+use std::sync::Arc;
+
+use axum::Router;
+use velociraptor_proto::proto::api_server::ApiServer;
+use vql::Registry;
+
+use crate::comms::server::{AcceptLimits, Metrics, Serve, Stop, WebHandler, serve};
+use crate::comms::tls::{Alpn, ClientAuth, Identity, ServerOptions, TlsError, roots, server_config};
+use crate::env::{Env, Listener, Side};
+use crate::services::Server;
+
+mod artifacts;
+mod clients;
+mod events;
+mod files;
+mod flows;
+mod identity;
+mod query;
+mod service;
+pub mod status;
+mod table;
+
+pub use identity::Caller;
+pub use query::run as run_query;
+
+/// Largest message accepted, in bytes: gRPC's usual 4 MiB.
+const MAX_RECEIVE: usize = 4 << 20;
+
+/// Parts of the datastore the API shows to nobody, unless configured
+/// (`security.denied_fs_accessor_prefix`).
+pub const DENIED_PREFIXES: [&str; 6] = ["acl", "backups", "config", "orgs", "secrets", "users"];
+
+/// What the API needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct ApiOptions {
+    /// Certificate name of frontends: the super user.
+    pub pinned_server_name: String,
+    /// Certificate name that may act for others.
+    pub gateway_name: String,
+    /// First path components that are not served.
+    pub denied_prefixes: Vec<String>,
+}
+
+impl Default for ApiOptions {
+    fn default() -> Self {
+        ApiOptions {
+            pinned_server_name: "VelociraptorServer".into(),
+            gateway_name: "GRPC_GW".into(),
+            denied_prefixes: DENIED_PREFIXES.map(str::to_owned).into(),
+        }
+    }
+}
+
+/// The API of one server.
+#[derive(Clone)]
+pub struct Api {
+    pub(super) server: Arc<Server>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) options: Arc<ApiOptions>,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    /// The API of `server`; queries see the callables of `registry`.
+    pub fn new(server: Arc<Server>, registry: Arc<Registry>, options: ApiOptions) -> Api {
+        Api { server, registry, options: Arc::new(options) }
+    }
+
+    /// As a router for the accept loop.
+    pub fn router(&self) -> Router {
+        let service = ApiServer::new(self.clone()).max_decoding_message_size(MAX_RECEIVE);
+        tonic::service::Routes::new(service).into_axum_router()
+    }
+
+    /// Serves on `listener` until stopped; `tls` is that of [`tls`].
+    pub async fn serve(
+        &self,
+        listener: Box<dyn Listener>,
+        tls: Arc<rustls::ServerConfig>,
+        limits: AcceptLimits,
+        metrics: Arc<Metrics>,
+        stop: Stop,
+    ) {
+        let what = Serve {
+            tls: Some(tls),
+            proxy_protocol: false,
+            limits,
+            metrics,
+            side: Side::Gui,
+            stop,
+        };
+        let handler = Arc::new(WebHandler::new(self.router()));
+        serve(self.server.env.clone(), listener, what, handler).await;
+    }
+}
+
+/// The API's TLS: client certificates of `ca_pem`, the deployment's own CA, are
+/// required.
+pub fn tls(
+    env: &Env,
+    identity: &Identity,
+    ca_pem: &str,
+    allow_tls12: bool,
+) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    let client_auth = ClientAuth::Required(Arc::new(roots([ca_pem])?));
+    server_config(env, identity, &ServerOptions { allow_tls12, client_auth, alpn: Alpn::Http2 })
+}

@@ -1,1 +1,3 @@
 //! VQL plugins and functions: common, endpoint and server.
+
+pub mod server;

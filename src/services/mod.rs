@@ -1,6 +1,7 @@
 //! Flows, clients, labels, monitoring, artifacts, users: what the server knows and decides.
 
 pub mod acl;
+pub mod artifacts;
 pub mod audit;
 pub mod clients;
 pub mod collect;

@@ -1,0 +1,49 @@
+//! Reading bulk files of the datastore.
+
+use tonic::Status;
+use velociraptor_proto::proto::VfsFileBuffer;
+
+use super::status::store;
+use super::{Api, Caller};
+use crate::services::acl::Permission;
+use crate::store::path::PathSpec;
+use crate::store::uploads::{Holes, Upload};
+use crate::store::{FilePath, PathType};
+
+/// Most bytes of one answer; a longer wish gets this much.
+const MAX_LENGTH: usize = 64 << 20;
+
+/// Our own files, which hold everything that is not settled yet.
+const FLEET: &str = "fleet";
+
+impl Api {
+    pub(super) async fn buffer(
+        &self,
+        caller: Caller,
+        r: VfsFileBuffer,
+    ) -> Result<VfsFileBuffer, Status> {
+        caller.require(Permission::ReadResults)?;
+        // Before anything is compared: clients send a leading empty component.
+        let given: Vec<String> = r.components.iter().filter(|c| !c.is_empty()).cloned().collect();
+        let at = if r.client_id.is_empty() {
+            let first = given.first().map(|c| c.to_ascii_lowercase());
+            let hidden =
+                first.is_none_or(|f| f == FLEET || self.options.denied_prefixes.contains(&f));
+            if hidden {
+                let path = given.join("/");
+                return Err(Status::permission_denied(format!("PermissionDenied: /{path}")));
+            }
+            PathSpec::from_components(&caller.org.id, &given)
+        } else {
+            let mut all = vec!["clients", r.client_id.as_str()];
+            all.extend(given.iter().map(String::as_str));
+            PathSpec::escaped(&caller.org.id, PathType::Json, &all)
+        };
+        let holes = if r.padding.unwrap_or(true) { Holes::Padded } else { Holes::Skipped };
+        let file = Upload::open(&self.server.tree, &FilePath(at)).await.map_err(store)?;
+        let file = file.ok_or_else(|| Status::not_found("Not Found"))?;
+        let length = (r.length as usize).min(MAX_LENGTH);
+        let data = file.read(holes, r.offset, length).await.map_err(store)?;
+        Ok(VfsFileBuffer { data, ..Default::default() })
+    }
+}

@@ -1,0 +1,32 @@
+//! Functions and plugins that work on the server's own data. Each checks the
+//! caller's rights itself; what is not permitted is a log line and no rows.
+
+use std::sync::Arc;
+
+use vql::{LogSink, Registry, Scope, ScopeBuilder};
+
+pub mod session;
+
+pub use session::Session;
+
+/// Adds everything in this room.
+pub fn register(_registry: &mut Registry) {}
+
+/// The callables of a query on the server.
+pub fn registry() -> Arc<Registry> {
+    let mut registry = Registry::standard();
+    register(&mut registry);
+    Arc::new(registry)
+}
+
+/// A root scope for a query of `session`.
+pub fn scope(
+    registry: Arc<Registry>,
+    session: Arc<Session>,
+    log: impl LogSink + 'static,
+    cancel: tokio_util::sync::CancellationToken,
+) -> Scope {
+    let clock = session.server.env.clock.clone();
+    let now = move || vql::Time::try_from(clock.now()).unwrap_or(vql::Time::UNIX_EPOCH);
+    ScopeBuilder::new(registry).log(log).clock(now).cancel(cancel).extension(session).build()
+}
