@@ -33,7 +33,8 @@ impl Api {
         r: PushEventRequest,
     ) -> Result<Response<()>, Status> {
         let denied = || {
-            let text = format!("PermissionDenied: user {} may not publish to {}", caller.name, r.artifact);
+            let text =
+                format!("PermissionDenied: user {} may not publish to {}", caller.name, r.artifact);
             Status::permission_denied(text)
         };
         if !caller.policy.may_publish(&r.artifact) {

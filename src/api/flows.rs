@@ -28,7 +28,11 @@ impl Api {
         r: ApiFlowRequest,
     ) -> Result<StartFlowResponse, Status> {
         let server = r.client_id == "server";
-        caller.require(if server { Permission::CollectServer } else { Permission::CollectClient })?;
+        caller.require(if server {
+            Permission::CollectServer
+        } else {
+            Permission::CollectClient
+        })?;
         let done = self.server.cancel(&caller.org, &r.client_id, &r.flow_id, &caller.name).await;
         done.map_err(|e| status(&e))?;
         let details = serde_json::json!({ "client": r.client_id, "flow_id": r.flow_id });

@@ -10,7 +10,9 @@ use velociraptor_proto::proto::api_server::ApiServer;
 use vql::Registry;
 
 use crate::comms::server::{AcceptLimits, Metrics, Serve, Stop, WebHandler, serve};
-use crate::comms::tls::{Alpn, ClientAuth, Identity, ServerOptions, TlsError, roots, server_config};
+use crate::comms::tls::{
+    Alpn, ClientAuth, Identity, ServerOptions, TlsError, roots, server_config,
+};
 use crate::env::{Env, Listener, Side};
 use crate::services::Server;
 
@@ -91,14 +93,8 @@ impl Api {
         metrics: Arc<Metrics>,
         stop: Stop,
     ) {
-        let what = Serve {
-            tls: Some(tls),
-            proxy_protocol: false,
-            limits,
-            metrics,
-            side: Side::Gui,
-            stop,
-        };
+        let what =
+            Serve { tls: Some(tls), proxy_protocol: false, limits, metrics, side: Side::Gui, stop };
         let handler = Arc::new(WebHandler::new(self.router()));
         serve(self.server.env.clone(), listener, what, handler).await;
     }

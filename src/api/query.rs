@@ -135,7 +135,7 @@ impl Out {
 
 async fn execute(scope: &Scope, args: &VqlCollectorArgs, out: &Out) {
     for env in &args.env {
-        scope.set(env.key.as_str(), env.value.as_str());
+        scope.set(env.key.clone(), env.value.clone());
     }
     out.log(Level::Default, "Starting query execution.");
     let limit = (args.timeout > 0).then(|| Duration::from_secs(args.timeout));

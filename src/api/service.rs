@@ -7,9 +7,9 @@ use velociraptor_proto::proto::*;
 
 use std::sync::Arc;
 
+use super::Api;
 use super::events::Watched;
 use super::query::{self, Responses};
-use super::Api;
 use crate::plugins::server::Session;
 use crate::services::acl::Permission;
 

@@ -44,7 +44,9 @@ impl Api {
             "upload_transactions" => Some(Rows::Transactions),
             "uploads" => None,
             other => {
-                return Err(Status::unimplemented(format!("tables of type `{other}` are not here")));
+                return Err(Status::unimplemented(format!(
+                    "tables of type `{other}` are not here"
+                )));
             }
         };
         let (start, count) = page(&r);
@@ -59,7 +61,8 @@ impl Api {
             }
             None => self.uploads_page(caller, &r, from, wanted).await?,
         };
-        let rows = lines.iter().filter_map(|l| serde_json::from_slice::<TableRow>(l).ok()).collect();
+        let rows =
+            lines.iter().filter_map(|l| serde_json::from_slice::<TableRow>(l).ok()).collect();
         finish(rows, total, &r, whole)
     }
 
@@ -265,6 +268,9 @@ mod tests {
         r.filter_regex = "!foo".into();
         assert_eq!(cells(&finish(rows(&all), 3, &r, true).unwrap()), [r#"[1,"bar"]"#]);
         r.filter_regex = "(".into();
-        assert_eq!(finish(rows(&all), 3, &r, true).unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert_eq!(
+            finish(rows(&all), 3, &r, true).unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
     }
 }
