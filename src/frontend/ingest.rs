@@ -221,9 +221,15 @@ impl Frontend {
                 }
                 Err(e) => {
                     tracing::warn!(client = who.source, error = %e, bytes = raw.len(), "job set aside");
-                    let parked =
-                        Parked { class: PostClass::Normal, remote: remote.to_owned(), body: raw };
-                    self.quarantine(&who.org.id, &who.source, &parked, &e.to_string()).await?;
+                    let parked = Parked {
+                        class: PostClass::Normal,
+                        remote: remote.to_owned(),
+                        body: raw,
+                        pin: None,
+                    };
+                    self.quarantine(&who.org.id, &who.source, &parked, &e.to_string())
+                        .await
+                        .map_err(IngestError::Store)?;
                 }
             }
         }

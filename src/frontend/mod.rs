@@ -23,6 +23,9 @@ use crate::crypto::certs::Certificate;
 use crate::crypto::{PrivateKey, PublicKey};
 use crate::services::Server;
 
+#[cfg(test)]
+mod tests;
+
 pub use ingest::IngestError;
 pub use open::{OpenError, Who};
 pub use peers::Peers;

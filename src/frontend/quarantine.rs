@@ -5,16 +5,17 @@
 //! the key is enrolled.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use velociraptor_proto::journal::record::Kind;
 use velociraptor_proto::journal::{PostClass, Quarantine};
 
 use super::Frontend;
+use crate::services::flows::job::hash;
 use crate::services::ids::OrgId;
 use crate::services::server::Counters;
-use crate::store::journal::CommitError;
+use crate::store::journal::{CommitError, Segment};
 
 /// Batches kept for one client that has not enrolled.
 const PER_CLIENT: usize = 8;
@@ -28,6 +29,8 @@ pub struct Parked {
     pub remote: String,
     /// The body.
     pub body: Bytes,
+    /// The journal that holds it.
+    pub pin: Option<Arc<Segment>>,
 }
 
 /// What waits, by organisation and client id as stored.
@@ -66,32 +69,74 @@ impl Frontend {
                 return Err(ParkError::Full);
             }
         }
-        self.quarantine(org, source, &parked, "").await?;
+        let about = self.describe(org, source, &parked, "");
+        let done =
+            self.server.commit(Kind::Quarantine(about), vec![parked.body.clone()], vec![]).await?;
+        let parked = Parked { pin: Some(done.segment), ..parked };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.bytes += parked.body.len();
         waiting.map.entry(key).or_default().push(parked);
         Ok(())
     }
 
-    /// Journals a body with the reason why it is not stored.
+    /// Keeps bytes that can never be stored, in a file of their own beside the
+    /// journal, with the reason why.
     pub(super) async fn quarantine(
         &self,
         org: &OrgId,
         source: &str,
         parked: &Parked,
         reason: &str,
-    ) -> Result<(), CommitError> {
+    ) -> Result<(), String> {
         Counters::inc(&self.server.counters.quarantined);
-        let record = Quarantine {
+        let name = hex::encode(hash(&parked.body));
+        let path = self.server.own_path("quarantine", &name);
+        let about = self.describe(org, source, parked, reason);
+        let about = velociraptor_proto::json::to_object(&about).map_err(|e| e.to_string())?;
+        let fs = &*self.server.env.fs;
+        for (path, data) in [(format!("{path}.json"), about.as_bytes()), (path, &parked.body[..])] {
+            match crate::env::fs::create_synced(fs, &path, data).await {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(e.to_string());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self, org: &OrgId, source: &str, parked: &Parked, reason: &str) -> Quarantine {
+        Quarantine {
             org_id: org.id().to_owned(),
             client_id: source.to_owned(),
             received: self.server.env.clock.micros(),
             remote_addr: parked.remote.clone(),
             class: parked.class.into(),
             reason: reason.to_owned(),
-        };
-        self.server.commit(Kind::Quarantine(record), vec![parked.body.clone()], vec![]).await?;
-        Ok(())
+        }
+    }
+
+    /// Takes over what earlier processes kept for clients that had not enrolled.
+    pub async fn take_over(self: &Arc<Self>) {
+        for p in self.server.take_parked() {
+            let org = OrgId::new(p.about.org_id.as_str());
+            let source = p.about.client_id.clone();
+            let parked = Parked {
+                class: p.about.class(),
+                remote: p.about.remote_addr,
+                body: p.body,
+                pin: Some(p.pin),
+            };
+            match super::stored_key(&self.server, &source, &org).await {
+                Ok(None) => {
+                    let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                    waiting.bytes += parked.body.len();
+                    waiting.map.entry((org, source)).or_default().push(parked);
+                }
+                // Enrolled since: a repeat of what was stored is recognised.
+                _ => self.retake(parked).await,
+            }
+        }
     }
 
     /// What waited for this client.

@@ -55,7 +55,8 @@ impl Frontend {
         let (who, opened) = match self.open(body.clone()).await {
             Ok(Sender::Proved(who, opened)) => (who, opened),
             Ok(stranger) => {
-                let parked = Parked { class: PostClass::Reader, remote: head.remote, body };
+                let parked =
+                    Parked { class: PostClass::Reader, remote: head.remote, body, pin: None };
                 return ReaderAnswer::Done(self.stranger(stranger, parked).await);
             }
             Err(e) => return ReaderAnswer::Done(service::refusal(&e)),

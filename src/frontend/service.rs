@@ -42,7 +42,9 @@ impl Frontend {
         let (remote, body) = (request.head.remote, request.body);
         let (who, opened) = match self.open(body.clone()).await {
             Ok(Sender::Proved(who, opened)) => (who, opened),
-            Ok(stranger) => return self.stranger(stranger, Parked { class, remote, body }).await,
+            Ok(stranger) => {
+                return self.stranger(stranger, Parked { class, remote, body, pin: None }).await;
+            }
             Err(e) => {
                 tracing::warn!(remote, error = %e, "packet refused");
                 return refusal(&e);
@@ -54,12 +56,12 @@ impl Frontend {
         match self.ingest(&who, class, &remote, opened).await {
             Ok(()) => {}
             Err(IngestError::Never(why)) => {
-                let parked = Parked { class, remote, body };
+                let parked = Parked { class, remote, body, pin: None };
                 let kept = self.quarantine(&who.org.id, &who.source, &parked, &why).await;
                 tracing::error!(client = who.source, why, "POST can never be stored; set aside");
                 return match kept {
                     Ok(()) => Answer::Status(400, why),
-                    Err(e) => Answer::Status(500, e.to_string()),
+                    Err(e) => Answer::Status(500, e),
                 };
             }
             Err(e) => {
@@ -102,13 +104,14 @@ impl ClientService for Clients {
                 class: class_of(body.head.urgent),
                 remote: body.head.remote.clone(),
                 body: body.prefix,
+                pin: None,
             };
             let why = format!("body is larger than {} bytes", body.limit);
             let root = self.0.server.root();
             tracing::error!(remote = parked.remote, why, "POST refused for ever");
             match self.0.quarantine(&root.id, "", &parked, &why).await {
                 Ok(()) => Answer::Status(400, why),
-                Err(e) => Answer::Status(500, e.to_string()),
+                Err(e) => Answer::Status(500, e),
             }
         })
     }

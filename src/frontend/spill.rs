@@ -14,7 +14,6 @@ use crate::env::{File, Open};
 use crate::services::Server;
 use crate::services::flows::UploadKey;
 use crate::services::ids::Session;
-use crate::services::server::fleet_dir;
 use crate::store::journal::{Extent, Segment};
 
 /// Uploads of at most this size stay in the journal.
@@ -67,12 +66,7 @@ impl Spills {
             Some(s) if b.offset > 0 => s,
             _ => {
                 let n = self.next.fetch_add(1, Ordering::Relaxed);
-                let path = format!(
-                    "{}/{}/{}/spill/{n}",
-                    fleet_dir(&server.tree.root),
-                    server.options.node,
-                    server.epoch.name()
-                );
+                let path = server.own_path("spill", &n.to_string());
                 let file: Arc<dyn File> = server.env.fs.open(&path, Open::CreateNew).await?.into();
                 let dir = crate::env::fs::parent(&path).to_owned();
                 server.env.fs.sync_dir(&dir).await?;

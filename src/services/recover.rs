@@ -10,7 +10,7 @@ use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::flows::job::{self, Job};
 use super::ids::OrgId;
-use super::server::{Counters, Org, Server, ServiceError};
+use super::server::{Counters, Org, RecoveredPost, Server, ServiceError};
 use super::state::{Effect, PostFacts, to_hash};
 use crate::store::StoreError;
 use crate::store::journal::{Extent, Found, Segment, scan};
@@ -68,7 +68,12 @@ async fn apply(server: &Server, f: Found) -> Result<(), ServiceError> {
                 s.apply_events(&e.client_id, &e.artifact, e.time, &f.payload, f.extent.clone());
             }
         }
-        Some(Kind::Quarantine(_)) | None => {}
+        Some(Kind::Quarantine(about)) => server.park(RecoveredPost {
+            about,
+            body: f.payload.clone(),
+            pin: f.extent.segment.clone(),
+        }),
+        None => {}
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use velociraptor_proto::journal::record::Kind as RecordKind;
-use velociraptor_proto::journal::{Decision, EventRows, Record, decision};
+use velociraptor_proto::journal::{Decision, EventRows, Quarantine, Record, decision};
 use velociraptor_proto::proto::OrgRecord;
 
 use super::acl::Permission;
@@ -183,6 +183,18 @@ pub struct Server {
     segments: Mutex<VecDeque<Arc<Segment>>>,
     spills: Mutex<Vec<Arc<Segment>>>,
     task_counter: AtomicU64,
+    parked: Mutex<Vec<RecoveredPost>>,
+}
+
+/// A sealed POST found in a journal, whose sender was not enrolled when it came.
+#[derive(Clone, Debug)]
+pub struct RecoveredPost {
+    /// What is known of it.
+    pub about: Quarantine,
+    /// The body.
+    pub body: Bytes,
+    /// The journal that holds it.
+    pub pin: Arc<Segment>,
 }
 
 impl std::fmt::Debug for Server {
@@ -230,6 +242,7 @@ impl Server {
             orgs: RwLock::default(),
             segments: Mutex::default(),
             spills: Mutex::default(),
+            parked: Mutex::default(),
             task_counter: AtomicU64::new(env.entropy.below(1 << 16)),
             env,
             options,
@@ -457,6 +470,25 @@ impl Server {
             used
         });
         out
+    }
+
+    pub(super) fn park(&self, post: RecoveredPost) {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).push(post);
+    }
+
+    /// POSTs found at recovery whose senders were not enrolled; given out once.
+    pub fn take_parked(&self) -> Vec<RecoveredPost> {
+        std::mem::take(&mut self.parked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A path for something of this process that has no stock name.
+    pub fn own_path(&self, kind: &str, name: &str) -> String {
+        format!(
+            "{}/{}/{}/{kind}/{name}",
+            fleet_dir(&self.tree.root),
+            self.options.node,
+            self.epoch.name()
+        )
     }
 
     /// Journal files in use.

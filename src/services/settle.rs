@@ -195,13 +195,8 @@ impl Server {
                     }
                     Compared::TheirsHoldsOurs => {}
                     Compared::Different => {
-                        let aside = format!(
-                            "{}/{}/{}/aside/{:016x}",
-                            super::server::fleet_dir(&self.tree.root),
-                            self.options.node,
-                            self.epoch.name(),
-                            self.env.entropy.next_u64()
-                        );
+                        let name = format!("{:016x}", self.env.entropy.next_u64());
+                        let aside = self.own_path("aside", &name);
                         tracing::error!(
                             stock,
                             aside,
@@ -249,13 +244,7 @@ impl Server {
         let sets = f.results.values().chain([&f.logs, &f.transactions]);
         for part in sets.flat_map(LiveSet::aside) {
             let raw = part.extent.read(&*self.env.fs).await.map_err(StoreError::from)?;
-            let path = format!(
-                "{}/{}/{}/aside/{}",
-                super::server::fleet_dir(&self.tree.root),
-                self.options.node,
-                self.epoch.name(),
-                hex::encode(part.hash)
-            );
+            let path = self.own_path("aside", &hex::encode(part.hash));
             tracing::warn!(org = %org.id, client = key.0, flow = key.1, path, "conflicting message kept aside");
             match crate::env::fs::create_synced(&*self.env.fs, &path, &raw).await {
                 Err(e) if e.kind() != ErrorKind::AlreadyExists => {
