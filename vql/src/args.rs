@@ -270,7 +270,7 @@ impl Args {
 }
 
 fn wrong(name: &str, wanted: &str, value: &Value) -> Error {
-    Error::Arg(format!("Field {name} should be {wanted} not {}", value.type_name()))
+    Error::Arg(format!("Field {name} should be {wanted} not {}.", value.type_name()))
 }
 
 /// A one-element list stands for its element.
@@ -289,13 +289,10 @@ fn single(value: &Value) -> Value {
     }
 }
 
-/// The text of an argument: one-element lists of strings unwrap.
+/// The text of an argument: one-element lists unwrap.
 fn string(value: &Value) -> Str {
     match value {
-        Value::List(items) if items.len() == 1 => match single(&items[0]) {
-            Value::Str(s) => s,
-            _ => value.to_str(),
-        },
+        Value::List(items) if items.len() == 1 => single(&items[0]).to_str(),
         other => other.to_str(),
     }
 }

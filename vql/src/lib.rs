@@ -59,7 +59,9 @@ pub use signature::{ArgSpec, ArgType, Signature};
 pub use stream::{Emitter, RowStream};
 pub use syntax::{ParseError, parse};
 pub use time::parse_time;
-pub use value::{Dict, Key, Object, Row, Str, Time, Value, format_float, go_float, lossy, rfc3339};
+pub use value::{
+    Dict, Key, Object, Row, Str, Time, Value, format_float, go_float, go_time, lossy, rfc3339,
+};
 
 #[cfg(test)]
 mod tests;

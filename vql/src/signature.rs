@@ -59,7 +59,7 @@ impl ArgType {
     /// Queries given for this kind are drained to a list first.
     pub(crate) fn drains_queries(self) -> bool {
         use ArgType::*;
-        matches!(self, String | Strings | Int | Float | Time | Path | Paths | List)
+        matches!(self, String | Strings | Time | Path | Paths | List)
     }
 }
 

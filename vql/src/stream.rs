@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 /// Rows a producer may be ahead of its consumer.
-const READ_AHEAD: usize = 32;
+const READ_AHEAD: usize = 8;
 
 /// Rows of a query. An element is usually a dictionary; sources may yield any value.
 pub type RowStream = Pin<Box<dyn Stream<Item = Value> + Send>>;

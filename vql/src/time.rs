@@ -69,8 +69,17 @@ pub(crate) fn parse_time_in(text: &str, zone: &TimeZone) -> Option<Time> {
         "%d %b %Y %H:%M:%S",
         "%b %d, %Y %H:%M:%S",
     ];
-    const DATES: [&str; 7] =
-        ["%Y/%m/%d", "%m/%d/%Y", "%d %b %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%Y%m%d"];
+    const DATES: [&str; 9] = [
+        "%b %d %Y",
+        "%B %d %Y",
+        "%Y/%m/%d",
+        "%m/%d/%Y",
+        "%d %b %Y",
+        "%b %d, %Y",
+        "%B %d, %Y",
+        "%d-%b-%Y",
+        "%Y%m%d",
+    ];
     let text = text.trim();
     if let Ok(time) = text.parse::<Time>() {
         return Some(time);

@@ -86,8 +86,9 @@ pub(super) fn subtract(left: &Value, right: &Value) -> Value {
 /// `left * right`.
 pub(super) fn multiply(left: &Value, right: &Value, scope: &Scope) -> Value {
     match (left, right) {
-        (Value::Str(s), Value::Int(n)) => {
-            let times = usize::try_from(*n).unwrap_or(0);
+        (Value::Str(s), Value::Int(_) | Value::Float(_)) => {
+            let times = right.as_number().filter(|n| *n >= 0.0);
+            let Some(times) = times.map(|n| n as usize) else { return Value::Null };
             if s.len().saturating_mul(times) > MAX_STRING {
                 scope.error("Repeating a string would exceed 100 MB");
                 return Value::Null;

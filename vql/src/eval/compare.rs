@@ -86,7 +86,7 @@ pub fn less(left: &Value, right: &Value) -> bool {
         (Value::Time(t), number) => number.as_number().is_some_and(|n| seconds(*t) < n),
         (number, Value::Time(t)) => number.as_number().is_some_and(|n| n < seconds(*t)),
         (Value::Dict(a), Value::Dict(b)) => a.len() < b.len(),
-        (_, Value::Dict(_)) => true,
+        (Value::Str(_) | Value::List(_), Value::Dict(_)) => true,
         (Value::List(a), Value::List(b)) => match (a.first(), b.first()) {
             (None, Some(_)) => true,
             (Some(a), Some(b)) => less(a, b),

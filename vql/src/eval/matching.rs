@@ -19,7 +19,7 @@ pub(super) fn matches(target: &Value, pattern: &Value, scope: &Scope) -> bool {
 
 fn target_matches(target: &Value, regex: &GoRegex) -> bool {
     match target {
-        Value::Null | Value::Query(_) | Value::Expr(_) | Value::Lambda(_) => false,
+        Value::Null | Value::Bool(_) | Value::Query(_) | Value::Expr(_) | Value::Lambda(_) => false,
         Value::Str(s) => regex.is_match(s.as_bytes()),
         Value::Bytes(b) => regex.is_match(b),
         Value::List(items) => items.iter().any(|item| target_matches(item, regex)),

@@ -23,10 +23,9 @@ pub fn member(value: &Value, name: &str) -> Option<Value> {
 
 fn pseudo_member(dict: &Dict, name: &str) -> Option<Value> {
     Some(match name {
-        "@Items" => dict
-            .iter()
-            .map(|(k, v)| Dict::new().with("_key", k).with("_value", v.clone()))
-            .collect(),
+        "@Items" => {
+            dict.iter().map(|(k, v)| Dict::new().with("Key", k).with("Value", v.clone())).collect()
+        }
         "@Keys" => dict.keys().map(Value::from).collect(),
         "@Values" => dict.values().cloned().collect(),
         "@Len" => dict.len().into(),
@@ -89,21 +88,27 @@ fn at_index(value: Value, index: Value, scope: &Scope) -> Reply {
             Reply::from_future(async move { stream.next().await.unwrap_or_else(Value::nil_list) })
         }
         (Value::Query(_), Value::Str(name)) => dereference(value.clone(), &name.to_text(), scope),
-        (Value::List(items), Value::Int(index)) => {
-            let at = position(*index, items.len());
-            Reply::Ready(at.and_then(|at| items.get(at)).cloned().unwrap_or_default())
-        }
+        (Value::List(items), Value::Int(index)) => Reply::Ready(element(items, *index)),
         (Value::Str(s), Value::Int(index)) => {
             let at = position(*index, s.len());
             let byte = at.and_then(|at| s.as_bytes().get(at));
             Reply::Ready(byte.map_or(Value::Null, |b| Value::from(*b)))
         }
         (Value::Object(o), Value::Int(index)) => Reply::Ready(o.index(*index).unwrap_or_default()),
+        (Value::List(_), _) => Reply::Ready(Value::Null),
         (_, Value::Str(name)) => Reply::Ready(member(&value, &name.to_text()).unwrap_or_default()),
         (Value::Dict(d), other) => {
             Reply::Ready(d.get(&other.to_text()).cloned().unwrap_or_default())
         }
         _ => Reply::Ready(Value::Null),
+    }
+}
+
+/// The element at an index, which wraps around at both ends.
+pub(crate) fn element(items: &[Value], index: i64) -> Value {
+    match i64::try_from(items.len()) {
+        Ok(len) if len > 0 => items[index.rem_euclid(len) as usize].clone(),
+        _ => Value::Null,
     }
 }
 

@@ -205,7 +205,7 @@ fn unknown(source: &Source, scope: &Scope) {
     let near = |candidate: &&str| {
         let candidate = candidate.to_ascii_lowercase();
         candidate.contains(&lower)
-            || lower.contains(&candidate)
+            || (candidate.len() > 3 && lower.contains(&candidate))
             || distance(&candidate, &lower) <= 2
     };
     let plugins = scope.registry().plugins().map(|p| p.name);

@@ -12,9 +12,11 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let sum = Signature::new("sum", "Adds numbers up.");
-    registry.function_sync(sum.required("item", ArgType::Any, "A number."), |_, args| {
-        let item = args.any("item");
-        Ok(args.aggregate(|old| plus(old.unwrap_or(Value::Int(0)), &item)))
+    registry.function_sync(sum.required("item", ArgType::Int, "An integer."), |_, args| {
+        let item = args.int("item")?;
+        Ok(args.aggregate(|old| {
+            Value::Int(item.wrapping_add(old.and_then(|v| v.as_int()).unwrap_or(0)))
+        }))
     });
 
     let min = Signature::new("min", "The smallest value so far.");
@@ -58,17 +60,6 @@ pub(super) fn register(registry: &mut Registry) {
         });
         Ok(state.as_list().and_then(|s| s.get(2)).cloned().unwrap_or_default())
     });
-}
-
-fn plus(total: Value, item: &Value) -> Value {
-    match (&total, item) {
-        (Value::Int(a), Value::Int(b)) => Value::Int(a.wrapping_add(*b)),
-        (Value::Int(a), Value::Bool(b)) => Value::Int(a.wrapping_add(i64::from(*b))),
-        _ => match (total.as_number(), item.as_number()) {
-            (Some(a), Some(b)) => Value::Float(a + b),
-            _ => total,
-        },
-    }
 }
 
 fn extreme(item: Value, better: fn(&Value, &Value) -> bool, args: &crate::Args) -> Value {

@@ -4,7 +4,6 @@ use crate::codec::{base64_decode, base64_encode};
 use crate::error::Error;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
-use crate::value::Value;
 
 pub(super) fn register(registry: &mut Registry) {
     let text = |name, doc| Signature::new(name, doc).required("string", ArgType::String, "Bytes.");
@@ -20,14 +19,11 @@ pub(super) fn register(registry: &mut Registry) {
 
     registry.function_sync(text("unhex", "Decodes hexadecimal digits."), |_, args| {
         let text = args.bytes("string")?;
-        let digit = |b: u8| (b as char).to_digit(16).ok_or_else(|| Error::failed("not hex"));
-        let digits: Vec<u32> =
-            text.as_bytes().iter().map(|b| digit(*b)).collect::<Result<_, _>>()?;
-        let pairs = digits.chunks(2).map(|pair| match pair {
-            [high, low] => Ok((high << 4 | low) as u8),
-            _ => Err(Error::failed("an odd number of digits")),
-        });
-        Ok(Value::from(pairs.collect::<Result<Vec<u8>, Error>>()?))
+        let digit = |b: u8| (b as char).to_digit(16);
+        // What precedes the first fault is decoded.
+        let pairs = text.as_bytes().chunks_exact(2);
+        let bytes = pairs.map_while(|pair| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8));
+        Ok(bytes.collect::<Vec<u8>>().into())
     });
 
     registry.function_sync(text("utf16", "Decodes UTF-16."), |_, args| {

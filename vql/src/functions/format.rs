@@ -8,7 +8,7 @@ use crate::value::Value;
 pub(super) fn register(registry: &mut Registry) {
     let format = Signature::new("format", "Formats values with verbs such as %v, %d or %x.")
         .required("format", ArgType::String, "The format.")
-        .arg("args", ArgType::List, "The values; anything but a list is one value.");
+        .arg("args", ArgType::Any, "The values; anything but a list is one value.");
     registry.function_sync(format, |_, args| {
         let format = args.bytes("format")?;
         Ok(sprintf(format.as_bytes(), &values(args.any("args"), args.has("args"))).into())

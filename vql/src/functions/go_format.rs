@@ -1,6 +1,6 @@
 //! A formatter after Go's fmt package, over values of the language.
 
-use crate::value::{Value, go_float, rfc3339};
+use crate::value::{Value, go_float};
 
 /// Wider fields and longer fractions are cut to this.
 const MAX_WIDTH: usize = 10_000;
@@ -61,6 +61,12 @@ pub(super) fn sprintf(format: &[u8], args: &[Value]) -> Vec<u8> {
             continue;
         }
         match args.get(next) {
+            // A time is given as its text, without fraction.
+            Some(Value::Time(t)) => {
+                next += 1;
+                let seconds = crate::Time::from_second(t.as_second()).unwrap_or(*t);
+                one(&spec, verb, &Value::from(crate::value::rfc3339(seconds)), &mut out);
+            }
             Some(value) => {
                 next += 1;
                 one(&spec, verb, value, &mut out);
@@ -125,7 +131,7 @@ fn one(spec: &Spec, verb: u8, value: &Value, out: &mut Vec<u8>) {
             pad(spec, format!("[{}]", items.join(" ")).into_bytes(), false, out);
         }
         Value::Bytes(b) => text(spec, verb, b, value, out),
-        Value::Time(t) => text(spec, verb, rfc3339(*t).as_bytes(), value, out),
+        Value::Null if verb == b'd' => pad(spec, b"{}".to_vec(), false, out),
         other => text(spec, verb, other.go_text().as_bytes(), value, out),
     }
 }
@@ -299,7 +305,7 @@ mod tests {
             ),
             ("%x %X %02x %#x", vec![255.into(), 255.into(), 5.into(), 16.into()], "ff FF 05 0x10"),
             ("%x", vec!["hi".into()], "6869"),
-            ("%T", vec![list.clone()], "[]string"),
+            ("%T", vec![list.clone()], "[]types.Any"),
             ("%v %q", vec![list.clone(), list], "[a b] [\"a\" \"b\"]"),
             ("%f %.2f %8.3f", vec![1.5.into(), 2.0.into(), 3.0.into()], "1.500000 2.00    3.000"),
             ("%v %v", vec![1e6.into(), 0.5.into()], "1e+06 0.5"),

@@ -11,15 +11,15 @@ pub(super) fn register(registry: &mut Registry) {
         .arg("time", ArgType::Time, "A time, relative to now.")
         .arg("comma", ArgType::Int, "A number, its digits in groups.");
     registry.function_sync(humanize, |scope, args| {
+        if let Some(number) = args.opt_int("comma")? {
+            return Ok(comma(number).into());
+        }
         if let Some(bytes) = args.opt_int("bytes")? {
             return Ok(size(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB", "EB"]).into());
         }
         if let Some(bytes) = args.opt_int("ibytes")? {
             let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
             return Ok(size(bytes, 1024.0, &units).into());
-        }
-        if let Some(number) = args.opt_int("comma")? {
-            return Ok(comma(number).into());
         }
         if let Some(time) = args.time("time")? {
             return Ok(age(scope.now().as_second() - time.as_second()).into());

@@ -15,13 +15,17 @@ pub(super) fn register(registry: &mut Registry) {
     };
     registry.function_sync(parser("parse_json", "Parses a JSON object."), |_, args| {
         let data = args.bytes("data")?;
-        match parse(data.as_bytes())? {
-            value @ Value::Dict(_) => Ok(value),
-            _ => Err(Error::failed("the text is not a JSON object")),
+        if !data.as_bytes().starts_with(b"{") {
+            return Err(Error::failed("the text is not a JSON object"));
         }
+        parse(data.as_bytes())
     });
     registry.function_sync(parser("parse_json_array", "Parses a JSON array."), |_, args| {
-        match parse(args.bytes("data")?.as_bytes())? {
+        let data = args.bytes("data")?;
+        if data.is_empty() {
+            return Ok(Value::list(Vec::new()));
+        }
+        match parse(data.as_bytes())? {
             value @ Value::List(_) => Ok(value),
             _ => Err(Error::failed("the text is not a JSON array")),
         }

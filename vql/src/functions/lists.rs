@@ -7,20 +7,12 @@ use crate::signature::{ArgType, Signature};
 use crate::value::Value;
 
 pub(super) fn register(registry: &mut Registry) {
-    let array = Signature::new("array", "A list of all arguments; lists among them are joined.");
-    registry.function_sync(array.any_args(), |_, args| {
-        let mut items = Vec::new();
-        for value in args.to_dict().values() {
-            match value {
-                Value::List(more) => items.extend(more.iter().cloned()),
-                other => items.push(other.clone()),
-            }
-        }
-        Ok(Value::list(items))
-    });
+    let array = Signature::new("array", "A list of all arguments.");
+    registry
+        .function_sync(array.any_args(), |_, args| Ok(args.to_dict().values().cloned().collect()));
 
     let len = Signature::new("len", "The number of elements, bytes or members.");
-    registry.function_sync(len.required("list", ArgType::List, "A value."), |_, args| {
+    registry.function_sync(len.required("list", ArgType::Any, "A value."), |_, args| {
         Ok(match args.any("list") {
             Value::List(items) => items.len().into(),
             Value::Str(s) => s.len().into(),
@@ -35,7 +27,7 @@ pub(super) fn register(registry: &mut Registry) {
         .required("array", ArgType::Strings, "The texts.")
         .arg("sep", ArgType::String, "The separator.");
     registry.function_sync(join, |_, args| {
-        let texts: Vec<_> = args.list("array").iter().map(Value::to_str).collect();
+        let texts: Vec<_> = args.list("array").iter().map(Value::text_or_null).collect();
         let separator = args.bytes("sep")?;
         let parts: Vec<&[u8]> = texts.iter().map(|t| t.as_bytes()).collect();
         Ok(parts.join(separator.as_bytes()).into())
@@ -69,10 +61,8 @@ pub(super) fn register(registry: &mut Registry) {
         let Value::List(items) = args.any("list") else {
             return Err(Error::failed("not a list"));
         };
-        let clamp = |i: i64| {
-            let i = if i < 0 { i.saturating_add(items.len() as i64) } else { i };
-            i.clamp(0, items.len() as i64) as usize
-        };
+        // Both are unsigned: a negative index is beyond the end.
+        let clamp = |i: i64| usize::try_from(i).unwrap_or(usize::MAX).min(items.len());
         let (from, to) = (clamp(args.int("start")?), clamp(args.int("end")?));
         Ok(items[from..to.max(from)].iter().cloned().collect())
     });

@@ -15,7 +15,7 @@ pub(super) fn register(registry: &mut Registry) {
     let log = Signature::new("log", "Writes to the log of the query; always true.")
         .required("message", ArgType::String, "The message, a format when args are given.")
         .arg("dedup", ArgType::Int, "Seconds to suppress the same message; -1 for never.")
-        .arg("args", ArgType::List, "Values to format.")
+        .arg("args", ArgType::Any, "Values to format.")
         .arg("level", ArgType::String, "DEFAULT, WARN, ERROR, INFO, DEBUG or ALERT.");
     registry.function_sync(log, |scope, args| {
         let message = args.bytes("message")?;

@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::error::Error;
-use crate::eval::{call_lambda, plain_truth, truth};
+use crate::eval::{call_lambda, truth};
 use crate::go_regex::{GoRegex, compile};
 use crate::query::Lambda;
 use crate::registry::{Function, Registry};
@@ -39,16 +39,15 @@ pub(super) fn register(registry: &mut Registry) {
 /// Counts elements whose truth is `wanted`, at most one.
 async fn count_true(scope: &Scope, args: &Args, wanted: bool) -> Result<usize, Error> {
     let condition = Condition::new(args, "filter")?;
+    if condition.is_trivial() {
+        return Err(Error::Arg("one of filter or regex is needed".into()));
+    }
     let items = match args.any("items") {
         Value::List(items) => items.to_vec(),
         other => vec![other],
     };
     for item in &items {
-        let holds = match condition.is_trivial() {
-            true => plain_truth(item),
-            false => condition.holds(item, scope).await,
-        };
-        if holds == wanted {
+        if condition.holds(item, scope).await == wanted {
             return Ok(1);
         }
     }
@@ -90,20 +89,17 @@ impl Condition {
         self.patterns.is_empty() && self.lambda.is_none()
     }
 
-    /// True when all tests given accept the element.
+    /// True when the lambda, or without one a pattern, accepts the element.
     pub(super) async fn holds(&self, item: &Value, scope: &Scope) -> bool {
-        if !self.patterns.is_empty() {
-            let text = item.to_str();
-            if !self.patterns.iter().any(|p| p.is_match(text.as_bytes())) {
-                return false;
-            }
-        }
         match &self.lambda {
             Some(lambda) => {
                 let value = call_lambda(lambda, scope, vec![item.clone()]).await;
                 truth(&value, scope).await
             }
-            None => true,
+            None => {
+                let text = item.to_str();
+                self.patterns.iter().any(|p| p.is_match(text.as_bytes()))
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::args::{Args, Thunk, ThunkKind};
 use crate::error::Error;
-use crate::eval::{dereference, variable};
+use crate::eval::{dereference, element, variable};
 use crate::registry::Registry;
 use crate::scope::Scope;
 use crate::signature::{ArgType, Signature};
@@ -75,17 +75,17 @@ async fn get_member(scope: &Scope, args: &Args) -> Result<Value, Error> {
         }
     };
     for step in path {
+        if !has_member(&value, &step) {
+            return Ok(default);
+        }
         value = match (&value, &step) {
             (Value::List(items), index) => match index_of(index) {
-                Some(index) => at(items, index),
+                Some(index) => element(items, index),
                 None => dereference(value, &step.to_text(), scope).await,
             },
             (Value::Object(o), Value::Int(index)) => o.index(*index).unwrap_or_default(),
             _ => dereference(value, &step.to_text(), scope).await,
         };
-        if value.is_null() {
-            return Ok(default);
-        }
     }
     Ok(value)
 }
@@ -97,9 +97,16 @@ fn index_of(step: &Value) -> Option<i64> {
     }
 }
 
-fn at(items: &[Value], index: i64) -> Value {
-    let index = if index < 0 { index + items.len() as i64 } else { index };
-    usize::try_from(index).ok().and_then(|i| items.get(i)).cloned().unwrap_or_default()
+fn has_member(value: &Value, step: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Dict(dict) => dict.contains(&step.to_text()),
+        Value::Object(o) => match step {
+            Value::Int(_) => true,
+            name => o.member(&name.to_text()).is_some(),
+        },
+        _ => true,
+    }
 }
 
 /// The variable an argument names, if it is nothing but a name.
@@ -121,13 +128,6 @@ fn changed(item: Value, field: &Value, value: Value) -> Result<Value, Error> {
             let mut dict = Arc::unwrap_or_clone(dict);
             dict.update(Key::from(&field.to_str()), value);
             Ok(dict.into())
-        }
-        Value::List(items) => {
-            let mut items = Arc::unwrap_or_clone(items);
-            let index = index_of(field).and_then(|i| usize::try_from(i).ok());
-            let slot = index.and_then(|i| items.get_mut(i));
-            *slot.ok_or_else(|| Error::failed("no such index"))? = value;
-            Ok(Value::list(items))
         }
         other => Err(Error::failed(format!("can not set a member of {}", other.type_name()))),
     }

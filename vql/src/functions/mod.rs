@@ -11,6 +11,7 @@ mod lists;
 mod logging;
 mod logic;
 mod members;
+mod misc;
 mod numbers;
 mod paths;
 mod reflection;
@@ -35,6 +36,7 @@ pub(crate) fn register(registry: &mut Registry) {
     logging::register(registry);
     logic::register(registry);
     members::register(registry);
+    misc::register(registry);
     numbers::register(registry);
     paths::register(registry);
     reflection::register(registry);

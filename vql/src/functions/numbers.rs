@@ -12,7 +12,7 @@ pub(super) fn register(registry: &mut Registry) {
             Value::Int(i) => Value::Int(i),
             Value::UInt(u) => Value::UInt(u),
             Value::Float(f) => Value::Int(f as i64),
-            Value::Str(s) => parse_int(s.to_text().trim()).unwrap_or(0).into(),
+            Value::Str(s) => parse_int(&s.to_text()).unwrap_or(0).into(),
             _ => Value::Int(0),
         })
     });
@@ -31,7 +31,6 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_sync(parse_float, |_, args| {
         let value = args.any("string");
         let number = match &value {
-            Value::Bool(_) => None,
             Value::Str(s) => s.to_text().trim().parse().ok(),
             other => other.as_number(),
         };

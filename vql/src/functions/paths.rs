@@ -1,4 +1,5 @@
-//! path_join, basename, dirname: paths as text of a given type.
+//! path_join, path_split, basename, dirname, relpath: paths as text of a type.
+//! A host with a path type of its own replaces these.
 
 use crate::error::Error;
 use crate::registry::Registry;
@@ -7,10 +8,10 @@ use crate::value::Value;
 
 pub(super) fn register(registry: &mut Registry) {
     let kind = |signature: Signature| {
-        signature.arg("sep", ArgType::String, "The separator.").arg(
+        signature.arg("sep", ArgType::String, "Accepted; the type decides.").arg(
             "path_type",
             ArgType::String,
-            "linux, windows, registry or generic.",
+            "linux, windows, registry, ntfs or generic.",
         )
     };
     let join = Signature::new("path_join", "Joins path components.").required(
@@ -19,66 +20,70 @@ pub(super) fn register(registry: &mut Registry) {
         "The components.",
     );
     registry.function_sync(kind(join), |_, args| {
-        let style = Style::new(args.opt_string("sep")?, args.opt_string("path_type")?)?;
-        let mut parts = Vec::new();
-        let mut rooted = None;
-        for component in args.list("components") {
-            let text = component.to_text();
-            rooted.get_or_insert(style.is_rooted(&text));
-            parts.extend(style.split(&text));
-        }
-        Ok(style.join(&parts, rooted.unwrap_or(false)).into())
+        let style = Style::new(args.opt_string("path_type")?)?;
+        let texts = args.list("components").into_iter().map(|c| c.to_text());
+        let parts: Vec<String> = texts.flat_map(|text| style.split(&text)).collect();
+        Ok(style.join(&parts).into())
     });
 
     let path = |name, doc| Signature::new(name, doc).required("path", ArgType::Path, "The path.");
+    registry.function_sync(kind(path("path_split", "The components of a path.")), |_, args| {
+        let style = Style::new(args.opt_string("path_type")?)?;
+        Ok(style.split(&args.any("path").to_text()).into())
+    });
     registry.function_sync(kind(path("basename", "The last component.")), |_, args| {
-        let style = Style::new(args.opt_string("sep")?, args.opt_string("path_type")?)?;
-        let path = args.any("path").to_text();
-        Ok(style.split(&path).pop().map_or(Value::from(""), Value::from))
+        let style = Style::new(args.opt_string("path_type")?)?;
+        let last = style.split(&args.any("path").to_text()).pop();
+        Ok(last.unwrap_or_default().into())
     });
     registry.function_sync(kind(path("dirname", "All but the last component.")), |_, args| {
-        let style = Style::new(args.opt_string("sep")?, args.opt_string("path_type")?)?;
-        let path = args.any("path").to_text();
-        let mut parts = style.split(&path);
+        let style = Style::new(args.opt_string("path_type")?)?;
+        let mut parts = style.split(&args.any("path").to_text());
         parts.pop();
-        Ok(style.join(&parts, style.is_rooted(&path)).into())
+        Ok(style.join(&parts).into())
+    });
+
+    let relpath = path("relpath", "The path seen from another.")
+        .required("base", ArgType::Path, "Where it is seen from.")
+        .arg("sep", ArgType::String, "Accepted; the type decides.");
+    registry.function_sync(relpath, |_, args| {
+        let style = Style::new(None)?;
+        let path = style.split(&args.any("path").to_text());
+        let base = style.split(&args.any("base").to_text());
+        let common = path.iter().zip(&base).take_while(|(a, b)| a == b).count();
+        let mut parts = vec!["..".to_string(); base.len() - common];
+        parts.extend_from_slice(&path[common..]);
+        Ok(if parts.is_empty() { Value::from(".") } else { parts.join("/").into() })
     });
 }
 
 /// How paths of one type are written.
 struct Style {
-    separators: Vec<char>,
-    separator: String,
+    separators: &'static [char],
+    separator: &'static str,
     rooted: bool,
 }
 
 impl Style {
-    fn new(separator: Option<String>, path_type: Option<String>) -> Result<Style, Error> {
-        let (separators, written, rooted) = match path_type.as_deref() {
-            None | Some("linux" | "generic" | "auto" | "file") => (vec!['/'], "/", true),
-            Some("windows" | "registry" | "ntfs") => (vec!['\\', '/'], "\\", false),
-            Some(other) => return Err(Error::failed(format!("unknown path type {other}"))),
-        };
-        Ok(match separator {
-            Some(sep) => {
-                let rooted = sep == "/";
-                Style { separators: sep.chars().collect(), separator: sep, rooted }
+    fn new(path_type: Option<String>) -> Result<Style, Error> {
+        Ok(match path_type.as_deref() {
+            None | Some("linux" | "generic" | "auto" | "file") => {
+                Style { separators: &['/'], separator: "/", rooted: true }
             }
-            None => Style { separators, separator: written.into(), rooted },
+            Some("windows" | "registry" | "ntfs") => {
+                Style { separators: &['\\', '/'], separator: "\\", rooted: false }
+            }
+            Some(other) => return Err(Error::failed(format!("unknown path type {other}"))),
         })
     }
 
     fn split(&self, path: &str) -> Vec<String> {
-        let parts = path.split(|c| self.separators.contains(&c));
+        let parts = path.split(self.separators);
         parts.filter(|part| !part.is_empty()).map(String::from).collect()
     }
 
-    fn is_rooted(&self, path: &str) -> bool {
-        self.rooted && path.starts_with(|c| self.separators.contains(&c))
-    }
-
-    fn join(&self, parts: &[String], rooted: bool) -> String {
-        let body = parts.join(&self.separator);
-        if rooted { format!("{}{body}", self.separator) } else { body }
+    fn join(&self, parts: &[String]) -> String {
+        let root = if self.rooted && !parts.is_empty() { self.separator } else { "" };
+        format!("{root}{}", parts.join(self.separator))
     }
 }

@@ -11,8 +11,8 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_sync(scope, |scope, _| Ok(scope_value(scope)));
 
     let kind = Signature::new("typeof", "The type of a value as format's %T names it.");
-    registry.function_sync(kind.required("item", ArgType::Any, "The value."), |_, args| {
-        Ok(args.any("item").type_name().into())
+    registry.function_sync(kind.any_args(), |_, args| {
+        Ok(args.to_dict().values().next().map(Value::type_name).into())
     });
 
     let version = Signature::new("version", "The version of a callable, NULL when there is none.")

@@ -84,18 +84,9 @@ fn captures(regex: &regex::bytes::Regex, text: &[u8], out: &mut Dict) {
         .skip(1)
         .map(|(i, name)| name.map_or_else(|| Key::from(format!("g{i}")), Key::new))
         .collect();
-    let named = regex.capture_names().flatten().next().is_some();
-    if named {
-        for name in regex.capture_names().flatten().filter(|n| !out.contains(n)).collect::<Vec<_>>()
-        {
-            out.set(Key::new(name), "");
-        }
-    }
     for hit in regex.captures_iter(text) {
         for (i, name) in names.iter().enumerate() {
-            if let Some(group) = hit.get(i + 1) {
-                out.update(name, group.as_bytes());
-            }
+            out.update(name, hit.get(i + 1).map_or(&[][..], |group| group.as_bytes()));
         }
     }
 }

@@ -9,13 +9,13 @@ use crate::value::{Dict, Value};
 
 pub(super) fn register(registry: &mut Registry) {
     let serialize = Signature::new("serialize", "The text of a value.")
-        .required("item", ArgType::List, "The value.")
+        .required("item", ArgType::Any, "The value.")
         .arg("format", ArgType::String, "json, jsonl, csv, hex, base64 or string.");
     registry.function_async(serialize, |scope, args| async move {
         let item = materialize(args.any("item"), &scope).await;
         let format = args.opt_string("format")?.unwrap_or_else(|| "json".into());
         Ok(match format.as_str() {
-            "json" => item.to_json().into(),
+            "json" => item.to_json_indented().into(),
             "jsonl" => jsonl(&item).into(),
             "csv" => csv(&item).into(),
             "base64" => base64_encode(item.to_str().as_bytes()).into(),

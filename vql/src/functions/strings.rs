@@ -1,13 +1,17 @@
 //! str, lowcase, upcase, substr, strip, commandline_split: working on text.
 
+use crate::error::Error;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::value::Value;
 
 pub(super) fn register(registry: &mut Registry) {
     let str_ = Signature::new("str", "The text of any value.");
-    registry.function_sync(str_.required("str", ArgType::List, "The value."), |_, args| {
-        Ok(args.any("str").to_str().into())
+    registry.function_sync(str_.required("str", ArgType::Any, "The value."), |_, args| {
+        Ok(match args.any("str") {
+            Value::Null => "Null".into(),
+            other => other.to_str().into(),
+        })
     });
 
     let text = |name, doc| Signature::new(name, doc).required("string", ArgType::String, "Text.");
@@ -25,7 +29,11 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_sync(substr, |_, args| {
         let text = args.string("str")?;
         let count = text.chars().count() as i64;
-        let start = args.int("start")?.clamp(0, count);
+        let start = args.int("start")?;
+        if start < 0 {
+            return Err(Error::failed("start must not be negative"));
+        }
+        let start = start.min(count);
         let end = match args.int("end")? {
             0 => count,
             end => end.clamp(start, count),
@@ -34,13 +42,16 @@ pub(super) fn register(registry: &mut Registry) {
         Ok(part.collect::<String>().into())
     });
 
-    let strip = text("strip", "Removes a prefix and a suffix.")
+    let strip = text("strip", "Removes a prefix and a suffix, or white space at both ends.")
         .arg("prefix", ArgType::String, "The prefix.")
         .arg("suffix", ArgType::String, "The suffix.");
     registry.function_sync(strip, |_, args| {
         let (text, prefix, suffix) =
             (args.bytes("string")?, args.bytes("prefix")?, args.bytes("suffix")?);
         let bytes = text.as_bytes();
+        if prefix.is_empty() && suffix.is_empty() {
+            return Ok(bytes.trim_ascii().into());
+        }
         let bytes = bytes.strip_prefix(prefix.as_bytes()).unwrap_or(bytes);
         Ok(bytes.strip_suffix(suffix.as_bytes()).unwrap_or(bytes).into())
     });

@@ -53,6 +53,7 @@ pub(super) fn register(registry: &mut Registry) {
             Value::Int(n) => from_number(n).into(),
             Value::Float(f) => from_seconds(f).into(),
             Value::Str(s) => from_text(&s.to_text(), scope),
+            Value::Bool(b) => from_number(i64::from(b)).into(),
             other => to_time(&other).into(),
         })
     });

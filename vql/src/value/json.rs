@@ -14,6 +14,52 @@ impl Value {
         out
     }
 
+    /// The JSON text over several lines, one space of indent per level.
+    pub fn to_json_indented(&self) -> String {
+        let compact = self.to_json();
+        let mut out = String::with_capacity(compact.len() * 2);
+        let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+        let mut chars = compact.chars().peekable();
+        let newline = |out: &mut String, depth: usize| {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', depth));
+        };
+        while let Some(c) = chars.next() {
+            if quoted {
+                out.push(c);
+                quoted = escaped || c != '"';
+                escaped = !escaped && c == '\\';
+                continue;
+            }
+            match c {
+                '{' | '[' => {
+                    out.push(c);
+                    if let Some(close) = chars.next_if(|next| matches!(next, '}' | ']')) {
+                        out.push(close);
+                    } else {
+                        depth += 1;
+                        newline(&mut out, depth);
+                    }
+                }
+                '}' | ']' => {
+                    depth = depth.saturating_sub(1);
+                    newline(&mut out, depth);
+                    out.push(c);
+                }
+                ',' => {
+                    out.push(c);
+                    newline(&mut out, depth);
+                }
+                ':' => out.push_str(": "),
+                c => {
+                    quoted = c == '"';
+                    out.push(c);
+                }
+            }
+        }
+        out
+    }
+
     /// Appends the JSON text. Queries which were not materialised give `null`.
     pub fn write_json(&self, out: &mut String) {
         write_value(self, out, 0);
@@ -198,6 +244,16 @@ mod tests {
         assert_eq!(d.to_json(), "{\"b\":1,\"a\":[true,null]}");
         assert_eq!(serde_json::to_string(&d).unwrap(), d.to_json());
         assert_eq!(Value::Bytes(b"ab".as_slice().into()).to_json(), "\"YWI=\"");
+    }
+
+    #[test]
+    fn indented() {
+        let d = Dict::new().with("a", Value::list(vec![1.into(), "x,\\\"{".into()]));
+        let d = Value::from(d.with("b", Value::list(vec![])));
+        assert_eq!(
+            d.to_json_indented(),
+            "{\n \"a\": [\n  1,\n  \"x,\\\\\\\"{\"\n ],\n \"b\": []\n}"
+        );
     }
 
     #[test]

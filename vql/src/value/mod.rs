@@ -12,7 +12,7 @@ mod text;
 pub use bytes::{Key, Str, lossy};
 pub use dict::Dict;
 pub use object::Object;
-pub use text::{format_float, go_float, rfc3339};
+pub use text::{format_float, go_float, go_time, rfc3339};
 
 use crate::query::{Lambda, Query, StoredExpr};
 use std::sync::{Arc, LazyLock};
@@ -156,11 +156,10 @@ impl Value {
             Value::Bytes(_) => "[]uint8",
             Value::Time(_) => "time.Time",
             Value::List(l) if l.is_empty() => "[]types.Any",
-            Value::List(l) if l.iter().all(|v| matches!(v, Value::Str(_))) => "[]string",
             Value::List(l) if l.iter().all(|v| matches!(v, Value::Dict(_))) => "[]types.Row",
             Value::List(_) => "[]types.Any",
             Value::Dict(_) => "*ordereddict.Dict",
-            Value::Query(_) => "*vfilter.StoredQuery",
+            Value::Query(_) => "*vfilter._StoredQuery",
             Value::Expr(_) => "*vfilter.StoredExpression",
             Value::Lambda(_) => "*vfilter.Lambda",
             Value::Object(o) => o.type_name(),

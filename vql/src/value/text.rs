@@ -13,6 +13,11 @@ impl Value {
         }
     }
 
+    /// The string form, NULL as `Null`.
+    pub(crate) fn text_or_null(&self) -> Str {
+        if self.is_null() { Str::from("Null") } else { self.to_str() }
+    }
+
     /// The string form as text; invalid bytes become U+FFFD.
     pub fn to_text(&self) -> String {
         match self {
@@ -24,14 +29,14 @@ impl Value {
     /// The text of `%v`.
     pub fn go_text(&self) -> String {
         match self {
-            Value::Null => "NULL".into(),
+            Value::Null => "Null".into(),
             Value::Bool(b) => b.to_string(),
             Value::Int(i) => i.to_string(),
             Value::UInt(u) => u.to_string(),
             Value::Float(f) => go_float(*f),
             Value::Str(s) => s.to_text().into_owned(),
             Value::Bytes(b) => super::lossy(b).into_owned(),
-            Value::Time(t) => rfc3339(*t),
+            Value::Time(t) => go_time(*t),
             Value::List(items) => {
                 let items: Vec<String> = items.iter().map(Value::go_text).collect();
                 format!("[{}]", items.join(" "))
@@ -88,6 +93,13 @@ pub fn go_float(f: f64) -> String {
         return format!("{sign}{}", exponent_form(&digits, exp, 2, true));
     }
     format!("{f}")
+}
+
+/// The text Go gives a time in UTC: `2020-05-31 15:28:05.5 +0000 UTC`.
+pub fn go_time(t: Time) -> String {
+    let text = t.to_string();
+    let body = text.strip_suffix('Z').unwrap_or(&text);
+    format!("{} +0000 UTC", body.replacen('T', " ", 1))
 }
 
 /// RFC 3339 in UTC with up to nine fraction digits, trailing zeros trimmed.

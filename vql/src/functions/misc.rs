@@ -1,0 +1,103 @@
+//! eval, items, rot13, entropy, cidr_contains, similarity, semver: small pure ones.
+
+use crate::error::Error;
+use crate::eval::{call_lambda, equal};
+use crate::registry::Registry;
+use crate::signature::{ArgType, Signature};
+use crate::value::{Dict, Value};
+use std::net::IpAddr;
+
+pub(super) fn register(registry: &mut Registry) {
+    let eval = Signature::new("eval", "Calls a lambda.")
+        .required("func", ArgType::Lambda, "The lambda.")
+        .arg("args", ArgType::Any, "Its arguments; anything but a list is one.");
+    registry.function_async(eval, |scope, args| async move {
+        let lambda = args.lambda("func")?.ok_or_else(|| Error::failed("no lambda"))?;
+        let given = super::format::values(args.any("args"), args.has("args"));
+        Ok(call_lambda(&lambda, &scope, given).await)
+    });
+
+    let items = Signature::new("items", "The members of a dictionary as a list of pairs.");
+    registry.function_sync(items.arg("item", ArgType::Any, "The value."), |_, args| {
+        let pair =
+            |(k, v): (&crate::Key, &Value)| Dict::new().with("_key", k).with("_value", v.clone());
+        Ok(match args.any("item") {
+            Value::Dict(dict) => dict.iter().map(pair).collect(),
+            Value::Null => Value::list(Vec::new()),
+            other => [Dict::new().with("_value", other)].into_iter().collect(),
+        })
+    });
+
+    let text = |name, doc| Signature::new(name, doc).arg("string", ArgType::String, "The text.");
+    registry.function_sync(text("rot13", "Turns letters by half the alphabet."), |_, args| {
+        let turn = |b: &u8| match b {
+            b'a'..=b'z' => (b - b'a' + 13) % 26 + b'a',
+            b'A'..=b'Z' => (b - b'A' + 13) % 26 + b'A',
+            other => *other,
+        };
+        Ok(args.bytes("string")?.as_bytes().iter().map(turn).collect::<Vec<u8>>().into())
+    });
+    registry.function_sync(text("entropy", "Shannon entropy in bits per byte."), |_, args| {
+        let text = args.bytes("string")?;
+        let mut counts = [0usize; 256];
+        for byte in text.as_bytes() {
+            counts[usize::from(*byte)] += 1;
+        }
+        let share = |n: &usize| *n as f64 / text.len() as f64;
+        let bits = counts.iter().filter(|n| **n > 0).map(share).map(|p| -p * p.log2());
+        Ok(bits.sum::<f64>().into())
+    });
+
+    let cidr = Signature::new("cidr_contains", "True when an address is in any of the ranges.")
+        .required("ip", ArgType::String, "The address.")
+        .required("ranges", ArgType::Strings, "Ranges such as 10.0.0.0/8.");
+    registry.function_sync(cidr, |_, args| {
+        let Ok(ip) = args.string("ip")?.parse::<IpAddr>() else { return Ok(false.into()) };
+        Ok(args.strings("ranges")?.iter().any(|range| in_range(ip, range)).into())
+    });
+
+    let similarity = Signature::new("similarity", "The share of equal members of two sets.")
+        .required("set1", ArgType::Dict, "One set.")
+        .required("set2", ArgType::Dict, "The other.");
+    registry.function_sync(similarity, |_, args| {
+        let (a, b) = (args.dict("set1")?, args.dict("set2")?);
+        let same = a.iter().filter(|(k, v)| b.get(k).is_some_and(|w| equal(v, w))).count();
+        let all = a.len() + b.len() - same;
+        Ok(if all == 0 { Value::Float(0.0) } else { (same as f64 / all as f64).into() })
+    });
+
+    let semver = Signature::new("semver", "The parts of a semantic version.");
+    let semver = semver.required("version", ArgType::String, "The version.");
+    registry.function_sync(semver, |_, args| {
+        let version = args.string("version")?;
+        let text = version.strip_prefix('v').unwrap_or(&version);
+        let (text, _) = text.split_once('+').unwrap_or((text, ""));
+        let (core, pre) = text.split_once('-').unwrap_or((text, ""));
+        let mut parts = core.split('.').map(|part| part.parse::<u32>());
+        let mut part = || parts.next().unwrap_or(Ok(0)).map_err(Error::failed);
+        Ok(Dict::new()
+            .with("Major", part()?)
+            .with("Minor", part()?)
+            .with("Patch", part()?)
+            .with("Prerelease", pre.to_string())
+            .with("Version", version.as_str())
+            .into())
+    });
+}
+
+fn in_range(ip: IpAddr, range: &str) -> bool {
+    let parsed = range
+        .split_once('/')
+        .and_then(|(net, bits)| Some((net.parse::<IpAddr>().ok()?, bits.parse::<u32>().ok()?)));
+    match (ip, parsed) {
+        (IpAddr::V4(ip), Some((IpAddr::V4(net), bits @ 0..=32))) => {
+            let differ = u64::from(ip.to_bits() ^ net.to_bits());
+            differ >> (32 - bits) == 0
+        }
+        (IpAddr::V6(ip), Some((IpAddr::V6(net), bits @ 0..=128))) => {
+            let differ = ip.to_bits() ^ net.to_bits();
+            bits == 0 || differ >> (128 - bits) == 0
+        }
+        _ => false,
+    }
+}
