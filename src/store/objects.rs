@@ -51,6 +51,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the file was replaced while it was read: worth reading again.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, StoreError::Io(e) if is_stale(e))
+    }
+
     pub(crate) fn corrupt(path: &str, reason: impl std::fmt::Display) -> StoreError {
         StoreError::Corrupt { path: path.to_owned(), reason: reason.to_string() }
     }
@@ -371,7 +376,11 @@ impl Tree {
         &self,
         path: &str,
     ) -> Result<Option<Box<dyn crate::env::File>>, StoreError> {
-        match self.fs.open(path, Open::Read).await {
+        let first = match self.fs.open(path, Open::Read).await {
+            Err(e) if is_stale(&e) => self.fs.open(path, Open::Read).await,
+            r => r,
+        };
+        match first {
             Ok(f) => Ok(Some(f)),
             Err(e)
                 if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>

@@ -246,14 +246,11 @@ impl DeadlineFs {
         DeadlineFs { inner, limit }
     }
 
-    fn within<'a, T: 'a>(
+    fn within<'a, T: Send + 'a>(
         &self,
         path: &'a str,
         call: BoxFuture<'a, io::Result<T>>,
-    ) -> BoxFuture<'a, io::Result<T>>
-    where
-        T: Send,
-    {
+    ) -> BoxFuture<'a, io::Result<T>> {
         within(self.limit, path, call).boxed()
     }
 }

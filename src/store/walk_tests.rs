@@ -87,3 +87,17 @@ async fn fixture_inventory() {
     assert_eq!(health, &json!({"2020-11-08": 227, "2023-09-07": 10}));
     assert_eq!(v["root"]["hunts"]["H.49ba8939"]["clients"], json!(1));
 }
+
+/// For trees too large or too private to keep: set VELOCIRAPTOR_TREE to one.
+#[tokio::test]
+async fn inventory_of_a_named_tree() {
+    let Ok(dir) = std::env::var("VELOCIRAPTOR_TREE") else {
+        println!("skipped: VELOCIRAPTOR_TREE is not set");
+        return;
+    };
+    let root = crate::store::StoreRoot::single(&dir);
+    let t = Tree::new(&crate::env::real::env(), root);
+    let v = inventory(&t).await.unwrap();
+    println!("{}", serde_json::to_string_pretty(&v).unwrap());
+    assert!(v["root"]["clients"].as_object().is_some_and(|c| !c.is_empty()));
+}

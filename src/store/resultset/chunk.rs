@@ -51,7 +51,7 @@ fn word(record: &[u8; RECORD], i: usize) -> u64 {
 ///
 /// A record is written before its data, so a crash leaves records that point
 /// past the end, or at bytes that a later record claims too: both are dropped,
-/// as are impossible numbers and a torn last record.
+/// as are empty chunks, impossible numbers and a torn last record.
 pub fn parse(bytes: &[u8], data_len: u64) -> Vec<Chunk> {
     let mut out = Vec::new();
     let mut claimed_from = data_len;
@@ -62,7 +62,7 @@ pub fn parse(bytes: &[u8], data_len: u64) -> Vec<Chunk> {
             compressed: word(r, 2),
             uncompressed: word(r, 3),
         };
-        let possible = c.file_offset <= MAX_LOGICAL && c.uncompressed <= MAX_CHUNK;
+        let possible = c.file_offset <= MAX_LOGICAL && (1..=MAX_CHUNK).contains(&c.uncompressed);
         let end = c.at.checked_add(c.compressed);
         if possible && end.is_some_and(|e| e <= claimed_from) {
             claimed_from = c.at;
@@ -73,12 +73,20 @@ pub fn parse(bytes: &[u8], data_len: u64) -> Vec<Chunk> {
     out
 }
 
-/// The record that holds logical offset `at`, or the first one behind it.
+/// The record that holds logical offset `at`, or the nearest one behind it;
+/// its end is behind `at`, so that reading goes forward whatever a client
+/// claimed. The length of the list when there is none.
 pub fn locate(chunks: &[Chunk], at: u64) -> usize {
-    if chunks.is_sorted_by_key(|c| c.file_offset) {
+    let ordered = |a: &Chunk, b: &Chunk| a.file_offset <= b.file_offset && a.end() <= b.end();
+    if chunks.is_sorted_by(ordered) {
         return chunks.partition_point(|c| c.end() <= at);
     }
-    chunks.iter().position(|c| c.file_offset <= at && at < c.end()).unwrap_or(chunks.len())
+    let holds = chunks.iter().position(|c| c.file_offset <= at && at < c.end());
+    let behind = || {
+        let later = chunks.iter().enumerate().filter(|c| c.1.file_offset > at);
+        later.min_by_key(|c| c.1.file_offset).map(|c| c.0)
+    };
+    holds.or_else(behind).unwrap_or(chunks.len())
 }
 
 /// Inflates one chunk; fails unless the stream is whole and of the size told.
@@ -132,6 +140,10 @@ mod tests {
         assert_eq!(locate(&list, 35), 3);
         let back = [c(0, 0, 1, 10), c(20, 1, 1, 5), c(10, 2, 1, 10)];
         assert_eq!(locate(&back, 12), 2);
+        assert_eq!(locate(&[c(40, 0, 1, 5), c(0, 1, 1, 10)], 15), 0);
+        // One chunk inside another.
+        let nested = [c(0, 0, 1, 30), c(10, 1, 1, 5), c(30, 2, 1, 5)];
+        assert_eq!((locate(&nested, 16), locate(&nested, 31)), (0, 2));
     }
 
     proptest! {
@@ -139,7 +151,7 @@ mod tests {
         fn random_bytes_parse(b in prop::collection::vec(any::<u8>(), 0..400), len in any::<u64>(), at in any::<u64>()) {
             let list = parse(&b, len);
             prop_assert!(list.iter().all(|c| c.at + c.compressed <= len));
-            prop_assert!(locate(&list, at) <= list.len());
+            prop_assert!(list.get(locate(&list, at)).is_none_or(|c| c.end() > at));
             for k in &list {
                 let _ = inflate(&Chunk { uncompressed: k.uncompressed.min(100), ..*k }, &b);
             }

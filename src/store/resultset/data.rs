@@ -87,18 +87,14 @@ impl DataFile {
                 Ok((!data.is_empty()).then(|| (at, data.into())))
             }
             Layout::Chunked(chunks) => {
-                let mut i = chunk::locate(chunks, at);
-                // Chunks of no bytes hold nothing to read.
-                while chunks.get(i).is_some_and(|c| c.uncompressed == 0) {
-                    i += 1;
-                }
-                let Some(c) = chunks.get(i) else { return Ok(None) };
+                let Some(c) = chunks.get(chunk::locate(chunks, at)) else { return Ok(None) };
                 let len = usize::try_from(c.compressed)
                     .map_err(|e| StoreError::corrupt(&self.path, e))?;
                 let stream = self.file.read_at(c.at, len).await?;
                 let data = Bytes::from(
                     chunk::inflate(c, &stream).map_err(|e| StoreError::corrupt(&self.path, e))?,
                 );
+                // The chunk ends behind `at`, so some of it is left.
                 let skip = at.saturating_sub(c.file_offset).min(data.len() as u64);
                 Ok(Some((c.file_offset + skip, data.slice(skip as usize..))))
             }

@@ -21,12 +21,18 @@ pub use writer::{SetWriter, TimedWriter, Written, canonical};
 use super::{FilePath, StoreError, Tree};
 use bytes::Bytes;
 
-/// Rows of a set: from its index, or counted when it has none.
+/// Rows of a set: from its index, or counted when it has none. A set replaced
+/// meanwhile is opened once more.
 pub async fn row_count(tree: &Tree, at: &FilePath) -> Result<u64, StoreError> {
-    ResultSet::open(tree, at).await?.count_rows().await
+    let once = || async { ResultSet::open(tree, at).await?.count_rows().await };
+    match once().await {
+        Err(e) if e.is_stale() => once().await,
+        r => r,
+    }
 }
 
-/// At most `count` rows from number `start` on.
+/// At most `count` rows from number `start` on. A set replaced meanwhile is
+/// opened once more.
 pub async fn read_rows(
     tree: &Tree,
     at: &FilePath,
@@ -34,5 +40,9 @@ pub async fn read_rows(
     count: u64,
 ) -> Result<Vec<Bytes>, StoreError> {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    ResultSet::open(tree, at).await?.page(start, count).await
+    let once = || async { ResultSet::open(tree, at).await?.page(start, count).await };
+    match once().await {
+        Err(e) if e.is_stale() => once().await,
+        r => r,
+    }
 }

@@ -63,7 +63,7 @@ impl ResultSet {
 
     /// Rows found by reading the whole file, whatever the index says.
     pub async fn scan_rows(&self) -> Result<u64, StoreError> {
-        let mut rows = self.from_start(0).await?;
+        let mut rows = self.scan_from(0);
         let mut n = 0;
         while rows.next().await?.is_some() {
             n += 1;
@@ -73,8 +73,8 @@ impl ResultSet {
 
     /// Rows from number `start` on.
     pub async fn rows(&self, start: u64) -> Result<Rows<'_>, StoreError> {
-        let (Some(data), true) = (&self.data, start > 0) else { return self.from_start(0).await };
-        let Some((index, total)) = &self.index else { return self.from_start(start).await };
+        let (Some(data), true) = (&self.data, start > 0) else { return Ok(self.scan_from(0)) };
+        let Some((index, total)) = &self.index else { return Ok(self.scan_from(start)) };
         if start >= *total {
             // Rows without an entry are remains of a torn write.
             return Ok(Rows { lines: None, data: None, skip: 0 });
@@ -83,7 +83,7 @@ impl ResultSet {
         let pos = index::parse(&entry).first().copied().unwrap_or_default();
         if !at_line_start(data, pos.offset).await? {
             tracing::debug!(path = data.path(), row = start, "stale row index, scanning");
-            return self.from_start(start).await;
+            return Ok(self.scan_from(start));
         }
         let mut lines = Lines::new(data, pos.offset);
         for _ in 0..pos.skip {
@@ -113,10 +113,10 @@ impl ResultSet {
         Ok(index::parse(&f.read_at(at, count.saturating_mul(index::ENTRY)).await?))
     }
 
-    async fn from_start(&self, skip: u64) -> Result<Rows<'_>, StoreError> {
+    fn scan_from(&self, skip: u64) -> Rows<'_> {
         let data = self.data.as_ref();
         let lines = data.map(|d| Lines::new(d, 0));
-        Ok(Rows { lines, data, skip })
+        Rows { lines, data, skip }
     }
 }
 

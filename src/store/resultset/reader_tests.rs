@@ -184,3 +184,78 @@ async fn fixture_sets() {
     let q = ResultSet::open(&t, &cell.query(1)).await.unwrap();
     assert_eq!(q.total_rows(), Some(q.scan_rows().await.unwrap()));
 }
+
+/// Writes data, index and chunk index as given and reads everything.
+async fn reads_to_the_end(data: &[u8], index: &[u8], chunks: Option<&[u8]>) {
+    let (_d, t) = scratch();
+    let at = results(&Org::root());
+    put(&t, &at, data).await;
+    put(&t, &at.index(), index).await;
+    if let Some(c) = chunks {
+        put(&t, &at.chunk(), c).await;
+    }
+    let s = ResultSet::open(&t, &at).await.unwrap();
+    let _ = s.scan_rows().await;
+    for k in 0..s.total_rows().unwrap_or(0).min(4) {
+        let _ = s.page(k, 3).await;
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn damaged_files_are_read_to_the_end(
+        data in proptest::collection::vec(
+            proptest::sample::select(b"{}@\n\" :a10".as_slice()), 0..120),
+        index in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
+        claims in proptest::collection::vec((0u64..64, 0u64..40), 0..6),
+        chunked in proptest::bool::ANY,
+    ) {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        rt.block_on(async {
+            let limit = std::time::Duration::from_secs(20);
+            let (mut file, mut list) = (Vec::new(), Vec::new());
+            for (file_offset, len) in &claims {
+                let part = &data[..data.len().min(*len as usize)];
+                let z = zlib(part);
+                let c = Chunk {
+                    file_offset: *file_offset,
+                    at: file.len() as u64,
+                    compressed: z.len() as u64,
+                    uncompressed: part.len() as u64,
+                };
+                list.extend_from_slice(&c.encode());
+                file.extend_from_slice(&z);
+            }
+            let read = async {
+                if chunked {
+                    reads_to_the_end(&file, &index, Some(&list)).await;
+                } else {
+                    reads_to_the_end(&data, &index, None).await;
+                }
+            };
+            assert!(tokio::time::timeout(limit, read).await.is_ok(), "does not end");
+        });
+    }
+}
+
+/// Prints how fast rows are read; run it by name with `--release --ignored`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn speed_of_reading() {
+    let (_d, t) = scratch();
+    let at = results(&Org::root());
+    let (data, index) = (t.root.file(&at).unwrap(), t.root.file(&at.index()).unwrap());
+    let mut w = SetWriter::create(&*t.fs, &data, &index).await.unwrap();
+    let row = br#"{"Pid":1234,"Name":"svchost.exe","CommandLine":"C:\\Windows\\system32\\svchost.exe -k netsvcs","User":"NT AUTHORITY","n":[1,2,3],"t":"2026-01-02T03:04:05Z"}"#;
+    for _ in 0..400_000 {
+        w.row(row).await.unwrap();
+    }
+    let n = w.finish().await.unwrap();
+    let start = tokio::time::Instant::now();
+    let s = ResultSet::open(&t, &at).await.unwrap();
+    assert_eq!(s.scan_rows().await.unwrap(), n.rows);
+    let took = start.elapsed();
+    println!("{} rows, {} MB in {took:?}", n.rows, n.bytes / 1_000_000);
+}
