@@ -42,9 +42,17 @@ pub struct Cli {
 
 /// Flags every command understands; they may stand before or after its name.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Global options")]
 pub struct Globals {
     /// The configuration file of the server or agent (YAML).
-    #[arg(short, long, global = true, value_name = "FILE", env = "VELOCIRAPTOR_CONFIG")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "VELOCIRAPTOR_CONFIG",
+        hide_env_values = true
+    )]
     pub config: Option<String>,
 
     /// The configuration file of an API client, made by `config api_client`.
@@ -56,7 +64,8 @@ pub struct Globals {
         long = "api_config",
         global = true,
         value_name = "FILE",
-        env = "VELOCIRAPTOR_API_CONFIG"
+        env = "VELOCIRAPTOR_API_CONFIG",
+        hide_env_values = true
     )]
     pub api_config: Option<String>,
 
@@ -64,7 +73,13 @@ pub struct Globals {
     ///
     /// Default: velociraptor-fleet.yaml beside the configuration file, if there is
     /// one. The stock program refuses unknown keys, so they never go into its file.
-    #[arg(long, global = true, value_name = "FILE", env = "VELOCIRAPTOR_SETTINGS")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "VELOCIRAPTOR_SETTINGS",
+        hide_env_values = true
+    )]
     pub settings: Option<String>,
 
     /// Work in this organisation instead of the root one.

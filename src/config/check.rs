@@ -258,7 +258,11 @@ impl Checker<'_> {
     ) {
         for usage in usages {
             if let Err(e) = cert.verify(ca, now, *usage) {
-                self.error(path, e.to_string());
+                let hint = match e {
+                    CertError::OutOfDate { .. } => "; see `config reissue_certs`",
+                    _ => "",
+                };
+                self.error(path, format!("{e}{hint}"));
                 return;
             }
         }

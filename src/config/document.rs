@@ -369,16 +369,36 @@ impl<'de> Visitor<'de> for Inner<'_> {
 
 /// A message for an unknown key, with the known one that was probably meant.
 fn unknown(section: &str, key: &str) -> String {
-    let meant = schema::section(section).and_then(|s| {
-        s.keys().find(|k| {
-            k.eq_ignore_ascii_case(key)
-                || k.replace('_', "").eq_ignore_ascii_case(&key.replace(['_', '-'], ""))
-        })
-    });
+    let plain = |k: &str| k.replace(['_', '-'], "").to_ascii_lowercase();
+    let wanted = plain(key);
+    let meant = schema::section(section)
+        .into_iter()
+        .flat_map(|s| s.keys())
+        .map(|k| (distance(&plain(k), &wanted), k))
+        .filter(|(d, k)| *d <= 2 && *d < k.len().min(key.len()) / 2)
+        .min_by_key(|(d, _)| *d);
     match meant {
-        Some(k) => format!("unknown key; did you mean {k}?"),
+        Some((_, k)) => format!("unknown key; did you mean {k}?"),
         None => "unknown key".into(),
     }
+}
+
+/// Edits (insert, delete, replace a byte) between two words; long ones count as far.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().max(b.len()) > 64 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
 }
 
 #[cfg(test)]
@@ -422,6 +442,18 @@ mod tests {
                 "f:10: foo: unknown key",
             ]
         );
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, d) in
+            [("nonce", "nonse", 1), ("", "ab", 2), ("abc", "abc", 0), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(a, b), d);
+            assert_eq!(distance(b, a), d);
+        }
+        assert_eq!(unknown("ClientConfig", "nonse"), "unknown key; did you mean nonce?");
+        assert_eq!(unknown("ClientConfig", "zz"), "unknown key");
     }
 
     #[test]

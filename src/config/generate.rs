@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::load::ConfigError;
 use crate::crypto::PrivateKey;
-use crate::crypto::certs::{Authority, DEFAULT_GATEWAY_NAME, DEFAULT_PINNED_NAME};
+use crate::crypto::certs::{Authority, DEFAULT_GATEWAY_NAME, DEFAULT_PINNED_NAME, LEAF_DAYS};
 use crate::env::Entropy;
 
 /// The answers that shape a new configuration.
@@ -42,7 +42,7 @@ impl Default for Choices {
             websocket: false,
             datastore: "/var/tmp/velociraptor".into(),
             logs: String::new(),
-            validity_days: 365,
+            validity_days: LEAF_DAYS,
             registry_writeback: false,
             users: Vec::new(),
         }
@@ -182,8 +182,10 @@ pub fn server(
         "Monitoring": { "bind_address": "127.0.0.1", "bind_port": 8003 },
         "obfuscation_nonce": nonce(entropy),
         "defaults": { "hunt_expiry_hours": 168, "notebook_cell_timeout_min": 10 },
-        "security": { "certificate_validity_days": choices.validity_days },
     });
+    if choices.validity_days != LEAF_DAYS {
+        config["security"] = json!({ "certificate_validity_days": choices.validity_days });
+    }
     prune(&mut config);
     Ok(config)
 }

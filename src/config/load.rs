@@ -3,7 +3,7 @@
 use std::io;
 
 use super::check::{self, Finding, Level, Role};
-use super::{Config, Document, ServerIdentity, Settings, settings};
+use super::{Config, Document, ServerIdentity, Settings, settings, split};
 use crate::env::Env;
 use crate::env::fs::read_limited;
 
@@ -120,6 +120,13 @@ pub async fn load(
 }
 
 impl Loaded {
+    /// The same as node `name` sees it; see [`split::node`].
+    pub fn for_node(&self, name: &str) -> Result<Loaded, ConfigError> {
+        let document = split::node(&self.document, &self.config, name)?;
+        let config = check::model(&document)?;
+        Ok(Loaded { config, document, ..self.clone() })
+    }
+
     /// The server's keys and certificates, which [`load`] has checked for servers.
     pub fn identity(&self) -> Result<ServerIdentity, ConfigError> {
         ServerIdentity::of(&self.config, &self.settings)

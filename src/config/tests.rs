@@ -284,8 +284,13 @@ async fn loading_reads_settings_beside_the_file() {
     let loaded = load::load(&env, &path, None, Role::Server).await.unwrap();
     assert_eq!(loaded.settings, Settings::default());
     assert_eq!(loaded.identity().unwrap().keys.len(), 1);
-    let user = loaded.config.clone();
+    let mut user = loaded.config.clone();
     load::check_user(&env, &user).await.unwrap();
+    user.frontend.run_as_user = "no such user".into();
+    let e = load::check_user(&env, &user).await.unwrap_err();
+    assert!(e.to_string().contains("run_as_user"), "{e}");
+    assert_eq!(loaded.for_node("localhost-8000").unwrap().document.value, loaded.document.value);
+    assert!(loaded.for_node("elsewhere-1").is_err());
     put(format!("{root}/velociraptor-fleet.yaml"), "journal:\n  group_bytes: 77\n".into()).await;
     let loaded = load::load(&env, &path, None, Role::Server).await.unwrap();
     assert_eq!(loaded.settings.journal.group_bytes, 77);
@@ -300,4 +305,37 @@ async fn loading_reads_settings_beside_the_file() {
     let e = load::load(&env, &gone, None, Role::Server).await.unwrap_err().to_string();
     assert!(e.contains("gone.yaml:2: Client.nonse: unknown key"), "{e}");
     assert!(e.contains("gone.yaml:3: lockdown: restricts"), "{e}");
+}
+
+/// Keys that only old files have are read, and do not stop a server unless they restrict.
+#[test]
+fn old_files_are_read() {
+    let doc = fresh();
+    let old = json!({
+        "version": {"name": "velociraptor", "version": "0.6.0", "install_time": 1_600_000_000},
+        "Client": {
+            "version": {"name": "velociraptor", "version": "0.6.0"},
+            "local_buffer": {"filename": "/tmp/buffer"},
+        },
+        "GUI": {"internal_cidr": [], "saml_certificate": ""},
+        "Frontend": {
+            "public_path": "/var/public", "is_master": true, "dns_name": "old.example.org",
+            "dyn_dns": {"hostname": "x"}, "resources": null, "concurrency": 6,
+            "expected_clients": 500, "do_not_redirect": true,
+        },
+        "Datastore": {"memcache_expiration_sec": 3, "compression": null},
+        "Writeback": {}, "server_type": "linux", "api_config": {},
+        "obfuscation_nonce": null, "defaults": null,
+    });
+    let doc = with(&doc, old);
+    assert_eq!(doc.problems(), []);
+    assert_eq!(errors(&doc, Role::Server), []);
+    assert_eq!(errors(&doc, Role::Agent), []);
+    let config = check::model(&doc).unwrap();
+    assert_eq!(config.frontend.limits().concurrency, Some(6));
+    assert_eq!(config.frontend.limits().expected_clients, 500);
+    assert_eq!(config.obfuscation_nonce().len(), 64);
+    assert_eq!(config.defaults.hunt_expiry().as_secs(), 168 * 3600);
+    let restricted = with(&doc, json!({"GUI": {"vpn_cidr": ["10.0.0.0/8"]}}));
+    assert_eq!(paths(&errors(&restricted, Role::Server)), ["GUI.vpn_cidr"]);
 }

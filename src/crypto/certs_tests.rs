@@ -168,3 +168,48 @@ fn impossible_names_and_dates_are_errors() {
     assert!(matches!(ca.issue(&e, at(NOW), 1, "j\u{fc}rgen", &key), Err(CertError::Issue(_))));
     assert!(matches!(ca.issue(&e, at(NOW), u32::MAX, "x", &key), Err(CertError::Issue(_))));
 }
+
+/// A leaf with the given twist, signed by `ca`.
+fn twisted(
+    ca: &Authority,
+    key: &PrivateKey,
+    twist: impl Fn(&mut CertificateParams),
+) -> Certificate {
+    let mut p = params(&entropy(), at(NOW), 5000).unwrap();
+    p.distinguished_name.push(DnType::CommonName, "VelociraptorServer");
+    twist(&mut p);
+    let der = ca.certificate().der().to_vec().into();
+    let issuer = Issuer::from_ca_cert_der(&der, Signer(ca.private_key())).unwrap();
+    Certificate::from_der(p.signed_by(&Subject(key.public()), &issuer).unwrap().der()).unwrap()
+}
+
+#[test]
+fn usage_extensions_and_the_cas_own_dates_count() {
+    let ca = Authority::generate(&entropy(), at(NOW)).unwrap();
+    let key = PrivateKey::generate().unwrap();
+    let root = ca.certificate();
+    let plain = twisted(&ca, &key, |_| ());
+    plain.verify(root, at(NOW), Usage::Server).unwrap();
+    // The leaf outlives its CA.
+    let late = at(NOW + 3651 * DAY);
+    assert!(plain.check_dates(late).is_ok());
+    assert!(matches!(plain.verify(root, late, Usage::Server), Err(CertError::OutOfDate { .. })));
+    let only_client =
+        twisted(&ca, &key, |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    assert!(matches!(
+        only_client.verify(root, at(NOW), Usage::Server),
+        Err(CertError::WrongUsage(_))
+    ));
+    only_client.verify(root, at(NOW), Usage::Client).unwrap();
+    twisted(&ca, &key, |p| p.extended_key_usages = vec![])
+        .verify(root, at(NOW), Usage::Server)
+        .unwrap();
+    for critical in [false, true] {
+        let odd = twisted(&ca, &key, |p| {
+            let mut e = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+            e.set_criticality(critical);
+            p.custom_extensions.push(e);
+        });
+        assert_eq!(odd.verify(root, at(NOW), Usage::Server).is_ok(), !critical);
+    }
+}

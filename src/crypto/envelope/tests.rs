@@ -292,6 +292,18 @@ fn bombs_and_damaged_lists_are_refused() {
 }
 
 #[test]
+fn the_payload_is_decrypted_where_it_lies() {
+    let list = vec![7u8; 100_000];
+    let body = TO_SERVER.seal(&seeded(1), &[list], Compression::None, "n", 1).unwrap();
+    let body = Bytes::from(body);
+    let place = body.as_ptr_range();
+    let Ok(Packet::Sealed(packet)) = parse(body) else { panic!("not sealed") };
+    let opened = open_with(&TO_SERVER.keys(), packet).unwrap();
+    assert_eq!(opened.lists[0], [7u8; 100_000][..]);
+    assert!(place.contains(&opened.lists[0].as_ptr()), "the body was copied");
+}
+
+#[test]
 fn unknown_compression_and_wrong_types_are_errors() {
     let cipher =
         SessionCipher::new(&seeded(3), "C.627d340c27f93796", &CLIENT, SERVER.public()).unwrap();
