@@ -292,15 +292,16 @@ impl Checker<'_> {
         ] {
             whole &= self.require(key);
         }
-        if whole && !config.client.ca_certificate.is_empty() {
-            if let Some(id) = self.parsed(ServerIdentity::of(config, settings)) {
-                let both = [Usage::Server, Usage::Client];
-                self.certificate("Frontend.certificate", &id.certificate, &id.ca, now, &both);
-                self.certificate("GUI.gw_certificate", &id.gateway_certificate, &id.ca, now, &both);
-                self.name("Frontend.certificate", id.source(), config.client.pinned_server_name());
-                let gateway = id.gateway_certificate.name().unwrap_or_default();
-                self.name("GUI.gw_certificate", gateway, config.api.pinned_gw_name());
-            }
+        if whole
+            && !config.client.ca_certificate.is_empty()
+            && let Some(id) = self.parsed(ServerIdentity::of(config, settings))
+        {
+            let both = [Usage::Server, Usage::Client];
+            self.certificate("Frontend.certificate", &id.certificate, &id.ca, now, &both);
+            self.certificate("GUI.gw_certificate", &id.gateway_certificate, &id.ca, now, &both);
+            self.name("Frontend.certificate", id.source(), config.client.pinned_server_name());
+            let gateway = id.gateway_certificate.name().unwrap_or_default();
+            self.name("GUI.gw_certificate", gateway, config.api.pinned_gw_name());
         }
         self.paths_and_ports(config);
     }

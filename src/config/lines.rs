@@ -89,7 +89,7 @@ impl Lines {
 }
 
 fn is_block(value: &str) -> bool {
-    let value = value.trim_start_matches(|c: char| c == '&' || c == '!');
+    let value = value.trim_start_matches(['&', '!']);
     value.starts_with(['|', '>'])
 }
 

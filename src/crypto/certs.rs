@@ -158,7 +158,7 @@ fn name_of(cert: &X509Certificate<'_>) -> Option<String> {
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, cert)) if rest.is_empty() => Ok(cert),
+        Ok(([], cert)) => Ok(cert),
         _ => Err(CertError::Malformed("certificate")),
     }
 }

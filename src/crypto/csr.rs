@@ -25,7 +25,7 @@ impl Request {
     pub fn from_pem(text: &str) -> Result<Self, CertError> {
         let der = pem_block(text, REQUEST_TAG)?;
         let csr = match X509CertificationRequest::from_der(&der) {
-            Ok((rest, csr)) if rest.is_empty() => csr,
+            Ok(([], csr)) => csr,
             _ => return Err(CertError::Malformed("certificate request")),
         };
         let info = &csr.certification_request_info;

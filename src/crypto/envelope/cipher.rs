@@ -139,7 +139,7 @@ impl SessionKeys {
 /// Length without padding: the last byte, 1 to 16, repeated as often as it says.
 pub(in crate::crypto) fn unpad(plain: &[u8]) -> Option<usize> {
     let n = usize::from(*plain.last()?);
-    if plain.len() % BLOCK != 0 || !(1..=BLOCK).contains(&n) {
+    if !plain.len().is_multiple_of(BLOCK) || !(1..=BLOCK).contains(&n) {
         return None;
     }
     let (head, tail) = plain.split_at(plain.len() - n);

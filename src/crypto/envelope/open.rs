@@ -89,7 +89,7 @@ pub fn parse(body: Bytes) -> Result<Packet, EnvelopeError> {
         span.filter(|s| !s.is_empty()).ok_or(EnvelopeError::Missing(name))
     };
     let blocks = |span: std::ops::Range<usize>, name| {
-        if span.len() % BLOCK == 0 {
+        if span.len().is_multiple_of(BLOCK) {
             Ok(span)
         } else {
             Err(EnvelopeError::Length(name, span.len()))
