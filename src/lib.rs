@@ -15,6 +15,7 @@ pub mod crypto;
 pub mod env;
 pub mod frontend;
 pub mod gui;
+pub mod node;
 pub mod plugins;
 pub mod services;
 pub mod store;

@@ -11,7 +11,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::env::{Env, real};
 
+pub mod client;
 pub mod config;
+pub mod frontend;
+pub mod gui;
+pub mod version;
 
 /// Exit status of a command that failed.
 const FAILED: u8 = 1;
@@ -107,15 +111,22 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 #[command(rename_all = "snake_case")]
 pub enum Command {
+    /// Run everything in one process, from an empty directory.
+    Gui(gui::GuiArgs),
+    /// Serve clients, the API and the GUI.
+    Frontend(frontend::FrontendArgs),
     /// Make, check, show and split configuration files.
     Config(config::ConfigArgs),
+    /// Say what this program is.
+    Version(version::VersionArgs),
 }
 
 impl Command {
     /// Whether it serves people, and so gets a runtime of its own for that side.
     fn serves(&self) -> bool {
         match self {
-            Command::Config(_) => false,
+            Command::Gui(_) | Command::Frontend(_) => true,
+            Command::Config(_) | Command::Version(_) => false,
         }
     }
 }
@@ -145,7 +156,10 @@ pub struct Usage(pub String);
 
 async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
     match command {
+        Command::Gui(args) => gui::run(args, ctx).await,
+        Command::Frontend(args) => frontend::run(args, ctx).await,
         Command::Config(args) => config::run(args, ctx).await,
+        Command::Version(args) => version::run(args, ctx).await,
     }
 }
 

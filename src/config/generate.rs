@@ -110,7 +110,6 @@ pub fn server(
             "writeback_darwin": "/etc/velociraptor.writeback.yaml",
             "writeback_linux": "/etc/velociraptor.writeback.yaml",
             "writeback_windows": windows_writeback,
-            "level2_writeback_suffix": ".bak",
             "tempdir_windows": "$ProgramFiles\\Velociraptor\\Tools",
             "max_poll": 60,
             "nanny_max_connection_delay": 600,

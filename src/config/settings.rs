@@ -86,6 +86,8 @@ pub struct Limits {
     pub packet_inflated_bytes: u64,
     /// Connections open at once; 0 leaves it to the file descriptor limit.
     pub connections: u64,
+    /// Clients' connections begin with a PROXY protocol version 2 header.
+    pub proxy_protocol: bool,
 }
 
 impl Default for Limits {
@@ -95,6 +97,7 @@ impl Default for Limits {
             store_timeout_ms: 20_000,
             packet_inflated_bytes: crate::crypto::envelope::MAX_TOTAL_BYTES as u64,
             connections: 0,
+            proxy_protocol: false,
         }
     }
 }

@@ -1,0 +1,118 @@
+//! Metrics in Prometheus text, under stock names where stock has one.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use crate::comms::server::Metrics;
+use crate::services::Server;
+
+/// Serves `/metrics`.
+pub(super) fn router(server: Arc<Server>, clients: Arc<Metrics>) -> Router {
+    Router::new().route(
+        "/metrics",
+        get(move || {
+            let text = render(&server, &clients);
+            async move {
+                ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+                    .into_response()
+            }
+        }),
+    )
+}
+
+struct Text(String);
+
+impl Text {
+    fn one(&mut self, kind: &str, name: &str, help: &str, value: u64) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: &AtomicU64) {
+        self.one("counter", name, help, value.load(Ordering::Relaxed));
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.one("gauge", name, help, value);
+    }
+}
+
+fn render(server: &Server, m: &Metrics) -> String {
+    let mut t = Text(String::new());
+    let load = |v: &AtomicU64| v.load(Ordering::Relaxed);
+    t.gauge("client_comms_current_connections", "Client connections open now.", load(&m.open));
+    t.gauge("velociraptor_clients_held", "Clients held for tasks.", server.sessions.len() as u64);
+    t.gauge("velociraptor_websockets", "Client WebSockets open now.", load(&m.websockets));
+    t.counter("velociraptor_connections_total", "Connections accepted.", &m.connections);
+    t.counter("frontend_loadshed_count", "Connections closed before TLS.", &m.shed);
+    t.counter(
+        "velociraptor_handshake_failures_total",
+        "TLS handshakes that failed.",
+        &m.handshake_failures,
+    );
+    t.counter("velociraptor_requests_total", "Requests and WebSocket messages.", &m.requests);
+    t.counter(
+        "velociraptor_body_budget_refusals_total",
+        "Requests refused: too much in memory.",
+        &m.budget_refusals,
+    );
+    t.counter("velociraptor_oversize_total", "Bodies over the limit.", &m.oversize);
+    t.counter(
+        "velociraptor_service_timeouts_total",
+        "Requests not answered in time.",
+        &m.service_timeouts,
+    );
+    t.counter("frontend_receiver_bytes", "Body bytes received from clients.", &m.body_bytes);
+    let c = &server.counters;
+    t.counter("velociraptor_jobs_total", "Messages stored.", &c.jobs);
+    t.counter(
+        "velociraptor_duplicates_total",
+        "Messages or POSTs recognised as repeats.",
+        &c.duplicates,
+    );
+    t.counter(
+        "velociraptor_conflicts_total",
+        "Messages whose place was taken; kept aside.",
+        &c.conflicts,
+    );
+    t.counter("velociraptor_ignored_total", "Messages nobody stores.", &c.ignored);
+    t.counter(
+        "velociraptor_quarantined_total",
+        "Messages that can never be stored.",
+        &c.quarantined,
+    );
+    t.counter("velociraptor_refused_total", "POSTs refused or not stored.", &c.refused);
+    t.counter("velociraptor_rows_total", "Rows stored.", &c.rows);
+    t.counter("uploaded_bytes", "Upload bytes stored.", &c.upload_bytes);
+    t.counter("velociraptor_tasks_sent_total", "Tasks handed to clients.", &c.tasks_sent);
+    t.counter("velociraptor_flows_settled_total", "Flows put into stock files.", &c.settled);
+    let j = server.journal.stats();
+    t.counter("velociraptor_journal_records_total", "Records committed.", &j.records);
+    t.counter("velociraptor_journal_bytes_total", "Journal bytes written.", &j.bytes);
+    t.counter(
+        "velociraptor_journal_groups_total",
+        "Groups committed: a write and a sync each.",
+        &j.groups,
+    );
+    t.counter("velociraptor_journal_failures_total", "Groups that failed.", &j.failures);
+    t.gauge("velociraptor_journal_files", "Journal files in use.", server.journal_files() as u64);
+    t.gauge(
+        "velociraptor_journal_waiting_bytes",
+        "Bytes accepted and not committed yet.",
+        server.journal.waiting_bytes() as u64,
+    );
+    let (mut clients, mut flows) = (0, 0);
+    for org in server.orgs() {
+        let s = org.state();
+        clients += s.clients.len() as u64;
+        flows += s.flows.len() as u64;
+    }
+    t.gauge("velociraptor_clients", "Clients enrolled.", clients);
+    t.gauge("velociraptor_unsettled_flows", "Flows not in stock files yet.", flows);
+    t.0
+}

@@ -1,0 +1,403 @@
+//! One process of the deployment, assembled: everything that listens and
+//! everything that runs behind it.
+//!
+//! The command line starts it from a configuration file, the simulator from
+//! values; both run the same code.
+
+mod metrics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::future::{BoxFuture, FutureExt};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use vql::Registry;
+
+use crate::api::{self, Api, ApiOptions};
+use crate::comms::server::{
+    AcceptLimits, ClientEndpoint, Endpoint, HttpLimits, Metrics, Serve, Stop, WebHandler, serve,
+};
+use crate::comms::tls::{self, Alpn, ClientAuth, ServerOptions};
+use crate::config::{Loaded, model};
+use crate::env::{Env, Side};
+use crate::frontend::{Clients, Frontend, Identity, Limits};
+use crate::services::{Options, Server};
+use crate::store::StoreRoot;
+use crate::store::journal;
+
+/// Requests still under way when the process is told to stop get this long.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A running node.
+pub struct Node {
+    /// The server's services.
+    pub server: Arc<Server>,
+    /// Where clients connect.
+    pub clients: SocketAddr,
+    /// Where API clients connect, on a master.
+    pub api: Option<SocketAddr>,
+    /// Where people connect, on a master.
+    pub gui: Option<SocketAddr>,
+    /// Where metrics are read.
+    pub monitoring: Option<SocketAddr>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("clients", &self.clients).finish_non_exhaustive()
+    }
+}
+
+/// What a node needs beyond its configuration file.
+#[derive(Clone)]
+pub struct Extras {
+    /// Callables that queries over the API and in the GUI may use.
+    pub registry: Arc<Registry>,
+    /// Folders of artifact definitions given on the command line.
+    pub definitions: Vec<String>,
+}
+
+/// The services' options from a configuration.
+pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
+    let (c, s) = (&loaded.config, &loaded.settings);
+    let mut dirs: Vec<String> = c.defaults.artifact_definitions_directories.clone();
+    dirs.extend(definitions.iter().cloned());
+    Options {
+        node: match s.cluster.node.as_str() {
+            "" => c.frontend.node_name(),
+            name => name.to_owned(),
+        },
+        root_nonce: c.client.nonce.clone(),
+        obfuscation_nonce: c.obfuscation_nonce(),
+        obfuscate: !c.frontend.do_not_compress_artifacts,
+        compress: c.datastore.compression == "zlib",
+        flows_in_flight: c.client.in_flight() as usize,
+        collection_error_regex: Some(c.frontend.collection_error_regex.clone())
+            .filter(|r| !r.is_empty()),
+        journal: journal::Options {
+            roll_bytes: s.journal.file_bytes,
+            group_bytes: s.journal.group_bytes as usize,
+            waiting_bytes: s.limits.pending_bytes as usize,
+            deadline: s.journal.commit_timeout(),
+            acknowledge_early: false,
+        },
+        default_client_monitoring: c.frontend.default_client_monitoring_artifacts.clone(),
+        event_max_wait: (
+            c.defaults.event_max_wait().as_secs(),
+            c.defaults.event_max_wait_jitter().as_secs(),
+        ),
+        definitions: dirs,
+        reserved_users: vec![
+            c.client.pinned_server_name().to_owned(),
+            c.api.pinned_gw_name().to_owned(),
+        ],
+        ..Options::default()
+    }
+}
+
+fn http_limits(c: &model::Config) -> HttpLimits {
+    let l = c.frontend.limits();
+    HttpLimits {
+        max_body: l.max_body.max(HttpLimits::default().max_body),
+        ws_ping: c.client.ws_ping_wait(),
+        ..HttpLimits::default()
+    }
+}
+
+fn accept_limits(loaded: &Loaded) -> AcceptLimits {
+    let rate = loaded.config.frontend.limits().connections_per_second as u32;
+    let connections = loaded.settings.limits.connections as usize;
+    let defaults = AcceptLimits::default();
+    AcceptLimits {
+        connections_per_second: rate,
+        connection_burst: rate.saturating_mul(10),
+        max_connections: if connections > 0 { connections } else { defaults.max_connections },
+        ..defaults
+    }
+}
+
+fn address(host: &str, port: u16, what: &str) -> anyhow::Result<SocketAddr> {
+    let ip = host.parse().with_context(|| format!("{what}: {host:?} is not an IP address"))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+impl Node {
+    /// Opens the datastore and starts to listen. Returns when clients can connect.
+    pub async fn start(env: Env, loaded: &Loaded, extras: Extras) -> anyhow::Result<Node> {
+        let c = &loaded.config;
+        let identity = loaded.identity()?;
+        let store = &c.datastore;
+        anyhow::ensure!(!store.location().is_empty(), "Datastore.location is not set");
+        let root = StoreRoot::new(store.location(), store.filestore_directory());
+        let server = Server::open(env.clone(), root, options(loaded, &extras.definitions))
+            .await
+            .with_context(|| format!("datastore {}", store.location()))?;
+        first_users(&server, c).await?;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let older: Vec<String> = loaded.settings.rotation.old_private_keys.clone();
+        let comms = Identity::new(&c.frontend.certificate, &c.frontend.private_key, &older)
+            .map_err(anyhow::Error::msg)?;
+        let limits = Limits {
+            sessions: c.frontend.limits().expected_clients as usize,
+            max_poll: c.client.max_poll().as_secs(),
+            ancient_clients: c.security.allow_ancient_clients,
+            ..Limits::default()
+        };
+        let frontend = Frontend::new(server.clone(), comms, limits);
+        frontend.take_over().await;
+        let mut node = Node {
+            server: server.clone(),
+            clients: ([0, 0, 0, 0], 0).into(),
+            api: None,
+            gui: None,
+            monitoring: None,
+            stop,
+            tasks,
+        };
+        node.run(&env, Side::Frontend, server.clone().keep_house(node.stop.clone()).boxed());
+        node.run(&env, Side::Frontend, watch_store(frontend.clone(), node.stop.clone()).boxed());
+        node.serve_api(&env, loaded, &extras).await?;
+        node.serve_gui(&env, loaded, &identity).await?;
+        let metrics = node.serve_clients(&env, loaded, frontend).await?;
+        node.serve_monitoring(&env, c, metrics).await?;
+        tracing::info!(clients = %node.clients, api = ?node.api, gui = ?node.gui,
+            node = server.options.node, epoch = server.epoch.name(), "frontend is up");
+        Ok(node)
+    }
+
+    /// Runs `task` on a side, tracked so that [`Node::stop`] waits for it.
+    fn run(&self, env: &Env, side: Side, task: BoxFuture<'static, ()>) {
+        env.tasks.spawn(side, Box::pin(self.tasks.track_future(task)));
+    }
+
+    fn stopping(&self) -> Stop {
+        Stop { token: self.stop.clone(), grace: GRACE }
+    }
+
+    async fn serve_clients(
+        &mut self,
+        env: &Env,
+        loaded: &Loaded,
+        frontend: Arc<Frontend>,
+    ) -> anyhow::Result<Arc<Metrics>> {
+        let c = &loaded.config;
+        let f = &c.frontend;
+        let tls = if f.use_plain_http {
+            None
+        } else {
+            let (cert, key) = tls_identity(env, f).await?;
+            let identity =
+                tls::Identity::from_pem(&cert, &key).context("frontend TLS certificate")?;
+            let options = ServerOptions {
+                allow_tls12: c.client.crypto.allow_weak_tls_server,
+                client_auth: ClientAuth::None,
+                alpn: Alpn::Http1,
+            };
+            Some(tls::server_config(env, &identity, &options)?)
+        };
+        let metrics = Arc::new(Metrics::default());
+        let endpoint = Endpoint {
+            base_path: f.base_path.clone(),
+            proxy_header: Some(f.proxy_header.clone()).filter(|h| !h.is_empty()),
+            limits: http_limits(c),
+            metrics: metrics.clone(),
+        };
+        let at = address(f.bind_address(), f.bind_port(), "Frontend.bind_address")?;
+        let listener = env.net.bind(at).await?;
+        self.clients = listener.local_addr()?;
+        let what = Serve {
+            tls,
+            proxy_protocol: loaded.settings.limits.proxy_protocol,
+            limits: accept_limits(loaded),
+            metrics: metrics.clone(),
+            side: Side::Frontend,
+            stop: self.stopping(),
+        };
+        let handler = Arc::new(ClientEndpoint::new(Arc::new(Clients(frontend)), endpoint));
+        self.run(env, Side::Frontend, serve(env.clone(), listener, what, handler).boxed());
+        Ok(metrics)
+    }
+
+    async fn serve_api(
+        &mut self,
+        env: &Env,
+        loaded: &Loaded,
+        extras: &Extras,
+    ) -> anyhow::Result<()> {
+        let c = &loaded.config;
+        if c.api.bind_scheme() != "tcp" {
+            anyhow::bail!("API.bind_scheme: only tcp is served, not {}", c.api.bind_scheme());
+        }
+        let identity = tls::Identity::from_pem(&c.frontend.certificate, &c.frontend.private_key)?;
+        let tls = api::tls(
+            env,
+            &identity,
+            &c.client.ca_certificate,
+            c.client.crypto.allow_weak_tls_server,
+        )?;
+        let options = ApiOptions {
+            pinned_server_name: c.client.pinned_server_name().to_owned(),
+            gateway_name: c.api.pinned_gw_name().to_owned(),
+            ..ApiOptions::default()
+        };
+        let api = Api::new(self.server.clone(), extras.registry.clone(), options);
+        let at = address(c.api.bind_address(), c.api.bind_port(), "API.bind_address")?;
+        let listener = env.net.bind(at).await?;
+        self.api = Some(listener.local_addr()?);
+        let (stop, limits) = (self.stopping(), accept_limits(loaded));
+        let task = async move { api.serve(listener, tls, limits, Arc::default(), stop).await };
+        self.run(env, Side::Gui, task.boxed());
+        Ok(())
+    }
+
+    async fn serve_gui(
+        &mut self,
+        env: &Env,
+        loaded: &Loaded,
+        identity: &crate::config::ServerIdentity,
+    ) -> anyhow::Result<()> {
+        let c = &loaded.config;
+        let _ = identity;
+        let tls = if c.gui.use_plain_http {
+            None
+        } else {
+            let (cert, key) = tls_identity(env, &c.frontend).await?;
+            let identity = tls::Identity::from_pem(&cert, &key)?;
+            let options = ServerOptions {
+                allow_tls12: true,
+                client_auth: ClientAuth::None,
+                alpn: Alpn::Http1,
+            };
+            Some(tls::server_config(env, &identity, &options)?)
+        };
+        let at = address(c.gui.bind_address(), c.gui.bind_port(), "GUI.bind_address")?;
+        let listener = env.net.bind(at).await?;
+        self.gui = Some(listener.local_addr()?);
+        let what = Serve {
+            tls,
+            proxy_protocol: false,
+            limits: accept_limits(loaded),
+            metrics: Arc::default(),
+            side: Side::Gui,
+            stop: self.stopping(),
+        };
+        let page = crate::gui::router(self.server.clone(), &c.gui.base_path);
+        let handler = Arc::new(WebHandler::new(page));
+        self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
+        Ok(())
+    }
+
+    async fn serve_monitoring(
+        &mut self,
+        env: &Env,
+        c: &model::Config,
+        clients: Arc<Metrics>,
+    ) -> anyhow::Result<()> {
+        let at = address(
+            c.monitoring.bind_address(),
+            c.monitoring.bind_port(),
+            "Monitoring.bind_address",
+        )?;
+        let listener = env.net.bind(at).await?;
+        self.monitoring = Some(listener.local_addr()?);
+        let what = Serve {
+            tls: None,
+            proxy_protocol: false,
+            limits: AcceptLimits::default(),
+            metrics: Arc::default(),
+            side: Side::Gui,
+            stop: self.stopping(),
+        };
+        let app = metrics::router(self.server.clone(), clients);
+        let handler = Arc::new(WebHandler::new(app));
+        self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
+        Ok(())
+    }
+
+    /// Stops: no new connections, what is under way is finished, everything
+    /// complete goes into stock files.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.server.settle_all().await;
+    }
+}
+
+/// The certificate of the listening socket: the comms identity unless a file of
+/// its own is configured.
+async fn tls_identity(env: &Env, f: &model::FrontendConfig) -> anyhow::Result<(String, String)> {
+    if f.tls_certificate_filename.is_empty() {
+        return Ok((f.certificate.clone(), f.private_key.clone()));
+    }
+    let read = |path: String, key: &'static str| async move {
+        let at = crate::config::load::absolute(&path)?;
+        let data = crate::env::fs::read_limited(&*env.fs, &at, 1 << 20).await.context(key)?;
+        String::from_utf8(data).with_context(|| format!("{key}: {path} is not text"))
+    };
+    let cert =
+        read(f.tls_certificate_filename.clone(), "Frontend.tls_certificate_filename").await?;
+    let key = read(f.tls_private_key_filename.clone(), "Frontend.tls_private_key_filename").await?;
+    Ok((cert, key))
+}
+
+/// Users the configuration starts a new deployment with.
+async fn first_users(server: &Server, c: &model::Config) -> anyhow::Result<()> {
+    use velociraptor_proto::proto::{ApiClientAcl, VelociraptorUser};
+    for u in &c.gui.initial_users {
+        let path = crate::store::paths::User { name: &u.name };
+        if server.tree.get(&path.object()).await?.is_some() {
+            continue;
+        }
+        let user = VelociraptorUser {
+            name: u.name.clone(),
+            password_hash: hex::decode(&u.password_hash)
+                .context("GUI.initial_users password_hash")?,
+            password_salt: hex::decode(&u.password_salt)
+                .context("GUI.initial_users password_salt")?,
+            ..Default::default()
+        };
+        let acl = ApiClientAcl { roles: vec!["administrator".into()], ..Default::default() };
+        server.tree.set(&path.acl(&crate::services::ids::OrgId::root()), &acl).await?;
+        server.tree.set(&path.object(), &user).await?;
+    }
+    Ok(())
+}
+
+/// Tells the truth about the store at `/healthz`: writes, reads and removes a
+/// small file every few seconds, with a deadline.
+async fn watch_store(frontend: Arc<Frontend>, stop: CancellationToken) {
+    const EVERY: Duration = Duration::from_secs(5);
+    const LIMIT: Duration = Duration::from_secs(5);
+    let server = frontend.server().clone();
+    let mut n = 0u64;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        n += 1;
+        let path = server.own_path("probe", &n.to_string());
+        let fs = &*server.env.fs;
+        let probe = async {
+            crate::env::fs::create_synced(fs, &path, b"alive").await?;
+            fs.remove(&path).await
+        };
+        let health = match tokio::time::timeout(LIMIT, probe).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => Err(format!("datastore: {e}")),
+            Err(_) => Err(format!("datastore: no answer within {LIMIT:?}")),
+        };
+        if let Err(e) = &health {
+            tracing::error!(error = e, "the datastore is not healthy");
+        }
+        frontend.set_health(health);
+    }
+}
