@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Changes, Context, questions, write_private};
 use crate::cli::print;
-use crate::config::generate::{self, Choices};
+use crate::config::generate::{self, Choices, Keys};
 use crate::config::{Document, document};
 
 /// Arguments of `config generate`.
@@ -34,7 +34,8 @@ pub async fn run(args: GenerateArgs, ctx: &Context) -> anyhow::Result<()> {
     } else {
         (Choices::default(), None)
     };
-    let value = generate::server(&*ctx.env.entropy, ctx.env.clock.now(), &choices)?;
+    let value =
+        generate::server(&*ctx.env.entropy, ctx.env.clock.now(), &choices, &Keys::generate()?)?;
     let doc = Document::from_value(value, "the new configuration")?;
     let text = document::to_yaml(&args.changes.apply(&ctx.env, doc).await?.value);
     match output {

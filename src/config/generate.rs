@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::load::ConfigError;
 use crate::crypto::PrivateKey;
-use crate::crypto::certs::{Authority, DEFAULT_GATEWAY_NAME, DEFAULT_PINNED_NAME, LEAF_DAYS};
+use crate::crypto::certs::{
+    Authority, CertError, DEFAULT_GATEWAY_NAME, DEFAULT_PINNED_NAME, LEAF_DAYS,
+};
 use crate::env::Entropy;
 
 /// The answers that shape a new configuration.
@@ -75,21 +77,39 @@ pub fn version() -> Value {
     json!({ "name": crate::PRODUCT, "version": env!("CARGO_PKG_VERSION") })
 }
 
-/// A whole server configuration with fresh keys. Makes three RSA keys: up to a
-/// second of CPU.
+/// The private keys of a deployment.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// Of the CA.
+    pub ca: PrivateKey,
+    /// Of the frontends.
+    pub frontend: PrivateKey,
+    /// Of the gateway.
+    pub gateway: PrivateKey,
+}
+
+impl Keys {
+    /// Three new RSA keys: up to a second of CPU.
+    pub fn generate() -> Result<Self, ConfigError> {
+        let key = || PrivateKey::generate().map_err(CertError::from);
+        Ok(Self { ca: key()?, frontend: key()?, gateway: key()? })
+    }
+}
+
+/// A whole server configuration around these keys.
 pub fn server(
     entropy: &dyn Entropy,
     now: SystemTime,
     choices: &Choices,
+    keys: &Keys,
 ) -> Result<Value, ConfigError> {
-    let ca = Authority::generate(entropy, now)?;
-    let leaf = |name: &str| -> Result<(String, String), ConfigError> {
-        let key = PrivateKey::generate().map_err(crate::crypto::certs::CertError::from)?;
+    let ca = Authority::self_signed(keys.ca.clone(), entropy, now)?;
+    let leaf = |name: &str, key: &PrivateKey| -> Result<(String, String), ConfigError> {
         let cert = ca.issue(entropy, now, choices.validity_days, name, key.public())?;
         Ok((cert.to_pem(), key.to_pem().to_string()))
     };
-    let (certificate, private_key) = leaf(DEFAULT_PINNED_NAME)?;
-    let (gw_certificate, gw_private_key) = leaf(DEFAULT_GATEWAY_NAME)?;
+    let (certificate, private_key) = leaf(DEFAULT_PINNED_NAME, &keys.frontend)?;
+    let (gw_certificate, gw_private_key) = leaf(DEFAULT_GATEWAY_NAME, &keys.gateway)?;
     let scheme = if choices.websocket { "wss" } else { "https" };
     let host = match choices.hostname.parse::<std::net::Ipv6Addr>() {
         Ok(ip) => format!("[{ip}]"),

@@ -1,6 +1,7 @@
 //! From a file to something that can be worked with.
 
 use std::io;
+use std::time::SystemTime;
 
 use super::check::{self, Finding, Level, Role};
 use super::{Config, Document, ServerIdentity, Settings, settings, split};
@@ -109,17 +110,28 @@ pub async fn load(
         Role::ApiClient => Document::parse_api_client(&text, path)?,
         _ => Document::parse(&text, path)?,
     };
-    let findings = check::check(&document, &settings, role, env.clock.now());
-    let (errors, findings): (Vec<_>, Vec<_>) =
-        findings.into_iter().partition(|f| f.level == Level::Error);
-    if !errors.is_empty() {
-        return Err(ConfigError::Invalid(errors));
-    }
-    let config = check::model(&document)?;
-    Ok(Loaded { config, document, settings, settings_path, findings })
+    Loaded::of(document, settings, settings_path, role, env.clock.now())
 }
 
 impl Loaded {
+    /// Checks a document for `role` at time `now`, wherever it comes from.
+    pub fn of(
+        document: Document,
+        settings: Settings,
+        settings_path: String,
+        role: Role,
+        now: SystemTime,
+    ) -> Result<Loaded, ConfigError> {
+        let findings = check::check(&document, &settings, role, now);
+        let (errors, findings): (Vec<_>, Vec<_>) =
+            findings.into_iter().partition(|f| f.level == Level::Error);
+        if !errors.is_empty() {
+            return Err(ConfigError::Invalid(errors));
+        }
+        let config = check::model(&document)?;
+        Ok(Loaded { config, document, settings, settings_path, findings })
+    }
+
     /// The same as node `name` sees it; see [`split::node`].
     pub fn for_node(&self, name: &str) -> Result<Loaded, ConfigError> {
         let document = split::node(&self.document, &self.config, name)?;

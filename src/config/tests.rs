@@ -2,7 +2,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::config::generate::{self, Choices};
+use crate::config::generate::{self, Choices, Keys};
 use crate::config::{
     Document, Finding, Level, Role, Settings, api_client, check, document, load, patch, rotate,
     split,
@@ -16,7 +16,8 @@ fn now() -> SystemTime {
 
 fn fresh() -> Document {
     let env = real::env();
-    let v = generate::server(&*env.entropy, now(), &Choices::default()).unwrap();
+    let v = generate::server(&*env.entropy, now(), &Choices::default(), &Keys::generate().unwrap())
+        .unwrap();
     Document::from_value(v, "new.yaml").unwrap()
 }
 
@@ -214,7 +215,7 @@ fn rotation_keeps_old_keys_and_everything_else() {
     assert_eq!(after.obfuscation_nonce(), hidden);
     assert_eq!(after.client.ca_certificate, before.client.ca_certificate);
     assert_eq!(doc.text("Mail.server"), Some("m"));
-    assert_eq!(settings.rotation.old_private_keys, [before.frontend.private_key.clone()]);
+    assert_eq!(settings.rotation.old_private_keys.join("|"), before.frontend.private_key);
     // The settings survive their file, and the identity opens for both keys.
     let text = yaml_serde::to_string(&settings).unwrap();
     let settings2 = Settings::parse(&text).unwrap();
@@ -276,7 +277,13 @@ async fn loading_reads_settings_beside_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().to_str().unwrap();
     let path = format!("{root}/server.config.yaml");
-    let v = generate::server(&*env.entropy, env.clock.now(), &Choices::default()).unwrap();
+    let v = generate::server(
+        &*env.entropy,
+        env.clock.now(),
+        &Choices::default(),
+        &Keys::generate().unwrap(),
+    )
+    .unwrap();
     let put = |p: String, t: String| async move {
         crate::env::fs::create_synced(&*real::env().fs, &p, t.as_bytes()).await.unwrap()
     };

@@ -367,9 +367,17 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new self-signed CA, valid ten years from `now`.
+    /// A new CA with a new key, valid ten years from `now`.
     pub fn generate(entropy: &dyn Entropy, now: SystemTime) -> Result<Self, CertError> {
-        let key = PrivateKey::generate()?;
+        Self::self_signed(PrivateKey::generate()?, entropy, now)
+    }
+
+    /// A new CA for an existing key, valid ten years from `now`.
+    pub fn self_signed(
+        key: PrivateKey,
+        entropy: &dyn Entropy,
+        now: SystemTime,
+    ) -> Result<Self, CertError> {
         let mut p = params(entropy, now, CA_DAYS)?;
         p.distinguished_name.push(DnType::OrganizationName, dn_value("Velociraptor CA"));
         p.key_usages.push(KeyUsagePurpose::KeyCertSign);

@@ -255,7 +255,7 @@ fn opened(lists: Vec<Bytes>, compression: Compression) -> Opened {
 fn bombs_and_damaged_lists_are_refused() {
     let cipher =
         SessionCipher::new(&seeded(3), "C.627d340c27f93796", &CLIENT, SERVER.public()).unwrap();
-    let zeros = vec![0x0au8, 0].repeat(600_000);
+    let zeros = [0x0au8, 0].repeat(600_000);
     let body = cipher.seal(&seeded(4), &[zeros], Compression::Zlib, "n", 1).unwrap();
     assert!(body.len() < 40_000);
     let (_, o) = open(body, &SERVER).unwrap();
