@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Changes, Context, questions, write_private};
 use crate::cli::print;
-use crate::config::generate::{self, Choices, Keys};
+use crate::config::generate::{self, Choices};
 use crate::config::{Document, document};
 
 /// Arguments of `config generate`.

@@ -96,8 +96,17 @@ impl Keys {
     }
 }
 
-/// A whole server configuration around these keys.
+/// A whole server configuration with fresh keys.
 pub fn server(
+    entropy: &dyn Entropy,
+    now: SystemTime,
+    choices: &Choices,
+) -> Result<Value, ConfigError> {
+    server_with(entropy, now, choices, &Keys::generate()?)
+}
+
+/// A whole server configuration around these keys.
+pub fn server_with(
     entropy: &dyn Entropy,
     now: SystemTime,
     choices: &Choices,

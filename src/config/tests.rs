@@ -2,7 +2,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::config::generate::{self, Choices, Keys};
+use crate::config::generate::{self, Choices};
 use crate::config::{
     Document, Finding, Level, Role, Settings, api_client, check, document, load, patch, rotate,
     split,
@@ -16,8 +16,7 @@ fn now() -> SystemTime {
 
 fn fresh() -> Document {
     let env = real::env();
-    let v = generate::server(&*env.entropy, now(), &Choices::default(), &Keys::generate().unwrap())
-        .unwrap();
+    let v = generate::server(&*env.entropy, now(), &Choices::default()).unwrap();
     Document::from_value(v, "new.yaml").unwrap()
 }
 
@@ -277,13 +276,7 @@ async fn loading_reads_settings_beside_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().to_str().unwrap();
     let path = format!("{root}/server.config.yaml");
-    let v = generate::server(
-        &*env.entropy,
-        env.clock.now(),
-        &Choices::default(),
-        &Keys::generate().unwrap(),
-    )
-    .unwrap();
+    let v = generate::server(&*env.entropy, env.clock.now(), &Choices::default()).unwrap();
     let put = |p: String, t: String| async move {
         crate::env::fs::create_synced(&*real::env().fs, &p, t.as_bytes()).await.unwrap()
     };
@@ -345,4 +338,28 @@ fn old_files_are_read() {
     assert_eq!(config.defaults.hunt_expiry().as_secs(), 168 * 3600);
     let restricted = with(&doc, json!({"GUI": {"vpn_cidr": ["10.0.0.0/8"]}}));
     assert_eq!(paths(&errors(&restricted, Role::Server)), ["GUI.vpn_cidr"]);
+}
+
+#[test]
+fn given_keys_make_the_same_file_again() {
+    let vectors: Value =
+        serde_json::from_str(include_str!("../../tests/data/wire-vectors.json")).unwrap();
+    let key =
+        |name: &str| crate::crypto::PrivateKey::from_pem(vectors[name].as_str().unwrap()).unwrap();
+    let keys = generate::Keys {
+        ca: key("server_key"),
+        frontend: key("client_key"),
+        gateway: key("client_key"),
+    };
+    struct Ones;
+    impl crate::env::Entropy for Ones {
+        fn fill(&self, buf: &mut [u8]) {
+            buf.fill(1);
+        }
+    }
+    let make = || generate::server_with(&Ones, now(), &Choices::default(), &keys).unwrap();
+    let one = make();
+    assert_eq!(one, make());
+    let doc = Document::from_value(one, "f").unwrap();
+    assert_eq!(check::check(&doc, &Settings::default(), Role::Server, now()), []);
 }
