@@ -34,8 +34,7 @@ pub async fn run(args: GenerateArgs, ctx: &Context) -> anyhow::Result<()> {
     } else {
         (Choices::default(), None)
     };
-    let value =
-        generate::server(&*ctx.env.entropy, ctx.env.clock.now(), &choices, &Keys::generate()?)?;
+    let value = generate::server(&*ctx.env.entropy, ctx.env.clock.now(), &choices)?;
     let doc = Document::from_value(value, "the new configuration")?;
     let text = document::to_yaml(&args.changes.apply(&ctx.env, doc).await?.value);
     match output {
