@@ -31,3 +31,6 @@ impl Channel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

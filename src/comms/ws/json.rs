@@ -23,6 +23,9 @@ pub enum EnvelopeError {
     /// Not JSON of this shape.
     #[error("WebSocket envelope: {0}")]
     Json(#[from] serde_json::Error),
+    /// Not a JSON object.
+    #[error("WebSocket envelope is not an object")]
+    Shape,
     /// `data` is not base64.
     #[error("WebSocket envelope data: {0}")]
     Base64(#[from] base64::DecodeError),
@@ -81,6 +84,10 @@ impl Envelope {
             err: Option<String>,
             #[serde(default)]
             data: Option<String>,
+        }
+        // The derived reader would take an array for the fields in order.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(EnvelopeError::Shape);
         }
         let raw: Raw = serde_json::from_slice(text)?;
         Ok(Self {
