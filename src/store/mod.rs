@@ -8,6 +8,8 @@ pub mod ops;
 pub mod path;
 pub mod paths;
 pub mod resultset;
+#[cfg(test)]
+mod sample_tests;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;

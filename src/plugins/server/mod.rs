@@ -5,12 +5,35 @@ use std::sync::Arc;
 
 use vql::{LogSink, Registry, Scope, ScopeBuilder};
 
+mod args;
+mod artifact;
+mod artifacts;
+mod clients;
+mod events;
+mod flows;
+mod guard;
+mod orgs;
+mod results;
 pub mod session;
+mod users;
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use session::Session;
 
 /// Adds everything in this room.
-pub fn register(_registry: &mut Registry) {}
+pub fn register(registry: &mut Registry) {
+    artifact::register(registry);
+    artifacts::register(registry);
+    clients::register(registry);
+    events::register(registry);
+    flows::register(registry);
+    orgs::register(registry);
+    results::register(registry);
+    users::register(registry);
+    guard::install(registry);
+}
 
 /// The callables of a query on the server.
 pub fn registry() -> Arc<Registry> {

@@ -11,7 +11,7 @@ const TEXT: &str = r#"format(format="%T", args=[{N},]) =~ "string""#;
 const ONE_TEXT: &str = r#"format(format="%T", args=[{N},]) = "string""#;
 
 /// The statements for one parameter, none for those that stay text.
-pub(super) fn statements(parameter: &ArtifactParameter) -> Vec<String> {
+pub fn statements(parameter: &ArtifactParameter) -> Vec<String> {
     let name = identifier(&parameter.name);
     templates(&parameter.r#type)
         .iter()

@@ -14,7 +14,7 @@ use velociraptor_proto::proto::{
 
 use super::repository::{self, Kind, Repository, source_name};
 
-mod conversions;
+pub mod conversions;
 mod dependencies;
 mod events;
 mod launch;

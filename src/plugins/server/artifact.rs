@@ -1,0 +1,130 @@
+//! `Artifact.Name(...)`: runs a definition of the organisation on the server.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use velociraptor_proto::proto::{Artifact, ArtifactSource};
+use vql::syntax::ast::Statement;
+use vql::{Args, Dict, Emitter, Error, Limits, Registry, Scope, Signature, Value};
+
+use super::session::Session;
+use crate::services::acl::Permission;
+use crate::services::compiler::conversions;
+use crate::services::repository::{self, Kind, source_name};
+
+/// Nested calls beyond this are a definition that calls itself.
+const MAX_NESTING: i64 = 10;
+/// Counts nested calls in the callee's scope.
+const NESTING: &str = "$artifact_nesting";
+
+pub(super) fn register(r: &mut Registry) {
+    let sig = Signature::new("Artifact", "Runs an artifact here.").any_args().namespace();
+    r.plugin_async(sig, |scope, args, emitter| async move { call(&scope, &args, &emitter).await });
+}
+
+async fn call(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+    let session = Session::of(scope)?;
+    let name = args.call_name().strip_prefix("Artifact.").unwrap_or_default();
+    let artifact = session.org.repository.get(name);
+    let artifact = artifact.ok_or_else(|| Error::failed(format!("Artifact {name} not found")))?;
+    for needed in &artifact.required_permissions {
+        let permission = Permission::parse(needed);
+        let permission = permission
+            .ok_or_else(|| Error::failed(format!("{name} needs the unknown right {needed}")))?;
+        session.require(permission)?;
+    }
+    let depth = scope.resolve(NESTING).and_then(|v| v.as_int()).unwrap_or(0) + 1;
+    if depth > MAX_NESTING {
+        return Err(Error::failed(format!("{name}: artifacts call each other too deeply")));
+    }
+    let mut given = args.to_dict();
+    if let Some(Value::Dict(all)) = given.get("**") {
+        given = (**all).clone();
+    }
+    let wanted = given.remove("source").map(|v| v.to_text());
+    let check = given.remove("preconditions").is_some_and(|v| matches!(v, Value::Bool(true)));
+    let inner = scope.isolated();
+    inner.set(NESTING, depth);
+    for variable in ["config", "_SessionId"] {
+        if let Some(value) = scope.resolve(variable) {
+            inner.set(variable, value);
+        }
+    }
+    bind(&artifact, given, &inner)?;
+    for text in preamble(&session, &artifact) {
+        run(vql::parse(&text).map_err(Error::failed)?, &inner).await;
+    }
+    if check && !passes(&artifact.precondition, &inner).await? {
+        return Ok(());
+    }
+    let mut sources = Vec::new();
+    for source in &artifact.sources {
+        let other = wanted.as_ref().is_some_and(|w| *w != source.name);
+        if !other && (!check || passes(&source.precondition, &inner).await?) {
+            sources.push(source);
+        }
+    }
+    if Kind::of(&artifact).is_event() {
+        let each = sources.into_iter().map(|s| rows(&artifact, s, inner.child(), emitter));
+        futures::future::try_join_all(each).await?;
+    } else {
+        for source in sources {
+            rows(&artifact, source, inner.clone(), emitter).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets parameters as variables; what is given keeps its kind of value.
+fn bind(artifact: &Arc<Artifact>, mut given: Dict, scope: &Scope) -> Result<(), Error> {
+    for p in &artifact.parameters {
+        match given.remove(&p.name) {
+            Some(value) => scope.set(p.name.clone(), value),
+            None => scope.set(p.name.clone(), p.default.clone()),
+        }
+    }
+    match given.keys().next() {
+        None => Ok(()),
+        Some(key) => Err(Error::Arg(format!("{} has no parameter {key}", artifact.name))),
+    }
+}
+
+/// Conversions of parameters, then exports.
+fn preamble(session: &Session, artifact: &Artifact) -> Vec<String> {
+    let mut texts: Vec<_> = artifact.parameters.iter().flat_map(conversions::statements).collect();
+    texts.push(artifact.export.clone());
+    let imported = artifact.imports.iter().filter_map(|n| session.org.repository.get(n));
+    texts.extend(imported.map(|a| a.export.clone()));
+    texts.retain(|t| !t.trim().is_empty());
+    texts
+}
+
+async fn run(statements: Vec<Statement>, scope: &Scope) {
+    let mut rows = vql::eval(statements, scope, Limits::default());
+    while rows.next().await.is_some() {}
+}
+
+async fn passes(precondition: &str, scope: &Scope) -> Result<bool, Error> {
+    if precondition.trim().is_empty() {
+        return Ok(true);
+    }
+    let statements = vql::parse(precondition).map_err(Error::failed)?;
+    Ok(vql::eval(statements, scope, Limits::default()).next().await.is_some())
+}
+
+async fn rows(
+    artifact: &Artifact,
+    source: &ArtifactSource,
+    scope: Scope,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let name = source_name(&artifact.name, &source.name);
+    let statements = repository::statements(source).map_err(Error::failed)?;
+    let mut rows = vql::eval(statements, &scope, Limits::default());
+    while let Some(row) = rows.next().await {
+        let mut row = row.into_row();
+        row.update("_Source", name.as_str());
+        emitter.send(row).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Looking at and changing artifact definitions.
+
+use velociraptor_proto::json::to_row;
+use velociraptor_proto::proto::Artifact;
+use vql::{ArgType, Error, Registry, Signature, Value};
+
+use super::session::{Session, failed};
+use crate::services::acl::Permission;
+use crate::services::artifacts::writer_permission;
+use crate::services::repository::parse;
+
+pub(super) fn register(r: &mut Registry) {
+    let sig = Signature::new("artifact_definitions", "Artifact definitions.")
+        .arg("names", ArgType::Strings, "Only these.")
+        .arg("deps", ArgType::Bool, "Also what these import.")
+        .arg("sanitize", ArgType::Bool, "Leave the YAML text out.");
+    r.plugin_async(sig, |scope, args, emitter| async move {
+        let session = Session::with(&scope, Permission::ReadResults)?;
+        let repository = &session.org.repository;
+        let mut names = args.strings("names")?;
+        if args.bool("deps")? {
+            let of = |n: &String| repository.get(n).map(|a| a.imports.clone()).unwrap_or_default();
+            let more: Vec<_> = names.iter().flat_map(of).collect();
+            names.extend(more.into_iter().filter(|n| !n.is_empty()));
+        }
+        let all = match args.has("names") {
+            true => names.iter().filter_map(|n| repository.get(n)).collect(),
+            false => repository.all(),
+        };
+        let sanitize = args.bool("sanitize")?;
+        for artifact in all {
+            emitter.send(row(&artifact, sanitize)?).await?;
+        }
+        Ok(())
+    });
+
+    let sig = Signature::new("artifact_set", "Stores an artifact definition.")
+        .required("definition", ArgType::String, "The YAML text.")
+        .arg("prefix", ArgType::String, "What its name must begin with.")
+        .arg("tags", ArgType::Strings, "Accepted and ignored.")
+        .arg("repository", ArgType::String, "Accepted and ignored.");
+    r.function_async(sig, |scope, args| async move {
+        let session = Session::of(&scope)?;
+        let text = args.string("definition")?;
+        let artifact = parse(&text).map_err(Error::failed)?;
+        session.require(writer_permission(&artifact))?;
+        let prefix = args.string("prefix")?;
+        if !artifact.name.starts_with(&prefix) {
+            let name = &artifact.name;
+            return Err(Error::failed(format!("the name {name} does not begin with {prefix}")));
+        }
+        let (server, org) = (&session.server, &session.org);
+        let set = server.set_artifact(org, &session.principal, &text).await.map_err(failed)?;
+        row(&set, false)
+    });
+
+    let sig = Signature::new("artifact_delete", "Deletes a definition somebody wrote.").required(
+        "name",
+        ArgType::String,
+        "The artifact.",
+    );
+    r.function_async(sig, |scope, args| async move {
+        let session = Session::of(&scope)?;
+        let name = args.string("name")?;
+        let artifact = session.org.repository.get(&name);
+        let artifact = artifact.ok_or_else(|| Error::failed(format!("{name} not found")))?;
+        session.require(writer_permission(&artifact))?;
+        let (server, org) = (&session.server, &session.org);
+        server.delete_artifact(org, &session.principal, &name).await.map_err(failed)?;
+        Ok(name.into())
+    });
+}
+
+fn row(artifact: &Artifact, sanitize: bool) -> Result<Value, Error> {
+    let mut json = to_row(artifact).map_err(Error::failed)?;
+    if sanitize && let Some(map) = json.as_object_mut() {
+        map.shift_remove("raw");
+    }
+    Ok(Value::from_json_plain(json))
+}

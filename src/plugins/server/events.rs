@@ -1,0 +1,153 @@
+//! Event rows: as they come, and as they are stored.
+
+use bytes::Bytes;
+use tokio::sync::broadcast::error::RecvError;
+use vql::{ArgType, Args, Emitter, Error, Level, Registry, Signature, Value};
+
+use super::args::{needed, or_variable};
+use super::results::send;
+use super::session::{Session, failed};
+use crate::services::acl::Permission;
+use crate::services::events::EventKey;
+use crate::services::flows::job::lines;
+use crate::services::repository::{Kind, source_name};
+use crate::services::settle_events::event_paths;
+use crate::store::resultset::{TimedSet, with_ts};
+
+/// A span of time, Unix nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    from: i64,
+    to: i64,
+}
+
+impl Window {
+    /// From the arguments `start_time` and `end_time`; both open by default.
+    pub(super) fn of(args: &Args) -> Result<Window, Error> {
+        let nanos = |t: vql::Time| i64::try_from(t.as_nanosecond()).unwrap_or(i64::MAX);
+        Ok(Window {
+            from: args.time("start_time")?.map_or(i64::MIN, nanos),
+            to: args.time("end_time")?.map_or(i64::MAX, nanos),
+        })
+    }
+}
+
+pub(super) fn register(r: &mut Registry) {
+    let sig = Signature::new("watch_monitoring", "Rows of an event artifact as they come.")
+        .required("artifact", ArgType::String, "The artifact, perhaps with /Source.");
+    r.plugin_async(sig, |scope, args, emitter| async move {
+        let session = Session::with(&scope, Permission::ReadResults)?;
+        let name = args.string("artifact")?;
+        if session.org.repository.kind_of(&name).is_none() {
+            return Err(Error::failed(format!("Artifact {name} not found")));
+        }
+        let mut events = session.server.bus.subscribe();
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = emitter.stopped() => return Ok(()),
+                batch = events.recv() => batch,
+            };
+            match batch {
+                Ok(b) if b.org == session.org.id && b.artifact == name => {
+                    for line in lines(&b.rows) {
+                        send(&emitter, &b.rows.slice_ref(line)).await?;
+                    }
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(n)) => {
+                    let text = format!("watch_monitoring: {n} batches of events were missed");
+                    scope.log(Level::Warn, text);
+                }
+                Err(RecvError::Closed) => return Ok(()),
+            }
+        }
+    });
+
+    let sig = Signature::new("monitoring", "Stored rows of an event artifact.")
+        .arg("client_id", ArgType::String, "The client; for server events `server`.")
+        .arg("artifact", ArgType::String, "The artifact, perhaps with /Source.")
+        .arg("source", ArgType::String, "The source.")
+        .arg("start_time", ArgType::Time, "Rows from then on.")
+        .arg("end_time", ArgType::Time, "Rows before then.");
+    r.plugin_async(sig, |scope, args, emitter| async move {
+        let session = Session::with(&scope, Permission::ReadResults)?;
+        let artifact = needed(&args, &scope, "artifact", "ArtifactName")?;
+        let name = match args.opt_string("source")? {
+            Some(source) if !artifact.contains('/') => source_name(&artifact, &source),
+            _ => artifact,
+        };
+        let client = or_variable(&args, &scope, "client_id", "ClientId")?;
+        let client = client.unwrap_or_else(|| "server".to_owned());
+        stored(&session, &client, &name, Window::of(&args)?, &emitter).await
+    });
+
+    let sig = Signature::new("send_event", "Puts a row on an event queue of the server.")
+        .required("artifact", ArgType::String, "The event artifact.")
+        .required("row", ArgType::Dict, "The row.");
+    r.function_async(sig, |scope, args| async move {
+        let session = Session::of(&scope)?;
+        let name = args.string("artifact")?;
+        let allowed = session.policy.allows(Permission::CollectServer);
+        if !allowed && !session.policy.may_publish(&name) {
+            session.require(Permission::CollectServer)?;
+        }
+        if session.org.repository.kind_of(&name) != Some(Kind::ServerEvent) {
+            return Err(Error::failed(format!("{name} is not an event of the server")));
+        }
+        let mut row = (*args.dict("row")?).clone();
+        row.set("_Sender", session.principal.as_str());
+        let rows = Bytes::from(format!("{}\n", Value::from(row).to_json()));
+        let (server, org) = (&session.server, &session.org);
+        server.push_events(org, "server", &name, rows).await.map_err(Error::failed)?;
+        Ok(true.into())
+    });
+}
+
+/// Emits stored rows: those in day files, then those still in journals.
+pub(super) async fn stored(
+    session: &Session,
+    client: &str,
+    artifact: &str,
+    window: Window,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let (server, org) = (&session.server, &session.org);
+    // Taken first: a set that is settled at this very moment is shown twice
+    // rather than not at all.
+    let live: Vec<_> = {
+        let state = org.state();
+        let mine = |k: &&EventKey| k.client == client && k.artifact == artifact && !k.logs;
+        let keys = state.events.sets.keys().filter(mine).cloned().collect::<Vec<_>>();
+        let parts = |k: EventKey| {
+            let parts = state.events.sets.get(&k).map(|e| e.parts.clone()).unwrap_or_default();
+            (k, parts)
+        };
+        keys.into_iter().map(parts).collect()
+    };
+    let any = EventKey {
+        client: client.to_owned(),
+        artifact: artifact.to_owned(),
+        day: String::new(),
+        logs: false,
+    };
+    let dir = event_paths(org, &any).dir();
+    let set = TimedSet::open(&server.tree, &dir).await.map_err(Error::failed)?;
+    let mut rows = set.rows(window.from, window.to);
+    while let Some(row) = rows.next().await.map_err(Error::failed)? {
+        send(emitter, &row.shown()).await?;
+    }
+    for (key, parts) in live {
+        for part in parts {
+            let nanos = i64::try_from(part.received).unwrap_or(i64::MAX).saturating_mul(1000);
+            if nanos < window.from || nanos >= window.to {
+                continue;
+            }
+            let blob = server.event_rows(&key, &part).await.map_err(failed)?;
+            for line in lines(&blob) {
+                send(emitter, &with_ts(&blob.slice_ref(line), nanos / 1_000_000)).await?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Rows that collections brought: results, logs, uploads.
+
+use bytes::Bytes;
+use vql::{ArgType, Args, Dict, Emitter, Error, Registry, Scope, Signature, Value};
+
+use super::args::{needed, or_variable};
+use super::events;
+use super::session::{Session, failed};
+use crate::services::acl::Permission;
+use crate::services::flows::Rows;
+use crate::services::repository::{Kind, source_name};
+use crate::store::paths;
+use crate::store::resultset::ResultSet;
+
+/// Rows read at a time.
+const PAGE: u64 = 1000;
+
+pub(super) fn register(r: &mut Registry) {
+    let sig = Signature::new("source", "Rows of a collected artifact.")
+        .arg("client_id", ArgType::String, "The client; default is the variable ClientId.")
+        .arg("flow_id", ArgType::String, "The collection; default is the variable FlowId.")
+        .arg("artifact", ArgType::String, "The artifact, perhaps with /Source.")
+        .arg("source", ArgType::String, "The source.")
+        .arg("start_time", ArgType::Time, "Events from then on.")
+        .arg("end_time", ArgType::Time, "Events before then.")
+        .arg("start_row", ArgType::Int, "Rows to leave out first.")
+        .arg("count", ArgType::Int, "Rows at most.");
+    r.plugin_async(sig, |scope, args, emitter| async move {
+        let session = Session::with(&scope, Permission::ReadResults)?;
+        let artifact = needed(&args, &scope, "artifact", "ArtifactName")?;
+        let name = match or_variable(&args, &scope, "source", "ArtifactSource")? {
+            Some(source) if !artifact.contains('/') => source_name(&artifact, &source),
+            _ => artifact,
+        };
+        if session.org.repository.kind_of(&name).is_some_and(Kind::is_event) {
+            let client = or_variable(&args, &scope, "client_id", "ClientId")?;
+            let client = client.unwrap_or_else(|| "server".to_owned());
+            let window = events::Window::of(&args)?;
+            return events::stored(&session, &client, &name, window, &emitter).await;
+        }
+        let client = needed(&args, &scope, "client_id", "ClientId")?;
+        let flow = needed(&args, &scope, "flow_id", "FlowId")?;
+        results(&session, &client, &flow, &name, &args, &emitter).await
+    });
+
+    let sig = Signature::new("flow_results", "Rows of one collection.")
+        .required("client_id", ArgType::String, "The client.")
+        .required("flow_id", ArgType::String, "The collection.")
+        .arg("artifact", ArgType::String, "The artifact, perhaps with /Source; default the first.")
+        .arg("source", ArgType::String, "The source.");
+    r.plugin_async(sig, |scope, args, emitter| async move {
+        let session = Session::with(&scope, Permission::ReadResults)?;
+        let (client, flow) = (args.string("client_id")?, args.string("flow_id")?);
+        let name = match args.opt_string("artifact")? {
+            Some(a) if a.contains('/') => a,
+            Some(a) => source_name(&a, &args.string("source")?),
+            None => String::new(),
+        };
+        results(&session, &client, &flow, &name, &args, &emitter).await
+    });
+
+    let sig = Signature::new("flow_logs", "The query log of a collection.")
+        .arg("client_id", ArgType::String, "The client; default is the variable ClientId.")
+        .arg("flow_id", ArgType::String, "The collection; default is the variable FlowId.");
+    r.plugin_async(sig, |scope, args, emitter| async move {
+        let session = Session::with(&scope, Permission::ReadResults)?;
+        let (client, flow) = place(&args, &scope)?;
+        pages(&session, &client, &flow, &Rows::Logs, 0, u64::MAX, &emitter).await
+    });
+
+    let sig = Signature::new("uploads", "Files that a collection uploaded.")
+        .arg("client_id", ArgType::String, "The client; default is the variable ClientId.")
+        .arg("flow_id", ArgType::String, "The collection; default is the variable FlowId.");
+    r.plugin_async(sig, |scope, args, emitter| async move {
+        let session = Session::with(&scope, Permission::ReadResults)?;
+        let (client, flow) = place(&args, &scope)?;
+        uploads(&session, &client, &flow, &emitter).await
+    });
+}
+
+fn place(args: &Args, scope: &Scope) -> Result<(String, String), Error> {
+    let client = needed(args, scope, "client_id", "ClientId")?;
+    Ok((client, needed(args, scope, "flow_id", "FlowId")?))
+}
+
+/// Rows of `name`; of an artifact whose only source with results has a name,
+/// the artifact's own name will do, and an empty name means the first.
+async fn results(
+    session: &Session,
+    client: &str,
+    flow: &str,
+    name: &str,
+    args: &Args,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let found = session.server.flow(&session.org, client, flow).await.map_err(failed)?;
+    let Some(context) = found else { return Ok(()) };
+    let have = &context.artifacts_with_results;
+    let mut name = name.to_owned();
+    if !have.contains(&name) {
+        let below = format!("{name}/");
+        let mut like = have.iter().filter(|n| name.is_empty() || n.starts_with(&below));
+        if let (Some(first), more) = (like.next(), like.next())
+            && (name.is_empty() || more.is_none())
+        {
+            name = first.clone();
+        }
+    }
+    let number = |key: &str| Ok::<_, Error>(args.opt_int(key)?.and_then(|n| u64::try_from(n).ok()));
+    let start = number("start_row")?.unwrap_or(0);
+    let count = number("count")?.filter(|n| *n > 0).unwrap_or(u64::MAX);
+    pages(session, client, flow, &Rows::Results(name), start, count, emitter).await
+}
+
+/// Emits rows page by page, so that a large table is never in memory.
+async fn pages(
+    session: &Session,
+    client: &str,
+    flow: &str,
+    which: &Rows,
+    mut start: u64,
+    mut left: u64,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    while left > 0 {
+        let (server, org, n) = (&session.server, &session.org, PAGE.min(left));
+        let rows = server.rows(org, client, flow, which, start, n).await.map_err(failed)?;
+        let got = rows.len() as u64;
+        for row in rows {
+            send(emitter, &row).await?;
+        }
+        if got < n {
+            return Ok(());
+        }
+        start += got;
+        left -= got;
+    }
+    Ok(())
+}
+
+/// Emits one row of JSON; text that is not JSON is no row.
+pub(super) async fn send(emitter: &Emitter, row: &Bytes) -> Result<(), Error> {
+    match serde_json::from_slice::<serde_json::Value>(row) {
+        Ok(json @ serde_json::Value::Object(_)) => emitter.send(Value::from_json(json)).await,
+        _ => Ok(()),
+    }
+}
+
+async fn uploads(
+    session: &Session,
+    client: &str,
+    flow: &str,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let at = paths::Client { org: &session.org.id, id: client };
+    let set = ResultSet::open(&session.server.tree, &at.flow(flow).uploads()).await;
+    let set = set.map_err(Error::failed)?;
+    let mut rows = set.rows(0).await.map_err(Error::failed)?;
+    while let Some(row) = rows.next().await.map_err(Error::failed)? {
+        let Ok(serde_json::Value::Object(map)) = serde_json::from_slice(&row) else { continue };
+        let mut row = Dict::from_json(map);
+        let member = |name: &str| row.get(name).cloned().unwrap_or_default();
+        let upload = Dict::new()
+            .with("Path", member("vfs_path"))
+            .with("Size", member("file_size"))
+            .with("StoredSize", member("uploaded_size"))
+            .with("Accessor", member("_accessor"))
+            .with("Type", member("Type"))
+            .with("Components", member("_Components"));
+        row.set("client_path", member("vfs_path"));
+        row.set("Upload", upload);
+        emitter.send(row).await?;
+    }
+    Ok(())
+}

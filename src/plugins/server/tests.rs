@@ -1,0 +1,204 @@
+use std::sync::{Arc, Mutex};
+
+use tokio_util::sync::CancellationToken;
+use velociraptor_proto::proto::ApiClientAcl;
+use vql::{Level, Value};
+
+use super::*;
+use crate::services::acl::Policy;
+use crate::services::ids::OrgId;
+use crate::services::{Options, Server};
+use crate::store::StoreRoot;
+
+/// A server on an empty datastore with one client in the root organisation.
+pub(crate) async fn server(dir: &tempfile::TempDir) -> Arc<Server> {
+    let root = StoreRoot::single(dir.path().to_str().unwrap());
+    let env = crate::env::real::env();
+    let options = Options { obfuscate: false, ..Default::default() };
+    let server = Server::open(env, root, options).await.unwrap();
+    {
+        let org = server.root();
+        let mut state = org.state();
+        let client = state.clients.entry(CLIENT);
+        client.info.hostname = "web-1".into();
+        client.info.system = "linux".into();
+    }
+    server
+}
+
+pub(crate) const CLIENT: &str = "C.0000000000000001";
+
+fn session(server: &Arc<Server>, role: &str) -> Session {
+    let acl = ApiClientAcl { roles: vec![role.into()], ..Default::default() };
+    Session {
+        server: server.clone(),
+        org: server.root(),
+        principal: "mike".into(),
+        policy: Policy::of(&acl, true),
+    }
+}
+
+/// Runs a script; the rows as JSON and the log.
+async fn run(session: &Session, text: &str) -> (String, String) {
+    let lines = Arc::new(Mutex::new(String::new()));
+    let sink = lines.clone();
+    let log = move |level: Level, text: &str| {
+        *sink.lock().unwrap() += &format!("{}: {text}\n", level.name());
+    };
+    let scope = scope(registry(), Arc::new(session.clone()), log, CancellationToken::new());
+    let rows = vql::run(text, &scope).await.unwrap();
+    let log = lines.lock().unwrap().clone();
+    (Value::from(rows).to_json(), log)
+}
+
+#[tokio::test]
+async fn clients_are_found_and_described() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = session(&server(&dir).await, "investigator");
+    let (rows, log) = run(
+        &s,
+        "SELECT client_id, os_info.hostname AS Host FROM clients(search='host:web*') \
+         WHERE os_info.system = 'linux'",
+    )
+    .await;
+    assert_eq!(rows, format!(r#"[{{"client_id":"{CLIENT}","Host":"web-1"}}]"#), "{log}");
+    let text = format!(
+        "LET c = '{CLIENT}' \
+         SELECT label(client_id=c, labels=['Prod','x'], op='set') AS A, \
+                label(client_id=c, labels='x', op='remove') AS B, \
+                label(client_id=c, labels='prod', op='check') AS C, \
+                client_info(client_id=c).labels AS L, \
+                client_set_metadata(client_id=c, metadata=dict(a=1), b='two') AS M, \
+                client_metadata(client_id=c) AS D FROM scope()"
+    );
+    let (rows, log) = run(&s, &text).await;
+    let want = r#"[{"A":true,"B":true,"C":true,"L":["Prod"],"M":true,"D":{"a":"1","b":"two"}}]"#;
+    assert_eq!(rows, want, "{log}");
+}
+
+#[tokio::test]
+async fn what_is_not_permitted_is_a_log_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = session(&server(&dir).await, "reader");
+    for text in [
+        format!("SELECT label(client_id='{CLIENT}', labels='x') AS R FROM scope()"),
+        format!(
+            "SELECT collect_client(client_id='{CLIENT}', artifacts='Linux.Sys.Users') AS R FROM scope()"
+        ),
+        "SELECT artifact_set(definition='name: Custom.A') AS R FROM scope()".to_owned(),
+        "SELECT org_create(name='x') AS R FROM scope()".to_owned(),
+        "SELECT user_create(user='x', roles='administrator') AS R FROM scope()".to_owned(),
+        "SELECT server_metadata() AS R FROM scope()".to_owned(),
+    ] {
+        let (rows, log) = run(&s, &text).await;
+        assert_eq!(rows, r#"[{"R":null}]"#, "{text}");
+        assert!(log.contains("PermissionDenied"), "{text}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_collection_is_scheduled_and_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = session(&server(&dir).await, "investigator");
+    let text = format!(
+        "LET F <= collect_client(client_id='{CLIENT}', artifacts=['Linux.Sys.Users'], \
+             env=dict(PasswordFile='/x'), urgent=TRUE, timeout=7) \
+         SELECT F.request.artifacts AS A, F.request.timeout AS T, \
+                F.request.specs[0].parameters.env[0].value AS P, \
+                cancel_flow(client_id='{CLIENT}', flow_id=F.flow_id) = F.flow_id AS C \
+         FROM scope()"
+    );
+    let (rows, log) = run(&s, &text).await;
+    assert_eq!(rows, r#"[{"A":["Linux.Sys.Users"],"T":7,"P":"/x","C":true}]"#, "{log}");
+    let text =
+        format!("SELECT state, status, request.creator AS W FROM flows(client_id='{CLIENT}')");
+    let (rows, log) = run(&s, &text).await;
+    assert!(rows.contains(r#""state":"ERROR""#) && rows.contains("mike"), "{rows} {log}");
+    let (rows, log) =
+        run(&s, &format!("SELECT * FROM flow_logs(client_id='{CLIENT}', flow_id='F.x')")).await;
+    assert_eq!((rows.as_str(), log.as_str()), ("[]", ""));
+}
+
+#[tokio::test]
+async fn definitions_are_written_listed_and_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = session(&server(&dir).await, "administrator");
+    let text = "LET A <= artifact_set(definition='''
+name: Custom.Twice
+type: server
+parameters:
+- name: N
+  type: int
+  default: 21
+sources:
+- name: S
+  query: SELECT N * 2 AS X FROM scope()
+''', prefix='Custom.')
+        SELECT A.name AS Name, A.type AS Type,
+          { SELECT * FROM Artifact.Custom.Twice() } AS Default,
+          { SELECT X FROM Artifact.Custom.Twice(N=4, source='S') } AS Given,
+          { SELECT name FROM artifact_definitions(names='Custom.Twice') } AS Listed
+        FROM scope()";
+    let (rows, log) = run(&s, text).await;
+    let want = r#"[{"Name":"Custom.Twice","Type":"server","Default":{"X":42,"_Source":"Custom.Twice/S"},"Given":8,"Listed":"Custom.Twice"}]"#;
+    assert_eq!(rows, want, "{log}");
+    let (rows, log) = run(&s, "SELECT * FROM Artifact.Custom.Twice(Wrong=1)").await;
+    assert!(rows == "[]" && log.contains("no parameter Wrong"), "{rows} {log}");
+    let (_, log) =
+        run(&s, "SELECT artifact_set(definition='name: Generic.Client.Info') FROM scope()").await;
+    assert!(log.contains("built in"), "{log}");
+    let (rows, _) = run(&s, "SELECT artifact_delete(name='Custom.Twice') AS D FROM scope()").await;
+    assert_eq!(rows, r#"[{"D":"Custom.Twice"}]"#);
+    let (rows, _) = run(&s, "SELECT * FROM artifact_definitions(names='Custom.Twice')").await;
+    assert_eq!(rows, "[]");
+}
+
+#[tokio::test]
+async fn users_and_organisations_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let s = session(&server, "administrator");
+    let text = "LET O <= org_create(name='Acme', org_id='O1')
+        LET U <= user_create(user='ann', roles=['reader'], password='p', orgs=['root', 'O1'])
+        SELECT O.OrgId AS Org, U, whoami() AS Me,
+          { SELECT roles FROM gui_users(all_orgs=TRUE) WHERE name = 'ann' AND org_id = 'O1' } AS R,
+          { SELECT OrgId FROM orgs() } AS Orgs
+        FROM scope()";
+    let (rows, log) = run(&s, text).await;
+    let want = r#"[{"Org":"O1","U":"ann","Me":"mike","R":["reader"],"Orgs":["root","O1"]}]"#;
+    assert_eq!(rows, want, "{log}");
+    let there = server.users.policy(&OrgId::new("O1"), "ann").await.unwrap();
+    assert!(there.allows(crate::services::acl::Permission::ReadResults));
+    let ann = server.users.require("ann").await.unwrap();
+    assert!(crate::services::users::verify_password(&ann, "p"));
+    let (_, log) = run(&s, "SELECT user_grant(user='ann', roles='king') FROM scope()").await;
+    assert!(log.contains("unknown role"), "{log}");
+}
+
+#[tokio::test]
+async fn events_are_watched_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let s = session(&server, "administrator");
+    let watcher = {
+        let s = s.clone();
+        tokio::spawn(async move {
+            run(
+                &s,
+                "SELECT a, _Source FROM watch_monitoring(artifact='System.Hunt.Creation') LIMIT 1",
+            )
+            .await
+        })
+    };
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let sent =
+        "SELECT send_event(artifact='System.Hunt.Creation', row=dict(a=5)) AS S FROM scope()";
+    assert_eq!(run(&s, sent).await.0, r#"[{"S":true}]"#);
+    let seen = tokio::time::timeout(std::time::Duration::from_secs(5), watcher).await;
+    assert_eq!(seen.unwrap().unwrap().0, r#"[{"a":5,"_Source":"System.Hunt.Creation"}]"#);
+    let read = "SELECT a, _Sender FROM monitoring(artifact='System.Hunt.Creation')";
+    assert_eq!(run(&s, read).await.0, r#"[{"a":5,"_Sender":"mike"}]"#);
+    let later =
+        "SELECT a FROM monitoring(artifact='System.Hunt.Creation', start_time='2090-01-01')";
+    assert_eq!(run(&s, later).await.0, "[]");
+}
