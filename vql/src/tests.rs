@@ -1,6 +1,8 @@
 //! Tests of the language as a whole: scripts and the JSON of their rows.
 
+mod generated;
 mod language;
+mod limits;
 mod traps;
 
 use crate::{Level, Registry, Scope, ScopeBuilder, Value};

@@ -29,14 +29,31 @@ pub(super) fn ordered(rows: RowStream, order: OrderBy, scope: Scope) -> RowStrea
         }
         let keyed = match order.descending {
             // Rows with equal keys come out reversed.
-            true => merge_sort(keyed, &|a, b| !less(a, b)),
-            false => merge_sort(keyed, &|a, b| less(a, b)),
+            true => sort(keyed, &|a, b| !less(a, b)),
+            false => sort(keyed, &|a, b| less(a, b)),
         };
         from_rows(keyed.into_iter().map(|(_, row)| row))
     })
 }
 
 type Keyed = (Value, Value);
+
+/// Few rows are sorted by insertion, which decides what an inconsistent order
+/// gives; more by merging.
+fn sort(mut rows: Vec<Keyed>, before: &dyn Fn(&Value, &Value) -> bool) -> Vec<Keyed> {
+    const FEW: usize = 12;
+    if rows.len() > FEW {
+        return merge_sort(rows, before);
+    }
+    for i in 1..rows.len() {
+        let mut at = i;
+        while at > 0 && before(&rows[at].0, &rows[at - 1].0) {
+            rows.swap(at, at - 1);
+            at -= 1;
+        }
+    }
+    rows
+}
 
 /// Moves a later row before an earlier one only when `before` says so.
 fn merge_sort(mut rows: Vec<Keyed>, before: &dyn Fn(&Value, &Value) -> bool) -> Vec<Keyed> {

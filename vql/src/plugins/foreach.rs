@@ -4,7 +4,7 @@ use crate::eval::{member, rows};
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::stream::Emitter;
-use crate::value::{Dict, Value};
+use crate::value::Value;
 use crate::{Error, Scope};
 use futures::StreamExt;
 use std::sync::Arc;
@@ -40,15 +40,14 @@ pub(super) fn register(registry: &mut Registry) {
         let permits = Arc::new(Semaphore::new(workers as usize));
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
         while let Some(row) = source.next().await {
+            // The member is taken as it is: a scalar has no columns.
             let row = match &column {
                 Some(name) => member(&row, name).unwrap_or_default(),
                 None => row,
             };
-            let row = match row {
-                Value::Null => continue,
-                Value::Dict(_) | Value::Object(_) => row,
-                scalar => Dict::new().with("_value", scalar).into(),
-            };
+            if row.is_null() {
+                continue;
+            }
             scope.charge_op().await;
             let Some(query) = &query else {
                 emitter.send(row).await?;

@@ -7,18 +7,18 @@ use crate::signature::{ArgType, Signature};
 use crate::stream::from_rows;
 use crate::value::{Dict, Value};
 use futures::StreamExt;
+use std::sync::Arc;
 
 pub(super) fn register(registry: &mut Registry) {
     let range = Signature::new("range", "Numbers from start up to, not including, end.")
         .arg("start", ArgType::Int, "First number.")
         .required("end", ArgType::Int, "Number after the last.")
-        .arg("step", ArgType::Int, "Distance between numbers.");
+        .arg("step", ArgType::Int, "Distance between numbers, above zero.");
     registry.plugin_stream(range, |_, args| {
         let (start, end) = (args.int("start")?, args.int("end")?);
-        let step = args.opt_int("step")?.filter(|s| *s != 0).unwrap_or(1);
+        let step = args.opt_int("step")?.filter(|s| *s > 0).unwrap_or(1);
         let next = move |n: &i64| n.checked_add(step);
-        let inside = move |n: &i64| if step > 0 { *n < end } else { *n > end };
-        let numbers = std::iter::successors(Some(start), next).take_while(inside);
+        let numbers = std::iter::successors(Some(start), next).take_while(move |n| *n < end);
         Ok(from_rows(numbers.map(|n| Dict::new().with("_value", n).into())))
     });
 
@@ -63,10 +63,8 @@ pub(super) fn register(registry: &mut Registry) {
     let array = Signature::new("parse_json_array", "A row per element of a JSON array.")
         .required("data", ArgType::String, "JSON text.")
         .arg("schema", ArgType::Strings, "Accepted and not checked.");
-    registry.plugin_stream(array, |scope, args| {
-        match parse_json(args.bytes("data")?.as_bytes())? {
-            list @ Value::List(_) => Ok(crate::eval::rows(&list, scope)),
-            _ => Err(Error::failed("the text is not a JSON array")),
-        }
+    registry.plugin_stream(array, |_, args| match parse_json(args.bytes("data")?.as_bytes())? {
+        Value::List(items) => Ok(from_rows(Arc::unwrap_or_clone(items))),
+        _ => Err(Error::failed("the text is not a JSON array")),
     });
 }

@@ -1,5 +1,9 @@
 //! Where and why a text is not a query.
 
+/// Characters of the line shown before and after the place.
+const SHOWN_BEFORE: usize = 80;
+const SHOWN_AFTER: usize = 80;
+
 /// A syntax error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{line}:{column}: {message}\n{excerpt}")]
@@ -25,13 +29,17 @@ impl ParseError {
         let start = before.rfind('\n').map_or(0, |i| i + 1);
         let line_text = text[start..].lines().next().unwrap_or("");
         let column = text[start..offset].chars().count() + 1;
-        let indent: String =
-            text[start..offset].chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        // Long lines are shown around the place only.
+        let skipped = column.saturating_sub(SHOWN_BEFORE + 1);
+        let shown: String =
+            line_text.chars().skip(skipped).take(SHOWN_BEFORE + SHOWN_AFTER).collect();
+        let before_caret = text[start..offset].chars().skip(skipped);
+        let indent: String = before_caret.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         ParseError {
             line: before.matches('\n').count() + 1,
             column,
             message: message.into(),
-            excerpt: format!("{line_text}\n{indent}^"),
+            excerpt: format!("{shown}\n{indent}^"),
         }
     }
 }

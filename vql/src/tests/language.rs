@@ -253,12 +253,6 @@ fn control_plugins() {
         ),
         r#"[{"A":null,"B":2}]"#
     );
-    assert_eq!(
-        rows(
-            "SELECT f FROM range(start=4, end=0, step=-2) WHERE set(item=1, field=1, value=1) OR 1"
-        ),
-        r#"[{"f":null},{"f":null}]"#
-    );
 }
 
 #[test]
