@@ -6,6 +6,7 @@ pub mod journal;
 pub mod objects;
 pub mod ops;
 pub mod path;
+pub mod path_type;
 pub mod paths;
 pub mod resultset;
 #[cfg(test)]

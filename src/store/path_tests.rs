@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::path_type::ALL;
 
 fn v(c: &[&str]) -> Vec<String> {
     owned(c)

@@ -216,6 +216,10 @@ impl Walk<'_> {
             "logs": self.rows(&f.logs()).await?,
             "uploads": self.uploads(f).await?,
         });
+        let csv = self.tree.root.file(&f.legacy_logs())?;
+        if let Some(csv) = self.tree.open_read(&csv).await? {
+            v["csv_log_bytes"] = json!(csv.size().await?);
+        }
         if let Some(c) = context {
             v["state"] = json!(c.state().as_str_name());
             v["creator"] = json!(c.request.map(|r| r.creator).unwrap_or_default());

@@ -1,10 +1,12 @@
 //! Reading a simple result set.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::data::DataFile;
 use super::index::{self, RowPos};
-use super::lines::{Line, Lines, judge, moved_row};
+use super::lines::{Line, LineState, Lines, judge, moved_row};
 use crate::env::File;
 use crate::store::objects::{StoreError, Tree};
 use crate::store::path::FilePath;
@@ -15,14 +17,14 @@ const LOOK_BACK: u64 = 4096;
 /// An open result set.
 #[derive(Debug)]
 pub struct ResultSet {
-    data: Option<DataFile>,
+    data: Option<Arc<DataFile>>,
     index: Option<(Box<dyn File>, u64)>,
 }
 
 impl ResultSet {
     /// Opens a set; a missing data file is an empty set.
     pub async fn open(tree: &Tree, at: &FilePath) -> Result<ResultSet, StoreError> {
-        let data = DataFile::open(tree, at).await?;
+        let data = DataFile::open(tree, at).await?.map(Arc::new);
         let index = match (&data, tree.open_read(&tree.root.file(&at.index())?).await?) {
             (Some(_), Some(f)) => {
                 let rows = index::rows(f.size().await?);
@@ -40,7 +42,7 @@ impl ResultSet {
 
     /// Logical bytes of the data file.
     pub fn size(&self) -> u64 {
-        self.data.as_ref().map_or(0, DataFile::len)
+        self.data.as_ref().map_or(0, |d| d.len())
     }
 
     /// Rows according to the index; `None` without an index ("unknown", which
@@ -72,12 +74,12 @@ impl ResultSet {
     }
 
     /// Rows from number `start` on.
-    pub async fn rows(&self, start: u64) -> Result<Rows<'_>, StoreError> {
+    pub async fn rows(&self, start: u64) -> Result<Rows, StoreError> {
         let (Some(data), true) = (&self.data, start > 0) else { return Ok(self.scan_from(0)) };
         let Some((index, total)) = &self.index else { return Ok(self.scan_from(start)) };
         if start >= *total {
             // Rows without an entry are remains of a torn write.
-            return Ok(Rows { lines: None, data: None, skip: 0 });
+            return Ok(Rows { data: None, state: LineState::default(), skip: 0 });
         }
         let entry = index.read_at(start * index::ENTRY as u64, index::ENTRY).await?;
         let pos = index::parse(&entry).first().copied().unwrap_or_default();
@@ -89,7 +91,7 @@ impl ResultSet {
         for _ in 0..pos.skip {
             lines.next().await?;
         }
-        Ok(Rows { lines: Some(lines), data: Some(data), skip: 0 })
+        Ok(Rows { data: Some(data.clone()), state: lines.into_state(), skip: 0 })
     }
 
     /// At most `count` rows from number `start` on, collected.
@@ -113,10 +115,8 @@ impl ResultSet {
         Ok(index::parse(&f.read_at(at, count.saturating_mul(index::ENTRY)).await?))
     }
 
-    fn scan_from(&self, skip: u64) -> Rows<'_> {
-        let data = self.data.as_ref();
-        let lines = data.map(|d| Lines::new(d, 0));
-        Rows { lines, data, skip }
+    fn scan_from(&self, skip: u64) -> Rows {
+        Rows { data: self.data.clone(), state: LineState::default(), skip }
     }
 }
 
@@ -138,38 +138,47 @@ async fn at_line_start(data: &DataFile, offset: u64) -> Result<bool, StoreError>
     Ok(text.len() < before.len() && before[text.len()..].contains(&b'\n') || text.is_empty())
 }
 
-/// Rows of a set in order, each one JSON object without newline.
+/// Rows of a set in order, each one JSON object without newline. Keeps the file
+/// open by itself.
 #[derive(Debug)]
-pub struct Rows<'a> {
-    lines: Option<Lines<'a>>,
-    data: Option<&'a DataFile>,
+pub struct Rows {
+    data: Option<Arc<DataFile>>,
+    state: LineState,
     skip: u64,
 }
 
-impl Rows<'_> {
+impl Rows {
     /// The next row; lines that are not rows are passed over.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let (Some(lines), Some(data)) = (&mut self.lines, self.data) else { return Ok(None) };
-        while let Some((_, line)) = lines.next().await? {
-            let row = match judge(&line) {
-                Line::Row(row) => row,
-                Line::Moved(at) => match Lines::new(data, at).next().await? {
-                    Some((_, line)) => match moved_row(&line) {
-                        Some(row) => row,
-                        None => continue,
-                    },
-                    None => continue,
-                },
-                Line::Skip => continue,
-            };
-            if self.skip > 0 {
-                self.skip -= 1;
-                continue;
-            }
-            return Ok(Some(row));
-        }
-        Ok(None)
+        let Some(data) = &self.data else { return Ok(None) };
+        let mut lines = Lines::resume(data, std::mem::take(&mut self.state));
+        let row = next_row(data, &mut lines, &mut self.skip).await;
+        self.state = lines.into_state();
+        row
     }
+}
+
+async fn next_row(
+    data: &DataFile,
+    lines: &mut Lines<'_>,
+    skip: &mut u64,
+) -> Result<Option<Bytes>, StoreError> {
+    while let Some((_, line)) = lines.next().await? {
+        let row = match judge(&line) {
+            Line::Row(row) => Some(row),
+            Line::Moved(at) => {
+                let there = Lines::new(data, at).next().await?;
+                there.and_then(|(_, line)| moved_row(&line))
+            }
+            Line::Skip => None,
+        };
+        match row {
+            Some(_) if *skip > 0 => *skip -= 1,
+            Some(row) => return Ok(Some(row)),
+            None => {}
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

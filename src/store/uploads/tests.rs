@@ -1,11 +1,13 @@
 use super::*;
 use crate::env::fs::create_synced;
+use crate::store::path::Org;
 use crate::store::paths::{Client, Flow};
 use crate::store::resultset::ResultSet;
 use crate::store::resultset::chunk::Chunk;
 use crate::store::testing::{fixture, scratch};
 use proptest::prelude::*;
 use std::io::Write;
+use velociraptor_proto::proto::Range;
 
 fn r(file_offset: i64, original_offset: i64, file_length: i64, length: i64) -> Range {
     Range { file_offset, original_offset, file_length, length }
