@@ -1,1 +1,12 @@
-//! Whole clusters of the production code under a deterministic simulator.
+//! Whole clusters of the production code in one thread, from one seed.
+//!
+//! Determinism rests on: turmoil's clock and network, `biased` selects, ordered
+//! maps, TLS randomness and ids from the seed, one simulation per process at a
+//! time on a thread of its own, and task ids aligned before it starts.
+#![forbid(unsafe_code)]
+
+pub mod crypto;
+pub mod disk;
+pub mod net;
+pub mod trace;
+pub mod world;
