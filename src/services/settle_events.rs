@@ -32,7 +32,7 @@ impl Server {
         match part.form {
             Form::Lines => Ok(raw),
             Form::Job => {
-                let rows = super::flows::rows_of_job(&raw)?;
+                let rows = self.readable_rows(&raw)?;
                 if key.logs {
                     return Ok(rows);
                 }

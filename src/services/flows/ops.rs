@@ -17,8 +17,9 @@ use crate::store::paths::Client;
 /// Upload bytes a flow may send unless the request says otherwise: 1 GiB.
 const MAX_UPLOAD: u64 = 1 << 30;
 
-/// How often an agent flushes logs and reports, milliseconds.
-const LOG_BATCH: u64 = 2000;
+/// How often an agent looks whether it has logs to send, milliseconds. A stock
+/// agent may lose the last batch of a flow, so batches are kept short.
+const LOG_BATCH: u64 = 50;
 
 /// Rows in an agent's part, unless the query says otherwise.
 pub const MAX_ROW: u64 = 1000;

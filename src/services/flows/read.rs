@@ -39,6 +39,10 @@ pub fn rows_of_job(raw: &[u8]) -> Result<Bytes, ServiceError> {
     Ok(Bytes::new())
 }
 
+fn is_log(raw: &[u8]) -> bool {
+    VeloMessage::decode(raw).is_ok_and(|m| m.log_message.is_some())
+}
+
 impl Server {
     /// Rows of the stock file at `path`; 0 if it does not exist.
     pub async fn stored_rows(&self, path: &FilePath) -> Result<u64, ServiceError> {
@@ -48,7 +52,19 @@ impl Server {
     /// Reads the rows in one extent of a journal.
     pub async fn journal_rows(&self, extent: &Extent) -> Result<Bytes, ServiceError> {
         let raw = extent.read(&*self.env.fs).await.map_err(StoreError::from)?;
-        rows_of_job(&raw)
+        self.readable_rows(&raw)
+    }
+
+    /// As [`rows_of_job`], with obfuscated names in log text made readable.
+    pub fn readable_rows(&self, raw: &[u8]) -> Result<Bytes, ServiceError> {
+        let rows = rows_of_job(raw)?;
+        let hidden = rows.contains(&b'$');
+        match std::str::from_utf8(&rows) {
+            Ok(text) if hidden && is_log(raw) => {
+                Ok(Bytes::from(self.names.reveal_all(text).into_owned()))
+            }
+            _ => Ok(rows),
+        }
     }
 
     fn live_set(&self, org: &Org, client: &str, flow: &str, which: &Rows) -> Option<LiveSet> {
