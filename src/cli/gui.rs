@@ -9,7 +9,7 @@ use velociraptor_proto::proto::ApiClientAcl;
 
 use super::Context;
 use super::frontend::wait_for_signal;
-use crate::config::generate::{self, Choices, Keys};
+use crate::config::generate::{self, Choices};
 use crate::config::{Document, Loaded, Role, api_client, document, load, split};
 use crate::env::fs::replace;
 use crate::node::{Extras, Node};
@@ -132,8 +132,7 @@ async fn make(args: &GuiArgs, ctx: &Context, dir: &str, path: &str) -> anyhow::R
         users: vec![(ADMIN.to_owned(), password.clone())],
         ..Choices::default()
     };
-    let mut value =
-        generate::server(&*ctx.env.entropy, ctx.env.clock.now(), &choices, &Keys::generate()?)?;
+    let mut value = generate::server(&*ctx.env.entropy, ctx.env.clock.now(), &choices)?;
     let local = json!({
         "API": { "bind_port": args.api_port },
         "Monitoring": { "bind_port": args.monitoring_port },

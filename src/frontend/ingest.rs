@@ -225,7 +225,7 @@ impl Frontend {
                         class: PostClass::Normal,
                         remote: remote.to_owned(),
                         body: raw,
-                        pin: None,
+                        _pin: None,
                     };
                     self.quarantine(&who.org.id, &who.source, &parked, &e.to_string())
                         .await

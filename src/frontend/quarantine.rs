@@ -29,8 +29,8 @@ pub struct Parked {
     pub remote: String,
     /// The body.
     pub body: Bytes,
-    /// The journal that holds it.
-    pub pin: Option<Arc<Segment>>,
+    /// Keeps the journal that holds it.
+    pub _pin: Option<Arc<Segment>>,
 }
 
 /// What waits, by organisation and client id as stored.
@@ -72,7 +72,7 @@ impl Frontend {
         let about = self.describe(org, source, &parked, "");
         let done =
             self.server.commit(Kind::Quarantine(about), vec![parked.body.clone()], vec![]).await?;
-        let parked = Parked { pin: Some(done.segment), ..parked };
+        let parked = Parked { _pin: Some(done.segment), ..parked };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.bytes += parked.body.len();
         waiting.map.entry(key).or_default().push(parked);
@@ -125,7 +125,7 @@ impl Frontend {
                 class: p.about.class(),
                 remote: p.about.remote_addr,
                 body: p.body,
-                pin: Some(p.pin),
+                _pin: Some(p.pin),
             };
             match super::stored_key(&self.server, &source, &org).await {
                 Ok(None) => {

@@ -56,7 +56,7 @@ impl Frontend {
             Ok(Sender::Proved(who, opened)) => (who, opened),
             Ok(stranger) => {
                 let parked =
-                    Parked { class: PostClass::Reader, remote: head.remote, body, pin: None };
+                    Parked { class: PostClass::Reader, remote: head.remote, body, _pin: None };
                 return ReaderAnswer::Done(self.stranger(stranger, parked).await);
             }
             Err(e) => return ReaderAnswer::Done(service::refusal(&e)),

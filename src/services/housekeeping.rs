@@ -54,13 +54,16 @@ impl Server {
     pub async fn settle(&self, how: Settle) {
         let now = self.env.clock.micros();
         for org in self.orgs() {
-            let (dirty, announce, flows, events) = {
+            let (dirty, announce, uploads, flows, events) = {
                 let state = org.state();
                 let pick = |f: &dyn Fn(&super::flows::LiveFlow) -> bool| -> Vec<FlowKey> {
                     state.flows.iter().filter(|(_, v)| f(v)).map(|(k, _)| k.clone()).collect()
                 };
                 let dirty = pick(&|f| f.dirty && f.context.is_some());
                 let announce = pick(&|f| f.ready_to_announce(now));
+                let uploads = pick(&|f| {
+                    f.uploads.values().any(|u| u.winner().is_some_and(|(_, a)| !a.settled))
+                });
                 let flows = pick(&|f| how == Settle::All || f.ready_to_settle(now));
                 let today = day_of(now.saturating_sub(DAY_GRACE));
                 let events: Vec<_> = state
@@ -70,13 +73,16 @@ impl Server {
                     .filter(|k| how == Settle::All || k.day < today)
                     .cloned()
                     .collect();
-                (dirty, announce, flows, events)
+                (dirty, announce, uploads, flows, events)
             };
             for key in announce {
                 self.after_progress(&org, &key).await;
             }
             for key in dirty {
                 log(&key, self.write_flow_objects(&org, &key).await);
+            }
+            for key in uploads {
+                log(&key, super::settle_uploads::place_complete(self, &org, &key).await);
             }
             for key in flows {
                 log(&key, self.settle_flow(&org, &key).await);

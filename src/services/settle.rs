@@ -223,6 +223,10 @@ impl Server {
         const BLOCK: usize = 1 << 20;
         let fs = &*self.env.fs;
         let err = |e| ServiceError::from(StoreError::from(e));
+        // A link of ours whose reply was lost, or that an earlier process made.
+        if fs.stat(ours).await.map_err(err)?.inode == fs.stat(theirs).await.map_err(err)?.inode {
+            return Ok(Compared::TheirsHoldsOurs);
+        }
         let a = fs.open(ours, crate::env::Open::Read).await.map_err(err)?;
         let b = fs.open(theirs, crate::env::Open::Read).await.map_err(err)?;
         let (la, lb) = (a.size().await.map_err(err)?, b.size().await.map_err(err)?);

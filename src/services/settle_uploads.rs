@@ -7,10 +7,106 @@ use super::flows::job::{self, buffer_data};
 use super::flows::{Attempt, ChunkData, LiveFlow, UploadKey};
 use super::server::{Org, Server, ServiceError};
 use super::settle::blob;
-use super::state::{FlowKey, MONITORING};
+use super::state::FlowKey;
 use crate::env::Open;
 use crate::store::uploads::{UploadRow, map_bytes};
 use crate::store::{FilePath, StoreError, StoreKind, paths};
+
+/// Gives complete uploads their stock paths, as soon as they are complete, so
+/// that whoever reads the datastore finds them there.
+pub(super) async fn place_complete(
+    server: &Server,
+    org: &Org,
+    key: &FlowKey,
+) -> Result<(), ServiceError> {
+    let todo: Vec<(UploadKey, usize, Attempt, bool)> = {
+        let state = org.state();
+        let Some(f) = state.flows.get(key) else { return Ok(()) };
+        let winners = f.uploads.iter().filter_map(|(k, u)| {
+            let (i, a) = u.winner()?;
+            // An earlier try has the name: the later one takes it over.
+            let replaces = u.attempts.iter().any(|a| a.settled);
+            (!a.settled).then(|| (k.clone(), i, a.clone(), replaces))
+        });
+        winners.collect()
+    };
+    let (client, flow) = key;
+    let path = paths::Client { org: &org.id, id: client };
+    let path = path.flow(flow);
+    for (k, i, attempt, replaces) in todo {
+        let stock = path.upload(&k.accessor, &k.components);
+        server.tree.record_long_names(&stock.0).await?;
+        if let Some(index) = attempt.eof.as_ref().and_then(|e| e.index.as_ref()) {
+            place_map(server, &stock, &map_bytes(&index.ranges)).await?;
+        }
+        place(server, &stock, &attempt, replaces).await?;
+        let mut state = org.state();
+        let upload = state.flows.get_mut(key).and_then(|f| f.uploads.get_mut(&k));
+        if let Some(a) = upload.and_then(|u| u.attempts.get_mut(i)) {
+            a.settled = true;
+        }
+    }
+    Ok(())
+}
+
+/// Metadata rows of the complete uploads, in the order they were finished, as a
+/// stock server would have written them.
+fn metadata(
+    org: &Org,
+    key: &FlowKey,
+    f: &LiveFlow,
+) -> Result<Vec<serde_json::Value>, ServiceError> {
+    let (client, flow) = key;
+    let path = paths::Client { org: &org.id, id: client };
+    let path = path.flow(flow);
+    let mut done: Vec<(&UploadKey, &Attempt)> =
+        f.uploads.iter().filter_map(|(k, u)| u.winner().map(|(_, a)| (k, a))).collect();
+    done.sort_by_key(|(k, a)| (a.eof.as_ref().map_or(0, |e| e.received), k.number));
+    let mut rows = Vec::new();
+    for (k, attempt) in done {
+        let Some(eof) = &attempt.eof else { continue };
+        let stock = path.upload(&k.accessor, &k.components);
+        let nanos = (eof.received as i64).saturating_mul(1000);
+        let shown =
+            if attempt.path.is_empty() { k.components.join("/") } else { attempt.path.clone() };
+        let mut row = UploadRow::data(nanos, &shown, &stock, (eof.size, eof.stored_size));
+        row.accessor = Some(k.accessor.clone());
+        row.client_components = Some(k.components.clone());
+        let lines = if eof.index.is_some() { vec![row.map()] } else { vec![] };
+        for l in std::iter::once(row).chain(lines) {
+            let bad = |e: serde_json::Error| ServiceError::Invalid(e.to_string());
+            rows.push(serde_json::from_slice(&l.encode().map_err(bad)?).map_err(bad)?);
+        }
+    }
+    Ok(rows)
+}
+
+impl Server {
+    /// Metadata rows of a flow's complete uploads, wherever they are.
+    pub async fn upload_rows(
+        &self,
+        org: &Org,
+        client: &str,
+        flow: &str,
+    ) -> Result<Vec<serde_json::Value>, ServiceError> {
+        let key = (client.to_owned(), flow.to_owned());
+        let live = org.state().flows.get(&key).cloned();
+        let path = paths::Client { org: &org.id, id: client };
+        let stored = path.flow(flow).uploads();
+        let count = live.as_ref().map_or(u64::MAX, |f| f.base_uploads);
+        let mut out = Vec::new();
+        if count > 0 {
+            for row in crate::store::resultset::read_rows(&self.tree, &stored, 0, count).await? {
+                out.extend(serde_json::from_slice::<serde_json::Value>(&row).ok());
+            }
+        }
+        if let Some(f) = live {
+            place_complete(self, org, &key).await?;
+            out.extend(metadata(org, &key, &f)?);
+        }
+        Ok(out)
+    }
+}
 
 /// Places the uploads of a flow and writes their metadata rows.
 pub(super) async fn settle(
@@ -19,41 +115,11 @@ pub(super) async fn settle(
     key: &FlowKey,
     f: &LiveFlow,
 ) -> Result<(), ServiceError> {
+    place_complete(server, org, key).await?;
+    let rows = metadata(org, key, f)?;
     let (client, flow) = key;
     let path = paths::Client { org: &org.id, id: client };
-    let path = path.flow(flow);
-    // In the order they were finished, as a stock server would have written them.
-    let mut done: Vec<(&UploadKey, &Attempt)> =
-        f.uploads.iter().filter_map(|(k, u)| u.winner().map(|(_, a)| (k, a))).collect();
-    done.sort_by_key(|(k, a)| (a.eof.as_ref().map_or(0, |e| e.received), k.number));
-    let mut rows = Vec::new();
-    for (k, attempt) in done {
-        let Some(eof) = &attempt.eof else { continue };
-        let stock = path.upload(&k.accessor, &k.components);
-        server.tree.record_long_names(&stock.0).await?;
-        place(server, &stock, attempt).await?;
-        let nanos = (eof.received as i64).saturating_mul(1000);
-        let shown =
-            if attempt.path.is_empty() { k.components.join("/") } else { attempt.path.clone() };
-        let mut row = UploadRow::data(nanos, &shown, &stock, (eof.size, eof.stored_size));
-        row.accessor = Some(k.accessor.clone());
-        row.client_components = Some(k.components.clone());
-        let mut lines = vec![row.clone()];
-        if let Some(index) = &eof.index {
-            place_map(server, &stock, &map_bytes(&index.ranges)).await?;
-            lines.push(row.map());
-        }
-        for l in lines {
-            let text = l.encode().map_err(|e| ServiceError::Invalid(e.to_string()))?;
-            let value =
-                serde_json::from_slice(&text).map_err(|e| ServiceError::Invalid(e.to_string()))?;
-            rows.push(value);
-        }
-    }
-    if flow == MONITORING && rows.is_empty() {
-        return Ok(());
-    }
-    server.settle_rows(&path.uploads(), f.base_uploads, &blob(&rows)).await
+    server.settle_rows(&path.flow(flow).uploads(), f.base_uploads, &blob(&rows)).await
 }
 
 /// The single private file that holds the whole upload at its own offsets.
@@ -69,7 +135,12 @@ fn whole_file(a: &Attempt) -> Option<&str> {
     file
 }
 
-async fn place(server: &Server, stock: &FilePath, a: &Attempt) -> Result<(), ServiceError> {
+async fn place(
+    server: &Server,
+    stock: &FilePath,
+    a: &Attempt,
+    replaces: bool,
+) -> Result<(), ServiceError> {
     let fs = &*server.env.fs;
     let at = server.tree.root.file(stock).map_err(StoreError::from)?;
     let temporary = server.tree.temp(StoreKind::Files);
@@ -88,6 +159,9 @@ async fn place(server: &Server, stock: &FilePath, a: &Attempt) -> Result<(), Ser
         }
         f.sync().await.map_err(err)?;
         f.close().await.map_err(err)?;
+    }
+    if replaces {
+        return fs.rename(&temporary, &at).await.map_err(err);
     }
     server.link(&temporary, &at).await
 }

@@ -9,8 +9,6 @@ use super::session::{Session, failed};
 use crate::services::acl::Permission;
 use crate::services::flows::Rows;
 use crate::services::repository::{Kind, source_name};
-use crate::store::paths;
-use crate::store::resultset::ResultSet;
 
 /// Rows read at a time.
 const PAGE: u64 = 1000;
@@ -152,12 +150,9 @@ async fn uploads(
     flow: &str,
     emitter: &Emitter,
 ) -> Result<(), Error> {
-    let at = paths::Client { org: &session.org.id, id: client };
-    let set = ResultSet::open(&session.server.tree, &at.flow(flow).uploads()).await;
-    let set = set.map_err(Error::failed)?;
-    let mut rows = set.rows(0).await.map_err(Error::failed)?;
-    while let Some(row) = rows.next().await.map_err(Error::failed)? {
-        let Ok(serde_json::Value::Object(map)) = serde_json::from_slice(&row) else { continue };
+    let rows = session.server.upload_rows(&session.org, client, flow).await.map_err(failed)?;
+    for row in rows {
+        let serde_json::Value::Object(map) = row else { continue };
         let mut row = Dict::from_json(map);
         let member = |name: &str| row.get(name).cloned().unwrap_or_default();
         let upload = Dict::new()
