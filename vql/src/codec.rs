@@ -25,7 +25,7 @@ pub fn base64_encode(bytes: &[u8]) -> String {
 pub fn base64_decode(text: &[u8]) -> Option<Vec<u8>> {
     let body: Vec<u8> = text.iter().copied().filter(|b| !matches!(b, b'\r' | b'\n')).collect();
     let digits = body.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
-    if body.len() % 4 != 0 || body.len() - digits > 2 {
+    if !body.len().is_multiple_of(4) || body.len() - digits > 2 {
         return None;
     }
     let mut out = Vec::with_capacity(body.len() / 4 * 3);

@@ -7,8 +7,10 @@ use crate::scope::Scope;
 use crate::signature::Signature;
 use crate::stream::{self, Emitter, RowStream};
 use crate::value::Value;
+use futures::FutureExt;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// A function: arguments to one value.
@@ -179,8 +181,11 @@ where
         stream::produce(|emitter| {
             let run = (self.run)(scope.clone(), args, emitter);
             async move {
-                if let Err(error) = run.await {
-                    report(&log, &name, &error);
+                // A fault of one plugin must not end the host's task.
+                match AssertUnwindSafe(run).catch_unwind().await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => report(&log, &name, &error),
+                    Err(_) => log.error(format!("{name}: PANIC in the plugin")),
                 }
             }
         })

@@ -361,6 +361,7 @@ impl Scope {
             let old = std::mem::take(&mut *lock(variables));
             drop(old);
         }
+        self.0.session.fifos.clear();
         self.0.session.run_cleanups();
     }
 }

@@ -41,6 +41,7 @@ pub(crate) struct Session {
     pub(crate) overrides: Overrides,
     pub(crate) caches: crate::cache::Caches,
     pub(crate) deduplicate: Mutex<HashMap<String, Time>>,
+    pub(crate) fifos: crate::plugins::Fifos,
     cleanups: Mutex<Vec<Cleanup>>,
 }
 
@@ -181,6 +182,7 @@ impl ScopeBuilder {
             overrides: Overrides::default(),
             caches: crate::cache::Caches::default(),
             deduplicate: Mutex::default(),
+            fifos: crate::plugins::Fifos::default(),
             cleanups: Mutex::default(),
         }))
     }

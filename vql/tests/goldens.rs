@@ -161,3 +161,23 @@ fn recorded_queries() {
     }
     println!("{passed} passed, {failed} failed");
 }
+
+/// `VQL_SCRIPTS` names a JSON file: a list of `[name, script]`. All must parse,
+/// and their canonical text must be a fixed point.
+#[test]
+fn recorded_scripts_parse() {
+    let Ok(file) = std::env::var("VQL_SCRIPTS") else { return };
+    let text = std::fs::read_to_string(file).unwrap();
+    let scripts: Vec<(String, String)> = serde_json::from_str(&text).unwrap();
+    let canonical = |text: &str| {
+        let statements = vql::parse(text)?;
+        let texts: Vec<String> = statements.iter().map(ToString::to_string).collect();
+        Ok::<_, vql::ParseError>(texts.join("\n"))
+    };
+    for (name, script) in &scripts {
+        let once = canonical(script).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let twice = canonical(&once).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(once, twice, "{name}");
+    }
+    println!("{} scripts", scripts.len());
+}

@@ -21,7 +21,7 @@ pub(super) fn register(registry: &mut Registry) {
 
     let min = Signature::new("min", "The smallest value so far.");
     registry.function_sync(min.required("item", ArgType::Any, "A value."), |_, args| {
-        Ok(extreme(args.any("item"), |item, best| less(item, best), args))
+        Ok(extreme(args.any("item"), less, args))
     });
 
     let max = Signature::new("max", "The largest value so far.");

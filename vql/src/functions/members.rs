@@ -1,5 +1,6 @@
 //! dict, to_dict, get, set: members of dictionaries and other values.
 
+use super::memoize::Memo;
 use crate::args::{Args, Thunk, ThunkKind};
 use crate::error::Error;
 use crate::eval::{dereference, element, variable};
@@ -75,6 +76,13 @@ async fn get_member(scope: &Scope, args: &Args) -> Result<Value, Error> {
         }
     };
     for step in path {
+        if let Some(memo) = value.downcast::<Memo>() {
+            match memo.get(&step.to_text()).await {
+                Some(row) => value = row,
+                None => return Ok(default),
+            }
+            continue;
+        }
         if !has_member(&value, &step) {
             return Ok(default);
         }

@@ -11,6 +11,7 @@ mod lists;
 mod logging;
 mod logic;
 mod members;
+mod memoize;
 mod misc;
 mod numbers;
 mod paths;
@@ -36,6 +37,7 @@ pub(crate) fn register(registry: &mut Registry) {
     logging::register(registry);
     logic::register(registry);
     members::register(registry);
+    memoize::register(registry);
     misc::register(registry);
     numbers::register(registry);
     paths::register(registry);

@@ -2,16 +2,24 @@
 
 mod chain;
 mod conditional;
+mod dedup;
+mod delay;
+mod fifo;
 mod flatten;
 mod foreach;
 mod query;
 mod simple;
+
+pub(crate) use fifo::Fifos;
 
 use crate::registry::Registry;
 
 /// Adds them all.
 pub(crate) fn register(registry: &mut Registry) {
     chain::register(registry);
+    dedup::register(registry);
+    delay::register(registry);
+    fifo::register(registry);
     conditional::register(registry);
     flatten::register(registry);
     foreach::register(registry);

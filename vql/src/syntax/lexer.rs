@@ -102,8 +102,8 @@ fn blank(rest: &str) -> usize {
     if space > 0 {
         return space;
     }
-    if rest.starts_with("/*") {
-        return rest[2..].find("*/").map_or(0, |end| end + 4);
+    if let Some(body) = rest.strip_prefix("/*") {
+        return body.find("*/").map_or(0, |end| end + 4);
     }
     if rest.starts_with("--") || rest.starts_with("//") {
         return rest.find('\n').unwrap_or(rest.len());

@@ -299,3 +299,34 @@ fn runaway_recursion_ends() {
     );
     assert_eq!(found, r#"[{"X":100}]"#);
 }
+
+#[test]
+fn event_plugins() {
+    assert_eq!(
+        rows("SELECT * FROM delay(query={SELECT * FROM range(end=2)}, delay=0)"),
+        r#"[{"_value":0},{"_value":1}]"#
+    );
+    assert_eq!(
+        rows("SELECT * FROM dedup(key='K', query={SELECT _value > 1 AS K FROM range(end=5)})"),
+        r#"[{"K":false},{"K":true}]"#
+    );
+    assert_eq!(
+        rows("SELECT * FROM sample(n=2, query={SELECT * FROM range(end=5)})"),
+        r#"[{"_value":0},{"_value":2},{"_value":4}]"#
+    );
+    let script = "LET F = SELECT * FROM fifo(query={SELECT * FROM range(end=5)}, max_rows=2)
+        LET _ <= SELECT * FROM F LET _ <= sleep(ms=20) SELECT * FROM F SELECT * FROM F";
+    assert_eq!(rows(script), r#"[{"_value":3},{"_value":4},{"_value":3},{"_value":4}]"#);
+}
+
+#[test]
+fn memoize_looks_rows_up() {
+    let memo =
+        "LET M <= memoize(query={SELECT _value AS K, _value * 2 AS V FROM range(end=3)}, key='K')";
+    assert_eq!(
+        rows(&format!(
+            "{memo} SELECT get(item=M, field=1).V AS A, get(item=M, field=9) AS B FROM scope()"
+        )),
+        r#"[{"A":2,"B":null}]"#
+    );
+}

@@ -1,0 +1,84 @@
+//! fifo(): the recent rows of an event query, which keeps running.
+
+use crate::registry::Registry;
+use crate::scope::Scope;
+use crate::session::lock;
+use crate::signature::{ArgType, Signature};
+use crate::stream::{RowStream, from_rows};
+use crate::value::Value;
+use futures::StreamExt;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Rows and seconds kept when not given.
+const MAX_ROWS: i64 = 1000;
+const MAX_AGE: i64 = 3600;
+
+pub(super) fn register(registry: &mut Registry) {
+    let fifo = Signature::new("fifo", "The rows an event query yielded lately.")
+        .required("query", ArgType::Query, "The event query; it starts with the first use.")
+        .arg("max_age", ArgType::Int, "Seconds rows are kept.")
+        .arg("max_rows", ArgType::Int, "Rows kept.")
+        .arg("flush", ArgType::Bool, "Forgets the rows which were read.");
+    registry.plugin_stream(fifo, |scope, args| {
+        let age = args.opt_int("max_age")?.filter(|n| *n > 0).unwrap_or(MAX_AGE);
+        let rows = args.opt_int("max_rows")?.filter(|n| *n > 0).unwrap_or(MAX_ROWS);
+        let key = args.any("query").go_text();
+        let flush = args.bool("flush")?;
+        let buffer = scope.session().fifos.start(key, rows as usize, scope, || args.rows("query"));
+        let age = Duration::from_secs(age.unsigned_abs());
+        let mut held = lock(&buffer);
+        while held.front().is_some_and(|(at, _)| at.elapsed() > age) {
+            held.pop_front();
+        }
+        let found: Vec<Value> = held.iter().map(|(_, row)| row.clone()).collect();
+        if flush {
+            held.clear();
+        }
+        Ok(from_rows(found))
+    });
+}
+
+type Buffer = Arc<Mutex<VecDeque<(Instant, Value)>>>;
+
+/// The running event queries of a session, by their text.
+#[derive(Default)]
+pub(crate) struct Fifos(Mutex<BTreeMap<String, (Buffer, AbortOnDropHandle<()>)>>);
+
+impl Fifos {
+    fn start(
+        &self,
+        key: String,
+        capacity: usize,
+        scope: &Scope,
+        rows: impl FnOnce() -> RowStream,
+    ) -> Buffer {
+        let mut running = lock(&self.0);
+        if let Some((buffer, _)) = running.get(&key) {
+            return buffer.clone();
+        }
+        let buffer = Buffer::default();
+        let (target, cancel, mut rows) = (buffer.clone(), scope.cancellation().clone(), rows());
+        let pump = async move {
+            while let Some(Some(row)) = cancel.run_until_cancelled(rows.next()).await {
+                let mut held = lock(&target);
+                if held.len() >= capacity {
+                    held.pop_front();
+                }
+                held.push_back((Instant::now(), row));
+            }
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(pump));
+        running.insert(key, (buffer.clone(), task));
+        buffer
+    }
+
+    /// Stops all of them.
+    pub(crate) fn clear(&self) {
+        let running = std::mem::take(&mut *lock(&self.0));
+        drop(running);
+    }
+}
