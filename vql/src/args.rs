@@ -186,7 +186,7 @@ impl Args {
 
     /// The truth of the argument; false when absent.
     pub fn bool(&self, name: &str) -> Result<bool, Error> {
-        Ok(self.get(name).is_some_and(|v| eval::plain_truth(v)))
+        Ok(self.get(name).is_some_and(eval::plain_truth))
     }
 
     /// A dictionary; empty when absent. Objects give their members.
