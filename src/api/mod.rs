@@ -17,6 +17,7 @@ use crate::env::{Env, Listener, Side};
 use crate::services::Server;
 
 mod artifacts;
+pub mod client;
 mod clients;
 mod events;
 mod files;
@@ -111,3 +112,6 @@ pub fn tls(
     let client_auth = ClientAuth::Required(Arc::new(roots([ca_pem])?));
     server_config(env, identity, &ServerOptions { allow_tls12, client_auth, alpn: Alpn::Http2 })
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,10 +11,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::env::{Env, real};
 
+pub mod artifacts;
 pub mod client;
 pub mod config;
 pub mod frontend;
 pub mod gui;
+mod output;
+pub mod query;
+pub mod user;
 pub mod version;
 
 /// Exit status of a command that failed.
@@ -117,6 +121,12 @@ pub enum Command {
     Frontend(frontend::FrontendArgs),
     /// Make, check, show and split configuration files.
     Config(config::ConfigArgs),
+    /// Run VQL, on this host or through a server's API.
+    Query(query::QueryArgs),
+    /// Look at artifact definitions, and collect them.
+    Artifacts(artifacts::ArtifactsArgs),
+    /// Make users and say what they may do.
+    User(user::UserArgs),
     /// Say what this program is.
     Version(version::VersionArgs),
 }
@@ -126,7 +136,11 @@ impl Command {
     fn serves(&self) -> bool {
         match self {
             Command::Gui(_) | Command::Frontend(_) => true,
-            Command::Config(_) | Command::Version(_) => false,
+            Command::Config(_)
+            | Command::Query(_)
+            | Command::Artifacts(_)
+            | Command::User(_)
+            | Command::Version(_) => false,
         }
     }
 }
@@ -159,6 +173,9 @@ async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
         Command::Gui(args) => gui::run(args, ctx).await,
         Command::Frontend(args) => frontend::run(args, ctx).await,
         Command::Config(args) => config::run(args, ctx).await,
+        Command::Query(args) => query::run(args, ctx).await,
+        Command::Artifacts(args) => artifacts::run(args, ctx).await,
+        Command::User(args) => user::run(args, ctx).await,
         Command::Version(args) => version::run(args, ctx).await,
     }
 }

@@ -1,4 +1,5 @@
-//! `Artifact.Name(...)`: runs a definition of the organisation on the server.
+//! `Artifact.Name(...)`: runs a definition here: on a server one of the query's
+//! organisation, elsewhere one of the repository in the scope.
 
 use std::sync::Arc;
 
@@ -10,28 +11,30 @@ use vql::{Args, Dict, Emitter, Error, Limits, Registry, Scope, Signature, Value}
 use super::session::Session;
 use crate::services::acl::Permission;
 use crate::services::compiler::conversions;
-use crate::services::repository::{self, Kind, source_name};
+use crate::services::repository::{self, Kind, Repository, source_name};
 
 /// Nested calls beyond this are a definition that calls itself.
 const MAX_NESTING: i64 = 10;
 /// Counts nested calls in the callee's scope.
 const NESTING: &str = "$artifact_nesting";
 
-pub(super) fn register(r: &mut Registry) {
+/// Adds the `Artifact` namespace.
+pub fn register(r: &mut Registry) {
     let sig = Signature::new("Artifact", "Runs an artifact here.").any_args().namespace();
     r.plugin_async(sig, |scope, args, emitter| async move { call(&scope, &args, &emitter).await });
 }
 
 async fn call(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
-    let session = Session::of(scope)?;
+    let session = Session::of(scope).ok();
+    let repository = match &session {
+        Some(session) => session.org.repository.clone(),
+        None => scope.extension().ok_or_else(|| Error::failed("no artifacts are known here"))?,
+    };
     let name = args.call_name().strip_prefix("Artifact.").unwrap_or_default();
-    let artifact = session.org.repository.get(name);
+    let artifact = repository.get(name);
     let artifact = artifact.ok_or_else(|| Error::failed(format!("Artifact {name} not found")))?;
-    for needed in &artifact.required_permissions {
-        let permission = Permission::parse(needed);
-        let permission = permission
-            .ok_or_else(|| Error::failed(format!("{name} needs the unknown right {needed}")))?;
-        session.require(permission)?;
+    if let Some(session) = &session {
+        permitted(session, &artifact)?;
     }
     let depth = scope.resolve(NESTING).and_then(|v| v.as_int()).unwrap_or(0) + 1;
     if depth > MAX_NESTING {
@@ -51,7 +54,7 @@ async fn call(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error
         }
     }
     bind(&artifact, given, &inner)?;
-    for text in preamble(&session, &artifact) {
+    for text in preamble(&repository, &artifact) {
         run(vql::parse(&text).map_err(Error::failed)?, &inner).await;
     }
     if check && !passes(&artifact.precondition, &inner).await? {
@@ -75,6 +78,17 @@ async fn call(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error
     Ok(())
 }
 
+/// Fails unless the caller holds everything the artifact requires.
+fn permitted(session: &Session, artifact: &Artifact) -> Result<(), Error> {
+    for needed in &artifact.required_permissions {
+        let permission = Permission::parse(needed).ok_or_else(|| {
+            Error::failed(format!("{} needs the unknown right {needed}", artifact.name))
+        })?;
+        session.require(permission)?;
+    }
+    Ok(())
+}
+
 /// Sets parameters as variables; what is given keeps its kind of value.
 fn bind(artifact: &Arc<Artifact>, mut given: Dict, scope: &Scope) -> Result<(), Error> {
     for p in &artifact.parameters {
@@ -90,10 +104,10 @@ fn bind(artifact: &Arc<Artifact>, mut given: Dict, scope: &Scope) -> Result<(), 
 }
 
 /// Conversions of parameters, then exports.
-fn preamble(session: &Session, artifact: &Artifact) -> Vec<String> {
+fn preamble(repository: &Repository, artifact: &Artifact) -> Vec<String> {
     let mut texts: Vec<_> = artifact.parameters.iter().flat_map(conversions::statements).collect();
     texts.push(artifact.export.clone());
-    let imported = artifact.imports.iter().filter_map(|n| session.org.repository.get(n));
+    let imported = artifact.imports.iter().filter_map(|n| repository.get(n));
     texts.extend(imported.map(|a| a.export.clone()));
     texts.retain(|t| !t.trim().is_empty());
     texts

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vql::{LogSink, Registry, Scope, ScopeBuilder};
 
 mod args;
-mod artifact;
+pub mod artifact;
 mod artifacts;
 mod clients;
 mod events;
