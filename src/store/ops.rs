@@ -11,11 +11,18 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::env::{DirEntry, File, FileSystem, Meta, Open};
+use crate::env::{DirEntry, Env, File, FileSystem, Meta, Open};
 
 /// How long a file operation may take before its caller is told that it
 /// failed; it may still take effect.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// `env` with a deadline on every file operation, and the counters of what is
+/// asked through it; operations that run out of time count as failed.
+pub fn guard(env: &Env, limit: Duration) -> (Env, Arc<CountingFs>) {
+    let counting = Arc::new(CountingFs::new(Arc::new(DeadlineFs::new(env.fs.clone(), limit))));
+    (Env { fs: counting.clone(), ..env.clone() }, counting)
+}
 
 macro_rules! counters {
     ($($name:ident: $doc:literal,)*) => {

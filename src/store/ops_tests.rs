@@ -95,3 +95,12 @@ async fn a_stalled_store_does_not_hang_its_callers() {
     assert_eq!(f.sync().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(f.close().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guarded_world_counts_what_ran_out_of_time() {
+    let mut env = crate::env::real::env();
+    env.fs = Arc::new(Stalled);
+    let (env, counts) = guard(&env, Duration::from_secs(1));
+    assert!(env.fs.stat("/x").await.is_err());
+    assert_eq!((counts.counts().stat, counts.counts().failed), (1, 1));
+}
