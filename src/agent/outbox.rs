@@ -1,0 +1,196 @@
+//! What waits to be sent: two queues (urgent, normal) of messages serialised
+//! once, and the ids of cancelled collections, whose rows and uploads are left
+//! out when a batch is made.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use prost::Message;
+use velociraptor_proto::proto::{MessageList, VeloMessage};
+
+use super::buffer::{Buffer, Lease};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outbox {
+    urgent: Buffer,
+    normal: Buffer,
+    max_post: u64,
+    cancelled: Mutex<BTreeSet<String>>,
+}
+
+/// Messages for one POST. Dropping it leaves them queued.
+#[derive(Debug)]
+pub struct Batch {
+    /// Serialised `MessageList`s; empty when all messages were left out.
+    pub lists: Vec<Vec<u8>>,
+    /// From the urgent queue.
+    pub urgent: bool,
+    lease: Lease,
+}
+
+impl Outbox {
+    /// Queues around `normal`, which may hold messages from before a restart.
+    pub fn new(normal: Buffer, max_post: u64) -> Outbox {
+        let max_post = max_post.max(64 << 10);
+        Outbox {
+            urgent: Buffer::memory(2 * max_post),
+            normal,
+            max_post,
+            cancelled: Mutex::default(),
+        }
+    }
+
+    /// In memory only; for tests and tools.
+    pub fn in_memory() -> Outbox {
+        Outbox::new(Buffer::memory(u64::MAX), 5 << 20)
+    }
+
+    /// Queues a message; waits while the queue is over its limit.
+    pub async fn post(&self, message: VeloMessage) {
+        let urgent = message.urgent;
+        let list = MessageList { job: vec![message] }.encode_to_vec();
+        let queue = if urgent { &self.urgent } else { &self.normal };
+        queue.push(list.into()).await;
+    }
+
+    fn cancelled(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.cancelled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows and uploads of this collection are not sent from now on.
+    pub fn suppress(&self, session: &str) {
+        self.cancelled().insert(session.to_owned());
+    }
+
+    /// Undoes [`Outbox::suppress`].
+    pub fn unsuppress(&self, session: &str) {
+        self.cancelled().remove(session);
+    }
+
+    /// The next batch, urgent first; `None` when nothing waits.
+    pub async fn next(&self) -> Option<Batch> {
+        for (queue, urgent) in [(&self.urgent, true), (&self.normal, false)] {
+            let lease = queue.lease(self.max_post).await;
+            if !lease.is_empty() {
+                let lists = self.lists(&lease.items);
+                return Some(Batch { lists, urgent, lease });
+            }
+        }
+        None
+    }
+
+    fn lists(&self, items: &[Bytes]) -> Vec<Vec<u8>> {
+        let cancelled = self.cancelled().clone();
+        let mut lists: Vec<Vec<u8>> = Vec::new();
+        for item in items {
+            if !cancelled.is_empty() && suppressed(item, &cancelled) {
+                continue;
+            }
+            match lists.last_mut() {
+                Some(l) if (l.len() + item.len()) as u64 <= self.max_post / 4 => {
+                    l.extend_from_slice(item);
+                }
+                _ => lists.push(item.to_vec()),
+            }
+        }
+        lists
+    }
+
+    /// The batch was acknowledged.
+    pub async fn commit(&self, batch: Batch) {
+        let queue = if batch.urgent { &self.urgent } else { &self.normal };
+        queue.commit(batch.lease).await;
+    }
+
+    /// Resolves when something was queued since the last call.
+    pub async fn filled(&self) {
+        tokio::select! {
+            biased;
+            () = self.urgent.filled() => {}
+            () = self.normal.filled() => {}
+        }
+    }
+
+    /// Bytes waiting.
+    pub async fn bytes(&self) -> u64 {
+        self.urgent.bytes().await + self.normal.bytes().await
+    }
+
+    /// Whether a POST is worth sending before the round is due.
+    pub async fn is_large(&self) -> bool {
+        self.bytes().await > self.max_post
+    }
+
+    /// Puts everything on stable storage.
+    pub async fn sync(&self) {
+        self.normal.sync().await;
+    }
+
+    /// Takes everything queued as messages, in the order they would be sent.
+    #[cfg(test)]
+    pub async fn drain(&self) -> Vec<VeloMessage> {
+        let mut out = Vec::new();
+        while let Some(batch) = self.next().await {
+            for list in &batch.lists {
+                out.extend(MessageList::decode(list.as_slice()).unwrap().job);
+            }
+            self.commit(batch).await;
+        }
+        out
+    }
+}
+
+/// Logs and states of cancelled collections still go out.
+fn suppressed(item: &[u8], cancelled: &BTreeSet<String>) -> bool {
+    let Ok(list) = MessageList::decode(item) else { return false };
+    list.job.iter().all(|m| {
+        cancelled.contains(&m.session_id) && m.log_message.is_none() && m.flow_stats.is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use velociraptor_proto::proto::{FlowStats, LogMessage, VqlResponse};
+
+    #[tokio::test]
+    async fn urgent_first_and_cancelled_rows_stay_behind() {
+        let out = Outbox::in_memory();
+        let rows = |id: &str| VeloMessage {
+            session_id: id.into(),
+            vql_response: Some(VqlResponse::default()),
+            ..Default::default()
+        };
+        out.post(rows("F.1")).await;
+        out.post(rows("F.2")).await;
+        out.post(VeloMessage {
+            session_id: "F.1".into(),
+            log_message: Some(LogMessage::default()),
+            ..Default::default()
+        })
+        .await;
+        out.post(VeloMessage {
+            session_id: "F.1".into(),
+            flow_stats: Some(FlowStats::default()),
+            urgent: true,
+            ..Default::default()
+        })
+        .await;
+        out.suppress("F.1");
+        let got = out.drain().await;
+        let ids: Vec<_> = got.iter().map(|m| m.session_id.as_str()).collect();
+        assert_eq!(ids, ["F.1", "F.2", "F.1"]);
+        assert!(got[0].flow_stats.is_some() && got[2].log_message.is_some());
+        assert_eq!(out.bytes().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_batch_not_committed_comes_again() {
+        let out = Outbox::in_memory();
+        out.post(VeloMessage { session_id: "F.1".into(), ..Default::default() }).await;
+        let first = out.next().await.unwrap().lists;
+        assert_eq!(out.next().await.unwrap().lists, first);
+    }
+}

@@ -1,0 +1,364 @@
+//! Accessors turn a path into a file: `auto` and `file` are the host's own
+//! files, `data` is its own content, `scope` the content of a variable.
+//! All calls block; run them through [`super::blocking`].
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // reads the real host
+
+use std::collections::BTreeMap;
+use std::io::{self, Cursor, Read, Seek};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vql::{Dict, Error, Scope, Str, Time, Value};
+
+use super::path::OsPath;
+use super::{Host, host};
+
+/// An open file.
+pub trait ReadSeek: Read + Seek + Send {}
+impl<T: Read + Seek + Send> ReadSeek for T {}
+
+/// A stretch of a file; holes read as zeros and are not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Where it begins.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Nothing is stored for it.
+    pub hole: bool,
+}
+
+/// What is known of a file without opening it.
+#[derive(Clone, Debug)]
+pub struct FileInfo {
+    /// Its path.
+    pub path: OsPath,
+    /// Size in bytes.
+    pub size: u64,
+    /// Unix type and permission bits.
+    pub mode: u32,
+    /// Times in nanoseconds since 1970: modified, accessed, changed, born.
+    pub times: [i64; 4],
+    /// Device and inode; tells whether two names are one file.
+    pub identity: (u64, u64),
+    /// Further facts.
+    pub data: Dict,
+}
+
+impl FileInfo {
+    /// Facts about something that is no real file.
+    pub fn plain(path: OsPath, size: u64) -> FileInfo {
+        FileInfo { path, size, mode: 0o100_444, times: [0; 4], identity: (0, 0), data: Dict::new() }
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.mode & 0o170_000 == 0o040_000
+    }
+
+    /// Whether it is a symbolic link.
+    pub fn is_link(&self) -> bool {
+        self.mode & 0o170_000 == 0o120_000
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.mode & 0o170_000 == 0o100_000
+    }
+
+    /// The row `glob` and `stat` give.
+    pub fn row(&self, globs: Option<&[String]>) -> Dict {
+        let [m, a, c, b] = self.times.map(time);
+        let row = Dict::new()
+            .with("Name", self.path.basename())
+            .with("ModTime", m.clone())
+            .with("FullPath", Value::Str(self.path.bytes().into()))
+            .with("OSPath", Value::object(self.path.clone()))
+            .with("Mtime", m)
+            .with("Atime", a)
+            .with("Ctime", c)
+            .with("Btime", b)
+            .with("Size", self.size)
+            .with("Mode", mode_text(self.mode))
+            .with("IsDir", self.is_dir())
+            .with("IsLink", self.is_link())
+            .with("Data", self.data.clone());
+        match globs {
+            Some(globs) => row.with("Globs", globs.iter().collect::<Value>()),
+            None => row,
+        }
+    }
+}
+
+/// Unknown times are the zero time.
+fn time(ns: i64) -> Value {
+    Time::from_nanosecond(i128::from(ns)).map_or(Value::Null, Value::Time)
+}
+
+/// The mode as Go prints it: `drwxr-xr-x`, `Lrwxrwxrwx`, `-rw-r--r--`.
+pub fn mode_text(mode: u32) -> String {
+    let mut out = String::new();
+    match mode & 0o170_000 {
+        0o040_000 => out.push('d'),
+        0o120_000 => out.push('L'),
+        0o060_000 => out.push('D'),
+        0o020_000 => out.push_str("Dc"),
+        0o010_000 => out.push('p'),
+        0o140_000 => out.push('S'),
+        _ => {}
+    }
+    for (bit, c) in [(0o4000, 'u'), (0o2000, 'g'), (0o1000, 't')] {
+        if mode & bit != 0 {
+            out.push(c);
+        }
+    }
+    if out.is_empty() {
+        out.push('-');
+    }
+    for i in (0..9).rev() {
+        let set = mode & (1 << i) != 0;
+        out.push(if set { ['x', 'w', 'r'][i % 3] } else { '-' });
+    }
+    out
+}
+
+/// See the module.
+pub trait Accessor: Send + Sync {
+    /// Reads the text of a path.
+    fn parse(&self, scope: &Scope, text: &Str) -> OsPath {
+        let _ = scope;
+        OsPath::linux(text.as_bytes())
+    }
+    /// Opens for reading.
+    fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>>;
+    /// Facts about the name itself; links are not followed.
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo>;
+    /// Facts about what the name leads to.
+    fn stat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        self.lstat(path)
+    }
+    /// What is in a directory, in the order of names.
+    fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>>;
+    /// Stored stretches and holes in order; `None` when it cannot tell.
+    fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
+        let _ = path;
+        Ok(None)
+    }
+}
+
+/// Accessors by name.
+#[derive(Clone)]
+pub struct Accessors(BTreeMap<String, Arc<dyn Accessor>>);
+
+impl std::fmt::Debug for Accessors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Accessors {
+    /// Those of an endpoint.
+    pub fn endpoint(host: &Host) -> Accessors {
+        let file: Arc<dyn Accessor> = Arc::new(NativeFiles { root: host.root.clone() });
+        let mut map: BTreeMap<String, Arc<dyn Accessor>> = BTreeMap::new();
+        for name in ["", "auto", "file", "file_links", "file_nocase"] {
+            map.insert(name.into(), file.clone());
+        }
+        map.insert("data".into(), Arc::new(Content { from_variable: false }));
+        map.insert("scope".into(), Arc::new(Content { from_variable: true }));
+        Accessors(map)
+    }
+
+    /// Adds one; one of the same name is replaced.
+    pub fn add(&mut self, name: &str, accessor: Arc<dyn Accessor>) {
+        self.0.insert(name.into(), accessor);
+    }
+}
+
+/// The accessor of that name; empty is `auto`.
+pub fn accessor(scope: &Scope, name: &str) -> Result<Arc<dyn Accessor>, Error> {
+    let all = scope
+        .extension::<Accessors>()
+        .unwrap_or_else(|| Arc::new(Accessors::endpoint(&host(scope))));
+    let found = all.0.get(name).cloned();
+    found.ok_or_else(|| Error::failed(format!("Unknown filesystem accessor: {name}")))
+}
+
+/// The path of an argument: paths as they are, text as the accessor reads it.
+pub fn path_of(scope: &Scope, accessor: &dyn Accessor, value: &Value) -> OsPath {
+    match value {
+        Value::Str(text) => accessor.parse(scope, text),
+        Value::List(items) if items.len() == 1 => path_of(scope, accessor, &items[0]),
+        other => OsPath::of(other),
+    }
+}
+
+struct NativeFiles {
+    root: PathBuf,
+}
+
+impl NativeFiles {
+    fn info(&self, path: &OsPath, m: &std::fs::Metadata) -> FileInfo {
+        let ns = |s: i64, n: i64| s.saturating_mul(1_000_000_000).saturating_add(n);
+        let born = m.created().ok().and_then(|t| {
+            let d = t.duration_since(std::time::UNIX_EPOCH).ok()?;
+            i64::try_from(d.as_nanos()).ok()
+        });
+        let mut data = Dict::new();
+        if m.file_type().is_symlink()
+            && let Ok(target) = std::fs::read_link(path.native(&self.root))
+        {
+            data.set("Link", target.to_string_lossy().into_owned());
+        }
+        data.set("DevMajor", rustix::fs::major(m.dev()));
+        data.set("DevMinor", rustix::fs::minor(m.dev()));
+        FileInfo {
+            path: path.clone(),
+            size: m.size(),
+            mode: m.mode(),
+            times: [
+                ns(m.mtime(), m.mtime_nsec()),
+                ns(m.atime(), m.atime_nsec()),
+                ns(m.ctime(), m.ctime_nsec()),
+                born.unwrap_or(0),
+            ],
+            identity: (m.dev(), m.ino()),
+            data,
+        }
+    }
+}
+
+impl Accessor for NativeFiles {
+    fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        let native = path.native(&self.root);
+        // A pipe or a device could block for ever; those are not read.
+        let kind = std::fs::metadata(&native)?.file_type();
+        if kind.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
+        }
+        if !kind.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Ok(Box::new(std::fs::File::open(&native)?))
+    }
+
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        Ok(self.info(path, &std::fs::symlink_metadata(path.native(&self.root))?))
+    }
+
+    fn stat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        Ok(self.info(path, &std::fs::metadata(path.native(&self.root))?))
+    }
+
+    fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut out = Vec::new();
+        for entry in std::fs::read_dir(path.native(&self.root))? {
+            let entry = entry?;
+            // What vanished meanwhile is not there.
+            if let Ok(m) = entry.metadata() {
+                out.push(self.info(&path.join(entry.file_name().as_bytes()), &m));
+            }
+        }
+        out.sort_by(|a, b| a.path.components.last().cmp(&b.path.components.last()));
+        Ok(out)
+    }
+
+    fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
+        let file = std::fs::File::open(path.native(&self.root))?;
+        let meta = file.metadata()?;
+        // Fewer blocks than bytes is how a hole shows; others need no index.
+        if !meta.is_file() || meta.blocks().saturating_mul(512) >= meta.len() {
+            return Ok(None);
+        }
+        ranges(&file, meta.len())
+    }
+}
+
+/// Asks the file system for holes.
+fn ranges(file: &std::fs::File, size: u64) -> io::Result<Option<Vec<Range>>> {
+    use rustix::fs::{SeekFrom, seek};
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Ok(n) => n,
+            Err(rustix::io::Errno::NXIO) => size,
+            Err(rustix::io::Errno::INVAL) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        if data > at {
+            out.push(Range { offset: at, length: data - at, hole: true });
+        }
+        if data >= size {
+            break;
+        }
+        let hole = seek(file, SeekFrom::Hole(data)).map_err(io::Error::from)?.min(size);
+        out.push(Range { offset: data, length: hole - data, hole: false });
+        at = hole;
+    }
+    Ok(out.iter().any(|r| r.hole).then_some(out))
+}
+
+/// Content that is given instead of a file.
+struct Content {
+    from_variable: bool,
+}
+
+impl Accessor for Content {
+    fn parse(&self, scope: &Scope, text: &Str) -> OsPath {
+        if !self.from_variable {
+            return OsPath::raw(text.as_bytes());
+        }
+        let value = scope.resolve(&text.to_text()).unwrap_or_default();
+        OsPath::raw(value.to_str().as_bytes())
+    }
+
+    fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        Ok(Box::new(Cursor::new(path.bytes())))
+    }
+
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        Ok(FileInfo::plain(path.clone(), path.bytes().len() as u64))
+    }
+
+    fn read_dir(&self, _path: &OsPath) -> io::Result<Vec<FileInfo>> {
+        Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes() {
+        assert_eq!(mode_text(0o100_644), "-rw-r--r--");
+        assert_eq!(mode_text(0o040_755), "drwxr-xr-x");
+        assert_eq!(mode_text(0o120_777), "Lrwxrwxrwx");
+        assert_eq!(mode_text(0o041_777), "dtrwxrwxrwx");
+        assert_eq!(mode_text(0o104_755), "urwxr-xr-x");
+    }
+
+    #[test]
+    fn holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        let f = std::fs::File::create(&path).unwrap();
+        f.set_len(1 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&f, &[7; 4096], 512 << 10).unwrap();
+        f.sync_all().unwrap();
+        let a = NativeFiles { root: PathBuf::new() };
+        let p = OsPath::linux(path.to_str().unwrap().as_bytes());
+        // File systems without holes give no ranges, which is right as well.
+        if let Some(ranges) = a.ranges(&p).unwrap() {
+            let total: u64 = ranges.iter().map(|r| r.length).sum();
+            assert_eq!(total, 1 << 20);
+            let at = 512 << 10;
+            let has = |r: &&Range| !r.hole && r.offset <= at && r.offset + r.length >= at + 4096;
+            assert_eq!(ranges.iter().filter(has).count(), 1);
+            assert!(ranges[0].hole);
+        }
+    }
+}

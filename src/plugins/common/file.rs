@@ -1,0 +1,198 @@
+//! `stat`, `read_file` and `hash`.
+
+use std::io::{self, Read, SeekFrom};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
+use md5::Digest;
+use vql::{ArgType, Args, Dict, Error, Level, Registry, Scope, Signature, Value};
+
+use super::accessor::{Accessor, accessor, path_of};
+use super::blocking;
+use super::path::OsPath;
+
+/// Bytes `read_file` reads when no length is given.
+const DEFAULT_LENGTH: u64 = 4 << 20;
+/// Largest file hashed when nothing else is said.
+const MAX_HASHED: u64 = 100 << 20;
+/// Bytes read at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Adds the callables of this module.
+pub fn register(registry: &mut Registry) {
+    let doc = "Get file information. Unlike glob() this does not support wildcards.";
+    let stat = Signature::new("stat", doc).required("filename", ArgType::Path, "The file.").arg(
+        "accessor",
+        ArgType::String,
+        "An accessor to use.",
+    );
+    registry.plugin_async(stat.clone(), |scope, args, emitter| async move {
+        // What is not there gives no row.
+        if let Ok(row) = stat_row(&scope, &args).await? {
+            emitter.send(row).await?;
+        }
+        Ok(())
+    });
+    registry.function_async(stat, |scope, args| async move {
+        Ok(stat_row(&scope, &args).await?.map_or(Value::Null, Value::from))
+    });
+
+    let read = Signature::new("read_file", "Read a file into a string.")
+        .required("filename", ArgType::Path, "The file.")
+        .arg("length", ArgType::Int, "Most bytes to read.")
+        .arg("offset", ArgType::Int, "Where to begin.")
+        .arg("accessor", ArgType::String, "An accessor to use.");
+    registry.function_async(read, |scope, args| async move { read_function(scope, args).await });
+
+    let chunks = Signature::new("read_file", "Read files in chunks.")
+        .required("filenames", ArgType::Paths, "The files.")
+        .arg("chunk", ArgType::Int, "Bytes in a row.")
+        .arg("max_length", ArgType::Int, "Most bytes of a file.")
+        .arg("accessor", ArgType::String, "An accessor to use.");
+    registry.plugin_async(chunks, |scope, args, emitter| async move {
+        read_rows(scope, args, emitter).await
+    });
+
+    let hash = Signature::new("hash", "Calculate the hash of a file.")
+        .required("path", ArgType::Path, "The file.")
+        .arg("accessor", ArgType::String, "An accessor to use.")
+        .arg("hashselect", ArgType::Strings, "Only these: MD5, SHA1, SHA256.")
+        .arg("max_size", ArgType::Int, "Larger files are not hashed.");
+    registry.function_async(hash, |scope, args| async move { hash_function(scope, args).await });
+}
+
+/// The file an argument names.
+pub fn named(scope: &Scope, args: &Args, arg: &str) -> Result<(Arc<dyn Accessor>, OsPath), Error> {
+    let accessor = accessor(scope, &args.string("accessor")?)?;
+    let path = path_of(scope, &*accessor, &args.any(arg));
+    Ok((accessor, path))
+}
+
+async fn stat_row(scope: &Scope, args: &Args) -> Result<io::Result<Dict>, Error> {
+    let (accessor, path) = named(scope, args, "filename")?;
+    let info = blocking(scope, move || accessor.lstat(&path)).await?;
+    Ok(info.map(|i| i.row(None)))
+}
+
+/// Up to `length` bytes from `offset`.
+fn read_some(a: &dyn Accessor, path: &OsPath, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut file = a.open(path)?;
+    if offset > 0 {
+        file.seek(SeekFrom::Start(offset))?;
+    }
+    let mut out = Vec::new();
+    file.take(length).read_to_end(&mut out)?;
+    Ok(out)
+}
+
+async fn read_function(scope: Scope, args: Args) -> Result<Value, Error> {
+    let (accessor, path) = named(&scope, &args, "filename")?;
+    let length = args.opt_int("length")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+    let offset = u64::try_from(args.int("offset")?).unwrap_or(0);
+    let length = length.unwrap_or(DEFAULT_LENGTH);
+    let read = move || (read_some(&*accessor, &path, offset, length), path);
+    match blocking(&scope, read).await? {
+        (Ok(data), _) => Ok(data.into()),
+        (Err(e), path) => {
+            scope.log(Level::Default, format!("read_file: {}: {e}", path.to_text()));
+            Ok("".into())
+        }
+    }
+}
+
+async fn read_rows(scope: Scope, args: Args, emitter: vql::Emitter) -> Result<(), Error> {
+    let accessor = accessor(&scope, &args.string("accessor")?)?;
+    let positive = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
+    let chunk = positive(args.int("chunk")?).unwrap_or(CHUNK as u64);
+    let most = positive(args.int("max_length")?).unwrap_or(u64::MAX);
+    for file in args.list("filenames") {
+        let path = path_of(&scope, &*accessor, &file);
+        let mut offset = 0;
+        while offset < most {
+            scope.charge_op().await;
+            let want = chunk.min(most - offset);
+            let (a, p) = (accessor.clone(), path.clone());
+            let data = match blocking(&scope, move || read_some(&*a, &p, offset, want)).await? {
+                Ok(d) => d,
+                Err(e) => {
+                    scope.log(Level::Default, format!("read_file: {}: {e}", path.to_text()));
+                    break;
+                }
+            };
+            if data.is_empty() {
+                break;
+            }
+            let len = data.len() as u64;
+            let row = Dict::new()
+                .with("Data", data)
+                .with("Offset", offset)
+                .with("Filename", Value::object(path.clone()));
+            emitter.send(row).await?;
+            offset += len;
+        }
+    }
+    Ok(())
+}
+
+struct Wanted {
+    md5: bool,
+    sha1: bool,
+    sha256: bool,
+}
+
+async fn hash_function(scope: Scope, args: Args) -> Result<Value, Error> {
+    let (accessor, path) = named(&scope, &args, "path")?;
+    let select = args.strings("hashselect")?;
+    let wants = |n: &str| select.is_empty() || select.iter().any(|s| s.eq_ignore_ascii_case(n));
+    let wanted = Wanted { md5: wants("MD5"), sha1: wants("SHA1"), sha256: wants("SHA256") };
+    let configured = scope.resolve("HASH_MAX_SIZE").and_then(|v| v.as_int());
+    let limit = args.opt_int("max_size")?.filter(|n| *n > 0).or(configured);
+    let limit = limit.and_then(|n| u64::try_from(n).ok()).unwrap_or(MAX_HASHED);
+    let text = path.to_text();
+    match blocking(&scope, move || hash_file(&*accessor, &path, limit, &wanted)).await? {
+        Ok(dict) => Ok(dict.into()),
+        Err(e) => {
+            scope.log(Level::Default, format!("hash: {text}: {e}"));
+            Ok(Value::Null)
+        }
+    }
+}
+
+fn hash_file(a: &dyn Accessor, path: &OsPath, limit: u64, w: &Wanted) -> io::Result<Dict> {
+    let mut file = a.open(path)?;
+    let mut md5 = w.md5.then(md5::Md5::new);
+    let mut sha1 = w.sha1.then(|| Context::new(&SHA1_FOR_LEGACY_USE_ONLY));
+    let mut sha256 = w.sha256.then(|| Context::new(&SHA256));
+    let mut buffer = vec![0; CHUNK];
+    let mut total = 0;
+    loop {
+        let n = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        total += n as u64;
+        if total > limit {
+            return Err(io::Error::other(format!("larger than {limit} bytes")));
+        }
+        let data = &buffer[..n];
+        if let Some(h) = &mut md5 {
+            h.update(data);
+        }
+        for h in [&mut sha1, &mut sha256].into_iter().flatten() {
+            h.update(data);
+        }
+    }
+    let mut out = Dict::new();
+    if let Some(h) = md5 {
+        out.set("MD5", hex::encode(h.finalize()));
+    }
+    if let Some(h) = sha1 {
+        out.set("SHA1", hex::encode(h.finish()));
+    }
+    if let Some(h) = sha256 {
+        out.set("SHA256", hex::encode(h.finish()));
+    }
+    Ok(out)
+}

@@ -1,0 +1,251 @@
+//! Text files as rows: `parse_lines`, `split_records` and
+//! `parse_records_with_regex`.
+
+use std::io::{BufRead, BufReader};
+use std::sync::Arc;
+
+use regex::bytes::{Regex, RegexBuilder};
+use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Value};
+
+use super::accessor::{Accessor, accessor, path_of};
+use super::blocking;
+use super::path::OsPath;
+
+/// Longest line, and the window records are searched in, in bytes.
+const BUFFER: usize = 64 << 10;
+
+/// Adds the callables of this module.
+pub fn register(registry: &mut Registry) {
+    let lines = Signature::new("parse_lines", "The lines of a file.")
+        .required("filename", ArgType::Paths, "The files.")
+        .arg("accessor", ArgType::String, "An accessor to use.")
+        .arg("buffer_size", ArgType::Int, "Longest line in bytes.");
+    registry.plugin_async(lines, |scope, args, emitter| async move {
+        parse_lines(&scope, &args, &emitter).await
+    });
+    let split = Signature::new("split_records", "The lines of a file, split into columns.")
+        .required("filenames", ArgType::Paths, "The files.")
+        .arg("accessor", ArgType::String, "An accessor to use.")
+        .arg("regex", ArgType::String, "What separates columns (white space).")
+        .arg("columns", ArgType::Strings, "Names of the columns.")
+        .arg("first_row_is_headers", ArgType::Bool, "Names are in the first line.")
+        .arg("count", ArgType::Int, "Most columns.")
+        .arg("record_regex", ArgType::String, "What separates records (newline).")
+        .arg("buffer_size", ArgType::Int, "Longest record in bytes.");
+    registry.plugin_async(split, |scope, args, emitter| async move {
+        split_records(&scope, &args, &emitter).await
+    });
+    let doc = "Rows from regular expressions with named groups.";
+    let records = Signature::new("parse_records_with_regex", doc)
+        .required("file", ArgType::Paths, "The files.")
+        .required("regex", ArgType::Strings, "The expressions.")
+        .arg("accessor", ArgType::String, "An accessor to use.")
+        .arg("buffer_size", ArgType::Int, "Bytes searched at a time.");
+    registry.plugin_async(records, |scope, args, emitter| async move {
+        parse_records(&scope, &args, &emitter).await
+    });
+}
+
+/// Hands out a file in pieces of whole lines, a few hundred at a time, so that
+/// huge files need little memory.
+struct Lines {
+    reader: Option<Box<dyn BufRead + Send>>,
+    longest: usize,
+}
+
+impl Lines {
+    async fn open(
+        scope: &Scope,
+        a: &Arc<dyn Accessor>,
+        path: &OsPath,
+        longest: usize,
+    ) -> Result<Option<Lines>, Error> {
+        let (a, p) = (a.clone(), path.clone());
+        match blocking(scope, move || a.open(&p)).await? {
+            Ok(file) => Ok(Some(Lines { reader: Some(Box::new(BufReader::new(file))), longest })),
+            Err(e) => {
+                scope.log(Level::Default, format!("{}: {e}", path.to_text()));
+                Ok(None)
+            }
+        }
+    }
+
+    async fn next(&mut self, scope: &Scope) -> Result<Vec<Vec<u8>>, Error> {
+        let Some(mut reader) = self.reader.take() else { return Ok(Vec::new()) };
+        let longest = self.longest;
+        let read = move || {
+            let mut out = Vec::new();
+            while out.len() < 500 {
+                match line(&mut *reader, longest) {
+                    Ok(Some(l)) => out.push(l),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            (out, reader)
+        };
+        let (lines, reader) = blocking(scope, read).await?;
+        self.reader = (!lines.is_empty()).then_some(reader);
+        Ok(lines)
+    }
+}
+
+/// One line without its end; what is longer than `longest` is cut.
+fn line(reader: &mut dyn BufRead, longest: usize) -> std::io::Result<Option<Vec<u8>>> {
+    let mut out = Vec::new();
+    let mut any = false;
+    loop {
+        let data = reader.fill_buf()?;
+        if data.is_empty() {
+            break;
+        }
+        any = true;
+        let end = data.iter().position(|b| *b == b'\n');
+        let n = end.unwrap_or(data.len());
+        let room = longest.saturating_sub(out.len());
+        out.extend_from_slice(&data[..n.min(room)]);
+        reader.consume(n + usize::from(end.is_some()));
+        if end.is_some() {
+            break;
+        }
+    }
+    if out.last() == Some(&b'\r') {
+        out.pop();
+    }
+    Ok(any.then_some(out))
+}
+
+fn buffer_size(args: &Args) -> Result<usize, Error> {
+    let n = usize::try_from(args.int("buffer_size")?).ok().filter(|n| *n > 0);
+    Ok(n.unwrap_or(BUFFER))
+}
+
+async fn parse_lines(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+    let accessor = accessor(scope, &args.string("accessor")?)?;
+    for file in args.list("filename") {
+        let path = path_of(scope, &*accessor, &file);
+        let opened = Lines::open(scope, &accessor, &path, buffer_size(args)?).await?;
+        let Some(mut lines) = opened else { continue };
+        loop {
+            let some = lines.next(scope).await?;
+            if some.is_empty() {
+                break;
+            }
+            for l in some {
+                scope.charge_op().await;
+                emitter.send(Dict::new().with("Line", l)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn split_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+    let accessor = accessor(scope, &args.string("accessor")?)?;
+    let pattern = args.opt_string("regex")?.unwrap_or_else(|| r"\s+".into());
+    let separator = Regex::new(&pattern).map_err(Error::failed)?;
+    let record = args.opt_string("record_regex")?.filter(|r| r != "\n" && r != r"\n");
+    let record = record.map(|r| Regex::new(&r)).transpose().map_err(Error::failed)?;
+    let most = usize::try_from(args.int("count")?).ok().filter(|n| *n > 0);
+    let headers = args.bool("first_row_is_headers")?;
+    for file in args.list("filenames") {
+        let path = path_of(scope, &*accessor, &file);
+        let opened = Lines::open(scope, &accessor, &path, buffer_size(args)?).await?;
+        let Some(mut lines) = opened else { continue };
+        let mut columns = args.strings("columns")?;
+        let mut first = headers;
+        let mut pending: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let mut some = lines.next(scope).await?;
+            if let Some(re) = &record {
+                // Records of another shape are cut out of the whole text.
+                if !some.is_empty() {
+                    pending.append(&mut some);
+                    continue;
+                }
+                let text = std::mem::take(&mut pending).join(&b'\n');
+                some = re.split(&text).filter(|r| !r.is_empty()).map(<[u8]>::to_vec).collect();
+            }
+            if some.is_empty() {
+                break;
+            }
+            for l in some {
+                scope.charge_op().await;
+                let fields: Vec<&[u8]> = match most {
+                    Some(n) => separator.splitn(&l, n).collect(),
+                    None => separator.split(&l).collect(),
+                };
+                if std::mem::take(&mut first) {
+                    columns = fields.iter().map(|f| vql::lossy(f).into_owned()).collect();
+                    continue;
+                }
+                let mut row = Dict::with_capacity(fields.len());
+                for (i, f) in fields.iter().enumerate() {
+                    let name = columns.get(i).cloned().unwrap_or_else(|| format!("Column{i}"));
+                    row.update(name, *f);
+                }
+                for name in columns.iter().skip(fields.len()) {
+                    row.update(name.clone(), Value::Null);
+                }
+                emitter.send(row).await?;
+            }
+            if record.is_some() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn parse_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+    let accessor = accessor(scope, &args.string("accessor")?)?;
+    let mut regexes = Vec::new();
+    for r in args.strings("regex")? {
+        let re = RegexBuilder::new(&r).case_insensitive(true).build().map_err(Error::failed)?;
+        regexes.push(re);
+    }
+    let window = buffer_size(args)?;
+    for file in args.list("file") {
+        let path = path_of(scope, &*accessor, &file);
+        let (a, p) = (accessor.clone(), path.clone());
+        let opened = blocking(scope, move || a.open(&p)).await?;
+        let mut reader = match opened {
+            Ok(f) => f,
+            Err(e) => {
+                scope.log(Level::Default, format!("{}: {e}", path.to_text()));
+                continue;
+            }
+        };
+        loop {
+            let read = move || {
+                use std::io::Read;
+                let mut data = vec![0; window];
+                let mut have = 0;
+                while have < window {
+                    match reader.read(&mut data[have..]) {
+                        Ok(n) if n > 0 => have += n,
+                        _ => break,
+                    }
+                }
+                data.truncate(have);
+                (data, reader)
+            };
+            let (data, back) = blocking(scope, read).await?;
+            reader = back;
+            if data.is_empty() {
+                break;
+            }
+            for re in &regexes {
+                for found in re.captures_iter(&data) {
+                    scope.charge_op().await;
+                    let mut row = Dict::new();
+                    for (i, name) in re.capture_names().enumerate().skip(1) {
+                        let name = name.map_or_else(|| format!("g{i}"), str::to_owned);
+                        row.update(name, found.get(i).map_or(&b""[..], |m| m.as_bytes()));
+                    }
+                    emitter.send(row).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

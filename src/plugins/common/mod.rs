@@ -1,0 +1,68 @@
+//! Callables that need a host but neither an endpoint's inspection nor a
+//! server: files behind accessors, uploads, child processes, waiting.
+//! What they need they find in the scope: [`Host`], [`Accessors`], [`Uploader`]
+//! and the environment.
+
+pub mod accessor;
+pub mod file;
+pub mod glob;
+pub mod globs;
+pub mod lines;
+pub mod path;
+pub mod process;
+pub mod upload;
+pub mod waiting;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vql::{Error, Registry, Scope};
+
+pub use accessor::{Accessor, Accessors, FileInfo, Range};
+pub use path::OsPath;
+pub use upload::{UploadFile, UploadResult, UploadSink, Uploader};
+
+use crate::env::Env;
+
+/// The machine that queries look at.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Prefix of every file name; empty for the real root.
+    pub root: PathBuf,
+    /// Where process information is.
+    pub proc: PathBuf,
+    /// When this process started, unix seconds.
+    pub started: u64,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host { root: PathBuf::new(), proc: "/proc".into(), started: 0 }
+    }
+}
+
+/// The machine of this query.
+pub fn host(scope: &Scope) -> Arc<Host> {
+    scope.extension::<Host>().unwrap_or_default()
+}
+
+/// Runs blocking work where it does not hold up the reactor.
+pub async fn blocking<T: Send + 'static>(
+    scope: &Scope,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let Some(env) = scope.extension::<Env>() else {
+        return Err(Error::failed("no environment in this scope"));
+    };
+    env.offload(work).await.ok_or_else(|| Error::failed("the work was aborted"))
+}
+
+/// Adds all callables of this module.
+pub fn register(registry: &mut Registry) {
+    file::register(registry);
+    glob::register(registry);
+    lines::register(registry);
+    process::register(registry);
+    upload::register(registry);
+    waiting::register(registry);
+}

@@ -1,0 +1,22 @@
+//! Callables that inspect the host: facts, processes, sockets, environment.
+//! They read the real system; tests put another root in [`super::common::Host`].
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod connections;
+mod environ;
+mod info;
+mod interfaces;
+mod pslist;
+
+pub use info::{Facts, facts};
+
+use vql::Registry;
+
+/// Adds all callables of this module.
+pub fn register(registry: &mut Registry) {
+    connections::register(registry);
+    environ::register(registry);
+    info::register(registry);
+    interfaces::register(registry);
+    pslist::register(registry);
+}
