@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FusedFuture};
 use tokio_util::sync::CancellationToken;
 use velociraptor_proto::proto::{VeloMessage, VqlCollectorArgs, VqlEventTable};
 use vql::Level;
@@ -168,25 +168,30 @@ impl Run {
                 logs: Mutex::default(),
                 rows: tokio::sync::Mutex::default(),
             });
-            let query = async {
-                query::run(&self.cx, &args, event.clone(), style).await;
-                // One that ends by itself waits for its next turn.
-                std::future::pending::<()>().await;
-            };
+            let query = query::run(&self.cx, &args, event.clone(), style).fuse();
+            tokio::pin!(query);
             let flush = async {
                 loop {
                     tokio::time::sleep(LOG_PERIOD).await;
                     event.flush_logs().await;
                 }
             };
+            // One that ends by itself waits for its next turn.
+            let ended = async {
+                (&mut query).await;
+                std::future::pending::<()>().await;
+            };
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {}
                 () = tokio::time::sleep(period) => {}
-                () = query => {}
+                () = ended => {}
                 () = flush => {}
             }
             event.cancel.cancel();
+            if !query.is_terminated() {
+                query.await;
+            }
             event.flush_logs().await;
             if self.stop.is_cancelled() {
                 return;

@@ -180,9 +180,8 @@ impl Executor {
     async fn cancel(&self, id: &str) {
         let flow = self.table().running.get(id).cloned();
         let Some(flow) = flow else { return };
-        if flow.cancel_with("Cancelled") {
-            let text = format!("Cancelled all in-flight queries for flow {id}");
-            flow.log(None, Level::Error, &text);
+        let text = format!("Cancelled all in-flight queries for flow {id}");
+        if flow.cancel_with("Cancelled", &text) {
             self.out.suppress(id);
             flow.finish("Cancelled").await;
         }

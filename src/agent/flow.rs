@@ -202,14 +202,16 @@ impl Flow {
         self.state().cancelled
     }
 
-    /// Ends everything with `reason`; `false` when it had ended already.
-    pub fn cancel_with(&self, reason: &str) -> bool {
+    /// Ends everything with `reason` and a log line; `false` when it had ended
+    /// already.
+    pub fn cancel_with(&self, reason: &str, line: &str) -> bool {
         {
             let mut state = self.state();
             if state.cancelled || state.complete_sent {
                 return false;
             }
             state.cancelled = true;
+            state.logs.add(Level::Error, line, self.clock.unix());
             let now = self.clock.micros();
             for q in state.queries.iter_mut().filter(|q| !q.ended) {
                 touch(q, now);
@@ -225,8 +227,8 @@ impl Flow {
     /// A row or byte limit was passed: everything ends, failed by `message`.
     fn limit(&self, index: usize, message: &str) {
         self.log(Some(index), Level::Error, message);
-        for i in 0..self.state().queries.len() {
-            self.fail_query(i, message);
+        for q in &mut self.state().queries {
+            fail(q, message);
         }
         self.cancel.cancel();
     }

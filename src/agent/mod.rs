@@ -7,14 +7,18 @@ pub mod checkpoint;
 pub mod events;
 pub mod executor;
 pub mod flow;
+pub mod limiter;
+pub mod link;
 pub mod logs;
 pub mod outbox;
 pub mod query;
 pub mod responder;
+pub mod run;
 pub mod settings;
 pub mod throttle;
 pub mod uploads;
 pub mod writeback;
 
 pub use executor::Executor;
+pub use run::{End, RunError, run};
 pub use settings::Settings;

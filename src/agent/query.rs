@@ -52,6 +52,8 @@ pub struct Style {
 
 /// Stock defaults of a request.
 const TIMEOUT: u64 = 600;
+/// Longest wait for gathered rows to be queued when a query is ended.
+const FLUSH: Duration = Duration::from_secs(60);
 const MAX_ROW: u64 = 10_000;
 const ROW_BUFFER: u64 = 5 << 20;
 
@@ -83,23 +85,42 @@ pub async fn run(
             None => std::future::pending().await,
         }
     };
+    let ending = CancellationToken::new();
     let work = async {
-        Work { args, responder: &*responder, scope: &scope, cx, style }.all().await;
-        uploader.drain(&scope).await;
+        let ending = &ending;
+        Work { args, responder: &*responder, scope: &scope, cx, style, ending }.all().await;
+        tokio::select! {
+            biased;
+            () = ending.cancelled() => {}
+            () = uploader.drain(&scope) => {}
+        }
     };
-    tokio::select! {
+    tokio::pin!(work);
+    let flush = tokio::select! {
         biased;
-        () = stop.cancelled() => {}
-        () = work => {}
+        // What a cancelled collection gathered is not wanted any more.
+        () = stop.cancelled() => style.is_event,
+        () = &mut work => false,
         () = deadline => {
             let text = format!("Query timed out after {} seconds", timeout.unwrap_or(0));
             responder.log(Level::Error, &text);
             responder.fail(&text);
+            true
         }
         () = stalled(args.progress_timeout, &throttle) => {
             let text = format!("No progress made in {} seconds", args.progress_timeout);
             responder.log(Level::Error, &format!("ERROR:{text}"));
             responder.fail(&text);
+            true
+        }
+    };
+    if flush {
+        ending.cancel();
+        // The queue may be full; a cancelled collection does not wait for it.
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = tokio::time::sleep(FLUSH) => {}
         }
     }
     scope.close();
@@ -212,12 +233,21 @@ struct Work<'a> {
     scope: &'a Scope,
     cx: &'a Context,
     style: Style,
+    /// No more rows are wanted; those gathered are.
+    ending: &'a CancellationToken,
 }
 
 impl Work<'_> {
     async fn all(&self) {
-        if !self.args.precondition.trim().is_empty() && !self.precondition().await {
-            return;
+        if !self.args.precondition.trim().is_empty() {
+            let passed = tokio::select! {
+                biased;
+                () = self.ending.cancelled() => false,
+                passed = self.precondition() => passed,
+            };
+            if !passed {
+                return;
+            }
         }
         for (index, request) in self.args.query.iter().enumerate() {
             if self.one(index as u64, request).await.is_err() {
@@ -272,6 +302,10 @@ impl Work<'_> {
         loop {
             let row = tokio::select! {
                 biased;
+                () = self.ending.cancelled() => {
+                    self.send(index, request, &mut batch).await?;
+                    return Err(Stopped);
+                }
                 () = batch.due() => {
                     self.send(index, request, &mut batch).await?;
                     continue;

@@ -115,6 +115,8 @@ pub struct Globals {
 #[derive(Debug, Subcommand)]
 #[command(rename_all = "snake_case")]
 pub enum Command {
+    /// Run the endpoint agent.
+    Client(client::ClientArgs),
     /// Run everything in one process, from an empty directory.
     Gui(gui::GuiArgs),
     /// Serve clients, the API and the GUI.
@@ -136,7 +138,8 @@ impl Command {
     fn serves(&self) -> bool {
         match self {
             Command::Gui(_) | Command::Frontend(_) => true,
-            Command::Config(_)
+            Command::Client(_)
+            | Command::Config(_)
             | Command::Query(_)
             | Command::Artifacts(_)
             | Command::User(_)
@@ -170,6 +173,7 @@ pub struct Usage(pub String);
 
 async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
     match command {
+        Command::Client(args) => client::run(args, ctx).await,
         Command::Gui(args) => gui::run(args, ctx).await,
         Command::Frontend(args) => frontend::run(args, ctx).await,
         Command::Config(args) => config::run(args, ctx).await,
