@@ -17,6 +17,7 @@ mod lines;
 pub mod load;
 pub mod model;
 pub mod patch;
+mod reader;
 pub mod rotate;
 pub mod schema;
 pub mod settings;

@@ -5,21 +5,17 @@
 //! critical, both EKUs on every certificate.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType, SerialNumber,
-};
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
 
+use super::PublicKey;
+pub use super::authority::Authority;
 use super::keys::{Hash, KeyError, pem_block, to_pem};
-use super::{PrivateKey, PublicKey};
-use crate::env::Entropy;
 
 /// PEM type of certificates.
 pub const CERTIFICATE_TAG: &str = "CERTIFICATE";
@@ -31,9 +27,6 @@ pub const LEAF_DAYS: u32 = 365;
 pub const DEFAULT_PINNED_NAME: &str = "VelociraptorServer";
 /// Name of the certificate with which the GUI calls the API.
 pub const DEFAULT_GATEWAY_NAME: &str = "GRPC_GW";
-
-const CA_DNS: &str = "Velociraptor_ca.velocidex.com";
-const DAY: u64 = 86_400;
 
 /// Why a certificate could not be read, trusted or issued.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -163,7 +156,7 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertError> {
     }
 }
 
-fn seconds(now: SystemTime) -> i64 {
+pub(super) fn seconds(now: SystemTime) -> i64 {
     now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
@@ -288,156 +281,6 @@ pub fn verify_server_pem(
         None => Err(CertError::NoName),
         Some(n) if n == pinned => Ok(cert),
         Some(n) => Err(CertError::WrongName { found: n.to_owned(), wanted: pinned.to_owned() }),
-    }
-}
-
-/// A key as the certificate writer sees it.
-struct Subject<'a>(&'a PublicKey);
-struct Signer<'a>(&'a PrivateKey);
-
-impl rcgen::PublicKeyData for Subject<'_> {
-    fn der_bytes(&self) -> &[u8] {
-        self.0.as_pkcs1()
-    }
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_RSA_SHA256
-    }
-}
-
-impl rcgen::PublicKeyData for Signer<'_> {
-    fn der_bytes(&self) -> &[u8] {
-        self.0.public().as_pkcs1()
-    }
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_RSA_SHA256
-    }
-}
-
-impl rcgen::SigningKey for Signer<'_> {
-    fn sign(&self, msg: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.sign(msg).map_err(|_| rcgen::Error::RemoteKeyError)
-    }
-}
-
-fn issue_error(e: rcgen::Error) -> CertError {
-    CertError::Issue(e.to_string())
-}
-
-/// PrintableString where the characters allow it, as stock writes names.
-fn dn_value(s: &str) -> DnValue {
-    rcgen::string::PrintableString::try_from(s)
-        .map_or_else(|_| DnValue::Utf8String(s.to_owned()), DnValue::PrintableString)
-}
-
-fn params(
-    entropy: &dyn Entropy,
-    now: SystemTime,
-    days: u32,
-) -> Result<CertificateParams, CertError> {
-    let mut serial = [0; 16];
-    entropy.fill(&mut serial);
-    let end = now
-        .checked_add(Duration::from_secs(u64::from(days) * DAY))
-        .filter(|end| seconds(*end) < 253_402_300_800) // the year 10000
-        .ok_or_else(|| CertError::Issue("the validity ends too late".into()))?;
-    let mut p = CertificateParams::default();
-    p.distinguished_name = DistinguishedName::new();
-    p.serial_number = Some(SerialNumber::from_slice(&serial));
-    p.not_before = now.into();
-    p.not_after = end.into();
-    p.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-    p.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    Ok(p)
-}
-
-pub(super) fn csr_der(cn: &str, key: &PrivateKey) -> Result<Vec<u8>, CertError> {
-    let mut p = CertificateParams::default();
-    p.distinguished_name = DistinguishedName::new();
-    p.distinguished_name.push(DnType::CommonName, dn_value(cn));
-    let csr = p.serialize_request(&Signer(key)).map_err(issue_error)?;
-    Ok(csr.der().to_vec())
-}
-
-/// The deployment's certificate authority: certificate and key.
-#[derive(Clone, Debug)]
-pub struct Authority {
-    cert: Certificate,
-    key: PrivateKey,
-}
-
-impl Authority {
-    /// A new CA with a new key, valid ten years from `now`.
-    pub fn generate(entropy: &dyn Entropy, now: SystemTime) -> Result<Self, CertError> {
-        Self::self_signed(PrivateKey::generate()?, entropy, now)
-    }
-
-    /// A new CA for an existing key, valid ten years from `now`.
-    pub fn self_signed(
-        key: PrivateKey,
-        entropy: &dyn Entropy,
-        now: SystemTime,
-    ) -> Result<Self, CertError> {
-        let mut p = params(entropy, now, CA_DAYS)?;
-        p.distinguished_name.push(DnType::OrganizationName, dn_value("Velociraptor CA"));
-        p.key_usages.push(KeyUsagePurpose::KeyCertSign);
-        p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        p.subject_alt_names = vec![SanType::DnsName(CA_DNS.try_into().map_err(issue_error)?)];
-        let der = p.self_signed(&Signer(&key)).map_err(issue_error)?;
-        Self::new(Certificate::from_der(der.der())?, key)
-    }
-
-    /// From certificate and key, which must belong together.
-    pub fn new(cert: Certificate, key: PrivateKey) -> Result<Self, CertError> {
-        if cert.public_key() != key.public() {
-            return Err(CertError::KeyMismatch);
-        }
-        Ok(Self { cert, key })
-    }
-
-    /// From the two PEM texts of a configuration.
-    pub fn from_pem(cert: &str, key: &str) -> Result<Self, CertError> {
-        Self::new(Certificate::from_pem(cert)?, PrivateKey::from_pem(key)?)
-    }
-
-    /// The CA's certificate.
-    pub fn certificate(&self) -> &Certificate {
-        &self.cert
-    }
-
-    /// The CA's key.
-    pub fn private_key(&self) -> &PrivateKey {
-        &self.key
-    }
-
-    /// Certifies `key` under `name`, which becomes CN and alternative name (an IP
-    /// one if it is an address), for `days` from `now`.
-    ///
-    /// Frontend, gateway and API client certificates differ in name only.
-    pub fn issue(
-        &self,
-        entropy: &dyn Entropy,
-        now: SystemTime,
-        days: u32,
-        name: &str,
-        key: &PublicKey,
-    ) -> Result<Certificate, CertError> {
-        if name.is_empty() {
-            return Err(CertError::NoName);
-        }
-        let mut p = params(entropy, now, days)?;
-        p.distinguished_name.push(DnType::OrganizationName, dn_value("Velociraptor"));
-        p.distinguished_name.push(DnType::CommonName, dn_value(name));
-        p.is_ca = IsCa::ExplicitNoCa;
-        p.use_authority_key_identifier_extension = true;
-        p.subject_alt_names = vec![match name.parse::<IpAddr>() {
-            Ok(ip) => SanType::IpAddress(ip),
-            Err(_) => SanType::DnsName(name.try_into().map_err(issue_error)?),
-        }];
-        let ca = self.cert.der().to_vec().into();
-        let issuer = Issuer::from_ca_cert_der(&ca, Signer(&self.key)).map_err(issue_error)?;
-        let der = p.signed_by(&Subject(key), &issuer).map_err(issue_error)?;
-        Certificate::from_der(der.der())
     }
 }
 

@@ -1,3 +1,9 @@
+use std::time::Duration;
+
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer};
+
+use super::super::PrivateKey;
+use super::super::authority::{CA_DNS, DAY, Signer, Subject, params};
 use super::*;
 use crate::env::Entropy;
 
@@ -116,7 +122,7 @@ fn server_pem_rules() {
     let twin = Authority::generate(&e, at(NOW)).unwrap();
     assert_eq!(check(&pem, twin.certificate(), "VelociraptorServer", NOW), Err(CertError::NotOurs));
     // A leaf is no issuer, even for its own key.
-    let rogue = Authority { cert: cert.clone(), key: key.clone() };
+    let rogue = Authority::new(cert.clone(), key.clone()).unwrap();
     let forged = rogue.issue(&e, at(NOW), 5, "VelociraptorServer", key.public()).unwrap();
     assert_eq!(
         check(&forged.to_pem(), &cert, "VelociraptorServer", NOW),

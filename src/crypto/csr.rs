@@ -3,6 +3,7 @@
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use super::authority;
 use super::certs::{self, CertError};
 use super::keys::{pem_block, to_pem};
 use super::{ClientId, PrivateKey, PublicKey};
@@ -52,7 +53,7 @@ impl Request {
 /// The request by which the holder of `key` enrols.
 pub fn request_pem(key: &PrivateKey) -> Result<String, CertError> {
     let id = ClientId::of(key.public());
-    Ok(to_pem(REQUEST_TAG, &certs::csr_der(&id.to_string(), key)?))
+    Ok(to_pem(REQUEST_TAG, &authority::csr_der(&id.to_string(), key)?))
 }
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ mod tests {
         assert_eq!(&r.public_key, key.public());
         assert_eq!(r.client_id().unwrap(), ClientId::of(key.public()));
 
-        let der = certs::csr_der("C.0123456789abcdef", &key).unwrap();
+        let der = authority::csr_der("C.0123456789abcdef", &key).unwrap();
         let lie = Request::from_pem(&to_pem(REQUEST_TAG, &der)).unwrap();
         assert!(matches!(lie.client_id(), Err(CertError::WrongName { .. })));
 

@@ -4,6 +4,7 @@
 //! and time are handed in. RSA key generation, OAEP and TLS use the provider's
 //! own generator, whose output has a fixed length and so cannot change a trace.
 
+mod authority;
 pub mod certs;
 pub mod client_id;
 pub mod csr;
