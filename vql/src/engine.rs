@@ -92,10 +92,13 @@ async fn assign(binding: &Let, scope: &Scope) {
             source: QuerySource::Select(select.clone()),
             params,
             captured: None,
+            nesting: binding.nesting,
         })),
-        (LetValue::Expr(expr), false) => {
-            Value::Expr(Arc::new(StoredExpr { params, expr: expr.clone() }))
-        }
+        (LetValue::Expr(expr), false) => Value::Expr(Arc::new(StoredExpr {
+            params,
+            expr: expr.clone(),
+            nesting: binding.nesting,
+        })),
         (LetValue::Select(select), true) => {
             let query = Value::Query(Arc::new(Query::select(select.clone())));
             Value::list(drain(&query, scope).await)

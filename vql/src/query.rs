@@ -16,6 +16,8 @@ pub struct Query {
     pub(crate) params: Arc<Vec<Param>>,
     /// Set when arguments were bound: the query runs in this scope.
     pub(crate) captured: Option<Scope>,
+    /// Levels of brackets in the statement which stored it.
+    pub(crate) nesting: usize,
 }
 
 /// What a [`Query`] runs.
@@ -29,14 +31,18 @@ pub(crate) enum QuerySource {
 }
 
 impl Query {
+    pub(crate) fn new(source: QuerySource) -> Query {
+        Query { source, params: Arc::default(), captured: None, nesting: 0 }
+    }
+
     /// A query over a syntax tree, run in the scope of its use.
     pub fn select(select: Arc<Select>) -> Query {
-        Query { source: QuerySource::Select(select), params: Arc::default(), captured: None }
+        Query::new(QuerySource::Select(select))
     }
 
     /// A query whose rows a host makes, anew each time it is drained.
     pub fn host(rows: impl Fn(&Scope) -> RowStream + Send + Sync + 'static) -> Query {
-        Query { source: QuerySource::Host(Arc::new(rows)), params: Arc::default(), captured: None }
+        Query::new(QuerySource::Host(Arc::new(rows)))
     }
 
     /// The same query which always runs in `scope`.
@@ -46,7 +52,8 @@ impl Query {
             QuerySource::Concat(a, b) => QuerySource::Concat(a.clone(), b.clone()),
             QuerySource::Host(rows) => QuerySource::Host(rows.clone()),
         };
-        Query { source, params: self.params.clone(), captured: Some(scope) }
+        let (params, nesting) = (self.params.clone(), self.nesting);
+        Query { source, params, captured: Some(scope), nesting }
     }
 }
 
@@ -74,6 +81,8 @@ impl fmt::Display for Query {
 pub struct StoredExpr {
     pub(crate) params: Arc<Vec<Param>>,
     pub(crate) expr: Arc<Expr>,
+    /// Levels of brackets in the statement which stored it.
+    pub(crate) nesting: usize,
 }
 
 impl fmt::Display for StoredExpr {
@@ -87,13 +96,15 @@ impl fmt::Display for StoredExpr {
 pub struct Lambda {
     pub(crate) params: Vec<Ident>,
     pub(crate) body: Arc<Expr>,
+    /// Levels of brackets in it.
+    pub(crate) nesting: usize,
 }
 
 impl Lambda {
     /// Parses the text of a lambda.
     pub fn parse(text: &str) -> Result<Lambda, ParseError> {
-        let (params, body) = parse_lambda(text)?;
-        Ok(Lambda { params, body })
+        let (params, body, nesting) = parse_lambda(text)?;
+        Ok(Lambda { params, body, nesting })
     }
 }
 

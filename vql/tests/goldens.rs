@@ -80,8 +80,8 @@ fn registry() -> Registry {
     });
     r.plugin_stream(any("groupbytest"), |_, _| {
         let rows = [(1, 5, "a"), (2, 5, "b"), (3, 2, "c"), (4, 2, "d")];
-        let row = |(foo, bar, baz): (i64, i64, &'static str)| {
-            Dict::new().with("foo", foo).with("bar", bar).with("baz", baz).into()
+        let row = |(a, b, c): (i64, i64, &'static str)| {
+            Dict::new().with("foo", a).with("bar", b).with("baz", c).into()
         };
         Ok(vql::stream::from_rows(rows.into_iter().map(row)))
     });

@@ -15,8 +15,7 @@ pub(super) fn add(left: Value, right: Value, scope: &Scope) -> Reply {
     let result = match (&left, &right) {
         (Value::Query(_), Value::Query(_)) => {
             let source = QuerySource::Concat(left, right);
-            let query = Query { source, params: Arc::default(), captured: None };
-            Value::Query(Arc::new(query))
+            Value::Query(Arc::new(Query::new(source)))
         }
         (Value::List(_), Value::Query(_)) => {
             let scope = scope.clone();

@@ -3,6 +3,7 @@
 use super::argument::argument;
 use super::expr::evaluate;
 use super::rows::drain;
+use super::stack::{STACK_OVERFLOW, fresh_stack};
 use super::truth::truth;
 use crate::args::{Args, Slot, Thunk, ThunkKind};
 use crate::query::Lambda;
@@ -198,5 +199,16 @@ pub fn call_lambda(lambda: &Lambda, scope: &Scope, args: Vec<Value>) -> Reply {
     for param in &lambda.params {
         bound.set(param.name.clone(), args.next().unwrap_or_default());
     }
-    evaluate(&lambda.body, &scope.with_row(bound))
+    let inner = scope.with_row(bound).mention();
+    if inner.too_deep() {
+        inner.error(STACK_OVERFLOW);
+        return Reply::Ready(Value::Null);
+    }
+    match fresh_stack(&inner, lambda.nesting) {
+        Some((spawner, inner)) => {
+            let body = lambda.body.clone();
+            spawner.run(async move { evaluate(&body, &inner).await })
+        }
+        None => evaluate(&lambda.body, &inner),
+    }
 }

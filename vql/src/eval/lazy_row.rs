@@ -2,8 +2,8 @@
 
 use super::expr::evaluate;
 use super::materialize::materialize;
-use super::rows::drain;
-use super::select::select_rows;
+use super::rows::{drain, query_rows};
+use crate::query::Query;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::syntax::ast::{ColumnValue, Select};
@@ -129,7 +129,7 @@ fn column_value(select: &Select, column: usize, scope: &Scope) -> Reply {
             other => materialize(other, scope),
         }),
         ColumnValue::Select(inner) => {
-            let mut rows = select_rows(inner, scope);
+            let mut rows = query_rows(&Query::select(inner.clone()), scope);
             Reply::from_future(async move {
                 let mut values = Vec::new();
                 while let Some(row) = rows.next().await {

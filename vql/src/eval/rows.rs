@@ -58,7 +58,7 @@ pub(crate) fn query_rows(query: &Query, scope: &Scope) -> RowStream {
         inner.error(STACK_OVERFLOW);
         return empty();
     }
-    match fresh_stack(&inner) {
+    match fresh_stack(&inner, query.nesting) {
         Some((spawner, scope)) => spawner.stream(source_rows(query, &scope)),
         None => source_rows(query, &inner),
     }

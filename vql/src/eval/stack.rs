@@ -14,13 +14,17 @@ pub(super) const STACK_OVERFLOW: &str = "Stack Overflow";
 /// Calls which share one stack.
 const CALLS_PER_STACK: u32 = 12;
 
+/// So many levels of brackets take as much stack as a call.
+const LEVELS_PER_CALL: usize = 6;
+
 /// Runs futures on a fresh stack.
 pub(super) struct Spawner(tokio::runtime::Handle);
 
-/// A spawner and the scope to use with it when the calls above have used
-/// enough of this stack.
-pub(super) fn fresh_stack(scope: &Scope) -> Option<(Spawner, Scope)> {
-    if scope.calls() < CALLS_PER_STACK {
+/// A spawner and the scope to use with it when the calls above and what is
+/// about to be evaluated would use too much of this stack.
+pub(super) fn fresh_stack(scope: &Scope, nesting: usize) -> Option<(Spawner, Scope)> {
+    let cost = scope.calls() + (nesting / LEVELS_PER_CALL) as u32;
+    if cost < CALLS_PER_STACK || scope.calls() == 0 {
         return None;
     }
     let handle = tokio::runtime::Handle::try_current().ok()?;

@@ -85,7 +85,7 @@ pub(super) fn stored_expression(stored: &StoredExpr, scope: &Scope) -> Reply {
         scope.error(STACK_OVERFLOW);
         return Reply::Ready(Value::Null);
     }
-    match fresh_stack(scope) {
+    match fresh_stack(scope, stored.nesting) {
         Some((spawner, scope)) => {
             let body = stored.expr.clone();
             spawner.run(async move { evaluate(&body, &scope).await })

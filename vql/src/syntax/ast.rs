@@ -23,6 +23,8 @@ pub struct Let {
     pub materialize: bool,
     /// The right side.
     pub value: LetValue,
+    /// Levels of brackets inside the right side: evaluating it takes this much stack.
+    pub nesting: usize,
 }
 
 /// The right side of a LET.

@@ -31,8 +31,9 @@ pub fn parse_expression(text: &str) -> Parse<Arc<Expr>> {
     Ok(expr)
 }
 
-/// Parses `a, b => expr` into its parameter names and body.
-pub fn parse_lambda(text: &str) -> Parse<(Vec<Ident>, Arc<Expr>)> {
+/// Parses `a, b => expr` into its parameter names and body,
+/// together with the levels of brackets in it.
+pub fn parse_lambda(text: &str) -> Parse<(Vec<Ident>, Arc<Expr>, usize)> {
     let mut p = Parser::new(text)?;
     let mut params = vec![p.ident()?];
     while p.accept(",") {
@@ -41,7 +42,7 @@ pub fn parse_lambda(text: &str) -> Parse<(Vec<Ident>, Arc<Expr>)> {
     p.expect("=>")?;
     let body = p.expr()?;
     p.end()?;
-    Ok((params, body))
+    Ok((params, body, p.deepest))
 }
 
 struct Parser<'a> {
@@ -49,11 +50,12 @@ struct Parser<'a> {
     tokens: Vec<Token<'a>>,
     at: usize,
     nesting: usize,
+    deepest: usize,
 }
 
 impl<'a> Parser<'a> {
     fn new(text: &'a str) -> Parse<Parser<'a>> {
-        Ok(Parser { text, tokens: tokenize(text)?, at: 0, nesting: 0 })
+        Ok(Parser { text, tokens: tokenize(text)?, at: 0, nesting: 0, deepest: 0 })
     }
 
     fn ahead(&self, n: usize) -> Token<'a> {
@@ -116,6 +118,7 @@ impl<'a> Parser<'a> {
             return Err(ParseError::at(self.text, self.ahead(0).offset, message));
         }
         self.nesting += 1;
+        self.deepest = self.deepest.max(self.nesting);
         let result = rule(self);
         self.nesting -= 1;
         result
@@ -150,11 +153,13 @@ impl<'a> Parser<'a> {
             (false, true) => self.accept("<="),
             (false, false) => return self.unexpected("= or <="),
         };
+        self.deepest = 0;
         let value = match self.kind() {
             TokenKind::Select | TokenKind::Explain => LetValue::Select(self.select()?),
             _ => LetValue::Expr(self.expr()?),
         };
-        Ok(Let { name, params: Arc::new(params), materialize, value })
+        let nesting = self.deepest;
+        Ok(Let { name, params: Arc::new(params), materialize, value, nesting })
     }
 
     fn select(&mut self) -> Parse<Arc<Select>> {

@@ -127,3 +127,42 @@ fn extensions_are_found_by_type_and_inherited() {
     assert!(inner.extension::<u64>().is_none());
     assert!(scope.resolve("nothing").is_none());
 }
+
+#[test]
+fn the_deepest_allowed_texts_evaluate() {
+    const LEVELS: usize = 120;
+    let nest = |open: &str, middle: &str, close: &str| {
+        format!("{}{middle}{}", open.repeat(LEVELS), close.repeat(LEVELS))
+    };
+    assert_eq!(super::value(&nest("(", "1", ")")), "1");
+    assert_eq!(super::value(&nest("if(condition=1, then=", "7", ")")), "7");
+    assert_eq!(super::value(&nest("NOT ", "7", "")), "true");
+    let rows = super::rows(&format!(
+        "SELECT {} FROM scope()",
+        nest("{ SELECT ", "5 AS X FROM scope()", "} AS X FROM scope()")
+            .strip_suffix(" FROM scope()")
+            .unwrap()
+    ));
+    assert_eq!(rows, r#"[{"X":5}]"#);
+    let rows = super::rows(&nest(
+        "SELECT * FROM if(condition=1, then={",
+        "SELECT 1 AS A FROM scope()",
+        "})",
+    ));
+    assert_eq!(rows, r#"[{"A":1}]"#);
+}
+
+#[test]
+fn recursion_over_deep_texts_ends_without_harm() {
+    const LEVELS: usize = 110;
+    for (open, close) in [("(", ")"), ("if(condition=1, then=", ")"), ("NOT ", "")] {
+        let body = format!("{}f(x=x){}", open.repeat(LEVELS), close.repeat(LEVELS));
+        let script = format!("LET f(x) = {body} SELECT f(x=1) AS A FROM scope()");
+        let (_, log) = super::rows_and_log(&script);
+        assert!(log.iter().any(|l| l.contains("Stack Overflow")), "{open}: {log:?}");
+    }
+    let (_, log) = super::rows_and_log(
+        "LET f(x) = eval(func='y=>f(x=y)', args=x) SELECT f(x=1) AS A FROM scope()",
+    );
+    assert!(log.iter().any(|l| l.contains("Stack Overflow")), "{log:?}");
+}
