@@ -6,6 +6,8 @@
 
 mod accept;
 mod body;
+#[doc(hidden)]
+pub mod fuzz;
 mod head;
 mod hold;
 mod http;
