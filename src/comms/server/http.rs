@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Accepted;
@@ -221,6 +221,13 @@ async fn post(
     };
     wire.relax();
     Metrics::add(&e.metrics.body_bytes, body.len() as u64);
+    let keep = head.keep_alive && !origin.drain.is_cancelled();
+    if let Err(answer) = turn(shared, body.len()).await {
+        return match respond(shared, wire, &answer, keep).await {
+            Ok(()) if keep => Next::Again,
+            _ => Next::Close,
+        };
+    }
     let channel = request.channel;
     let request = Request { head: request, body, charge };
     let keep = head.keep_alive && !origin.drain.is_cancelled();
@@ -249,6 +256,25 @@ pub(super) async fn within<T>(shared: &Shared, work: impl Future<Output = T>) ->
         Metrics::add(&shared.endpoint.metrics.service_timeouts, 1);
     }
     r
+}
+
+/// Waits until a body of `len` bytes may go on under the upload rate. The wait
+/// holds back a stock agent's only sender.
+pub(super) async fn turn(shared: &Shared, len: usize) -> Result<(), Answer> {
+    let l = &shared.endpoint.limits;
+    if len as u64 <= body::FREE {
+        return Ok(());
+    }
+    match shared.pacer.reserve(len as u64, l.budget_wait) {
+        Some(wait) => {
+            sleep(wait).await;
+            Ok(())
+        }
+        None => {
+            Metrics::add(&shared.endpoint.metrics.budget_refusals, 1);
+            Err(Answer::Status(500, "Over the upload rate".into()))
+        }
+    }
 }
 
 /// The answer when the service did not give one: a stock agent keeps its data,

@@ -36,7 +36,11 @@ pub struct HttpLimits {
     pub max_body: u64,
     /// Bytes of bodies in memory, all connections together.
     pub body_budget: u32,
-    /// How long a request waits for its share of the budget, then 500.
+    /// Bytes of bodies a second, all connections together; 0 is unlimited
+    /// (`Frontend.resources.global_upload_rate`). Small bodies are exempt.
+    pub bytes_per_second: u64,
+    /// How long a request waits for its share of the budget, and again for its
+    /// turn under the rate, then 500.
     pub budget_wait: Duration,
     /// Longest pause inside a request head or body.
     pub read_idle: Duration,
@@ -68,6 +72,7 @@ impl Default for HttpLimits {
         Self {
             max_body: 64 << 20,
             body_budget: 512 << 20,
+            bytes_per_second: 0,
             budget_wait: Duration::from_secs(20),
             read_idle: Duration::from_secs(60),
             read_total: Duration::from_secs(500),
@@ -96,7 +101,7 @@ pub struct Metrics {
     pub handshake_failures: AtomicU64,
     /// HTTP requests and WebSocket messages.
     pub requests: AtomicU64,
-    /// Requests refused because the body budget stayed full.
+    /// Requests refused because the body budget stayed full, or the rate.
     pub budget_refusals: AtomicU64,
     /// Bodies over the limit.
     pub oversize: AtomicU64,

@@ -12,6 +12,7 @@ mod head;
 mod hold;
 mod http;
 mod limits;
+mod pace;
 mod proxy;
 mod router;
 mod service;
@@ -20,6 +21,7 @@ mod web;
 
 pub use accept::{Accepted, ConnHandler, Serve, Stop, serve};
 pub use limits::{AcceptLimits, HttpLimits, Metrics, TokenBucket};
+pub use pace::Pacer;
 pub use router::{ClientEndpoint, Endpoint};
 pub use service::{
     Answer, Charge, ClientService, End, Hold, Oversize, Proof, PublicFile, Push, ReaderAnswer,

@@ -8,6 +8,7 @@ use super::accept::{Accepted, ConnHandler};
 use super::body::Budget;
 use super::http;
 use super::limits::{HttpLimits, Metrics};
+use super::pace::Pacer;
 use super::service::ClientService;
 use crate::comms::Channel;
 
@@ -28,7 +29,11 @@ pub(super) struct Shared {
     pub service: Arc<dyn ClientService>,
     pub endpoint: Endpoint,
     pub budget: Budget,
+    pub pacer: Pacer,
 }
+
+/// Bytes beyond the upload rate that pass at once after a quiet time.
+const BURST: u64 = 1 << 20;
 
 /// Serves the client protocol on accepted connections.
 #[derive(Clone)]
@@ -38,7 +43,8 @@ impl ClientEndpoint {
     /// `service` decides, `endpoint` says where and how much.
     pub fn new(service: Arc<dyn ClientService>, endpoint: Endpoint) -> Self {
         let budget = Budget::new(&endpoint.limits);
-        Self(Arc::new(Shared { service, endpoint, budget }))
+        let pacer = Pacer::new(endpoint.limits.bytes_per_second, BURST);
+        Self(Arc::new(Shared { service, endpoint, budget, pacer }))
     }
 }
 

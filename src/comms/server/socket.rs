@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{FREE, PREFIX, STEP, Wire};
 use super::hold::Fate;
-use super::http::{late, within};
+use super::http::{late, turn, within};
 use super::limits::{Gauge, Metrics};
 use super::router::Shared;
 use super::service::{
@@ -235,6 +235,9 @@ impl<'a> Socket<'a> {
         }
         let request = Request { head, body, charge };
         Box::pin(async move {
+            if let Err(a) = turn(shared, request.body.len()).await {
+                return Said::Answer(a);
+            }
             if let Some(session) = holding {
                 let a = within(shared, session.message(request)).await;
                 return Said::Aside(a.unwrap_or_else(late));

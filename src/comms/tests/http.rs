@@ -279,3 +279,22 @@ async fn stopping_ends_polls_cleanly_and_cuts_the_rest() {
     assert!(stuck.rest().await.is_empty());
     assert_eq!(s.metrics.open.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn upload_rate_holds_big_bodies_back() {
+    let env = memory();
+    let limits = HttpLimits { bytes_per_second: 100_000, ..Default::default() };
+    let s = start(&env, Setup { limits, ..Setup::default() }).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let mut c = Raw::connect(&env, s.port).await;
+    let t = Instant::now();
+    let burst = vec![0; 1 << 20];
+    c.post("/control", "", &burst).await;
+    assert_eq!((c.response().await.0, t.elapsed().as_secs()), (200, 0));
+    c.post("/control", "", &burst).await;
+    assert_eq!((c.response().await.0, t.elapsed().as_secs()), (200, 10));
+    c.post("/control", "", &burst[..16 << 10]).await;
+    assert_eq!((c.response().await.0, t.elapsed().as_secs()), (200, 10), "small ones pass");
+    c.post("/control", "", &vec![0; 3 << 20]).await;
+    assert_eq!((c.response().await.0, t.elapsed().as_secs()), (500, 10), "too long a wait");
+}

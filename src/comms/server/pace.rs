@@ -1,0 +1,65 @@
+//! Spreads bytes over time: upload rates.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Grants bytes at a rate, some of them at once after a quiet time. Whoever
+/// reserved waits; later ones queue behind it in order of asking.
+#[derive(Debug)]
+pub struct Pacer {
+    /// Bytes a second; 0 is unlimited.
+    rate: u64,
+    /// Bytes granted without a wait after a quiet time.
+    burst: u64,
+    /// When everything reserved so far will have been granted.
+    due: Mutex<Option<Instant>>,
+}
+
+impl Pacer {
+    /// `rate` bytes a second (0 is unlimited), `burst` bytes at once.
+    pub fn new(rate: u64, burst: u64) -> Self {
+        Self { rate, burst, due: Mutex::new(None) }
+    }
+
+    /// Reserves `n` bytes and says how long to wait for them. `None`, and
+    /// nothing reserved, if that is longer than `most`.
+    pub fn reserve(&self, n: u64, most: Duration) -> Option<Duration> {
+        if self.rate == 0 {
+            return Some(Duration::ZERO);
+        }
+        let time = |bytes: u64| Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        let now = Instant::now();
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = now.checked_sub(time(self.burst)).unwrap_or(now);
+        let end = due.map_or(free, |d| d.max(free)) + time(n);
+        let wait = end.saturating_duration_since(now);
+        if wait > most {
+            return None;
+        }
+        *due = Some(end);
+        Some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn long_run_rate_and_burst() {
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        let p = Pacer::new(1000, 5000);
+        let most = Duration::from_secs(20);
+        assert_eq!(p.reserve(5000, most), Some(Duration::ZERO));
+        assert_eq!(p.reserve(3000, most), Some(Duration::from_secs(3)));
+        assert_eq!(p.reserve(17_000, most), Some(Duration::from_secs(20)));
+        assert_eq!(p.reserve(1, most), None, "refused, not reserved");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(p.reserve(1000, most), Some(Duration::from_secs(11)));
+        tokio::time::advance(Duration::from_secs(600)).await;
+        assert_eq!(p.reserve(6000, most), Some(Duration::from_secs(1)));
+        assert_eq!(Pacer::new(0, 0).reserve(u64::MAX, most), Some(Duration::ZERO));
+    }
+}
