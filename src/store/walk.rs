@@ -11,7 +11,7 @@ use super::path::{DirPath, FilePath, Org, PathType};
 use super::paths::{self, Client, Flow, Hunt, SERVER_CLIENT};
 use super::resultset::{ResultSet, TimedSet};
 use super::snapshot;
-use super::uploads::{Holes, Upload, UploadKind, UploadRow};
+use super::uploads::{Holes, MAX_EXPAND, Upload, UploadKind, UploadRow};
 
 /// The organisations of a datastore, the root first.
 pub async fn orgs(tree: &Tree) -> Result<Vec<Org>, StoreError> {
@@ -288,6 +288,11 @@ impl Walk<'_> {
         v.insert("stored".into(), json!(u.stored_size()));
         v.insert("sparse".into(), json!(u.is_sparse()));
         v.insert("sha256".into(), json!(self.noted(u.sha256(Holes::Skipped).await)?));
+        // What exports would expand is hashed as the client saw it, too.
+        if u.is_sparse() && u.worth_expanding(MAX_EXPAND).unwrap_or(false) {
+            let hash = u.sha256(Holes::Padded).await;
+            v.insert("sha256_padded".into(), json!(self.noted(hash)?));
+        }
         Ok(Some(v))
     }
 
