@@ -11,12 +11,10 @@ use velociraptor_proto::proto::{
     ArtifactCollectorContext, GetTableRequest, GetTableResponse, Row as ProtoRow,
 };
 
-use super::status::{status, store};
+use super::status::status;
 use super::{Api, Caller};
 use crate::services::acl::Permission;
 use crate::services::flows::Rows;
-use crate::store::paths;
-use crate::store::resultset::ResultSet;
 
 /// Rows of a page when the request does not say.
 const PAGE: u64 = 2000;
@@ -59,25 +57,17 @@ impl Api {
                 let total = self.server.row_count(org, client, flow, which).await;
                 (rows.map_err(|e| status(&e))?, total.map_err(|e| status(&e))?)
             }
-            None => self.uploads_page(caller, &r, from, wanted).await?,
+            None => {
+                let found = self.server.upload_rows(&caller.org, &r.client_id, &r.flow_id).await;
+                let all = found.map_err(|e| status(&e))?;
+                let total = all.len() as u64;
+                let page = all.into_iter().skip(from as usize).take(wanted as usize);
+                (page.map(|row| bytes::Bytes::from(row.to_string())).collect(), total)
+            }
         };
         let rows =
             lines.iter().filter_map(|l| serde_json::from_slice::<TableRow>(l).ok()).collect();
         finish(rows, total, &r, whole)
-    }
-
-    async fn uploads_page(
-        &self,
-        caller: &Caller,
-        r: &GetTableRequest,
-        start: u64,
-        count: u64,
-    ) -> Result<(Vec<bytes::Bytes>, u64), Status> {
-        let path = paths::Client { org: &caller.org.id, id: &r.client_id };
-        let path = path.flow(&r.flow_id).uploads();
-        let set = ResultSet::open(&self.server.tree, &path).await.map_err(store)?;
-        let total = set.count_rows().await.map_err(store)?;
-        Ok((set.page(start, count as usize).await.map_err(store)?, total))
     }
 
     pub(super) async fn client_flows(

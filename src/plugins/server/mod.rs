@@ -51,5 +51,12 @@ pub fn scope(
 ) -> Scope {
     let clock = session.server.env.clock.clone();
     let now = move || vql::Time::try_from(clock.now()).unwrap_or(vql::Time::UNIX_EPOCH);
-    ScopeBuilder::new(registry).log(log).clock(now).cancel(cancel).extension(session).build()
+    let env = Arc::new(session.server.env.clone());
+    ScopeBuilder::new(registry)
+        .log(log)
+        .clock(now)
+        .cancel(cancel)
+        .extension(session)
+        .extension(env)
+        .build()
 }
