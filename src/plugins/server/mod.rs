@@ -37,7 +37,7 @@ pub fn register(registry: &mut Registry) {
 
 /// The callables of a query on the server.
 pub fn registry() -> Arc<Registry> {
-    let mut registry = Registry::standard();
+    let mut registry = super::endpoint_registry();
     register(&mut registry);
     Arc::new(registry)
 }

@@ -89,11 +89,33 @@ async fn what_is_not_permitted_is_a_log_line() {
         "SELECT org_create(name='x') AS R FROM scope()".to_owned(),
         "SELECT user_create(user='x', roles='administrator') AS R FROM scope()".to_owned(),
         "SELECT server_metadata() AS R FROM scope()".to_owned(),
+        "SELECT read_file(filename='/etc/passwd') AS R FROM scope()".to_owned(),
     ] {
         let (rows, log) = run(&s, &text).await;
         assert_eq!(rows, r#"[{"R":null}]"#, "{text}");
         assert!(log.contains("PermissionDenied"), "{text}: {log}");
     }
+}
+
+#[tokio::test]
+async fn the_host_is_for_those_who_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let reader = session(&server, "reader");
+    let (rows, log) = run(&reader, "SELECT OS FROM info()").await;
+    assert!(rows == "[]" && log.contains("MACHINE_STATE"), "{rows} {log}");
+    let own = "SELECT Line FROM parse_lines(filename='a', accessor='data')";
+    assert_eq!(run(&reader, own).await.0, r#"[{"Line":"a"}]"#);
+    let (rows, log) = run(&reader, "SELECT Line FROM parse_lines(filename='/etc/passwd')").await;
+    assert!(rows == "[]" && log.contains("FILESYSTEM_READ"), "{rows} {log}");
+    let admin = session(&server, "administrator");
+    assert_eq!(run(&admin, "SELECT OS FROM info()").await.0, r#"[{"OS":"linux"}]"#);
+    let (rows, log) = run(
+        &admin,
+        "SELECT OS, Hostname FROM Artifact.Generic.Client.Info(source='BasicInformation')",
+    )
+    .await;
+    assert!(rows.contains(r#""OS":"linux""#), "{rows} {log}");
 }
 
 #[tokio::test]
