@@ -2,15 +2,15 @@
 
 use anyhow::Context as _;
 use clap::Args;
-use velociraptor_proto::proto::{ApiClientAcl, VelociraptorUser};
 
 use super::{Context, load_tool, report, write_private};
 use crate::cli::Usage;
 use crate::config::{Config, api_client, document};
 use crate::env::Env;
 use crate::services::acl::Role;
-use crate::store::path::{Org, StoreRoot};
-use crate::store::{Tree, paths};
+use crate::services::ids::OrgId;
+use crate::services::users::Users;
+use crate::store::{StoreRoot, Tree, paths};
 
 /// Arguments of `config api_client`.
 #[derive(Args, Debug)]
@@ -18,7 +18,7 @@ use crate::store::{Tree, paths};
     writes them to OUTPUT, which only its owner may read. The certificate's name becomes a user; \
     with --role that user is given the roles in the organisation of --org (the root one by \
     default) by writing to the datastore, so the command must run where the datastore is, as the \
-    user who owns it. Without --role nothing is granted: see `acl grant`.\n\n\
+    user who owns it. Without --role nothing is granted: see `user grant`.\n\n\
     A certificate cannot be withdrawn; take the user's rights away instead.")]
 pub struct ApiClientArgs {
     /// Name of the user the certificate speaks for: letters, digits and @ . - _ # +
@@ -52,7 +52,7 @@ pub async fn run(args: ApiClientArgs, ctx: &Context) -> anyhow::Result<()> {
         &args.name,
     )?;
     if !roles.is_empty() {
-        let org = Org::new(ctx.global.org.clone().unwrap_or_default());
+        let org = OrgId::new(ctx.global.org.as_deref().unwrap_or_default());
         create_api_user(&ctx.env, &loaded.config, &org, &args.name, &roles)
             .await
             .context("the user could not be written to the datastore")?;
@@ -69,21 +69,25 @@ pub async fn run(args: ApiClientArgs, ctx: &Context) -> anyhow::Result<()> {
 async fn create_api_user(
     env: &Env,
     config: &Config,
-    org: &Org,
+    org: &OrgId,
     name: &str,
     roles: &[Role],
 ) -> anyhow::Result<()> {
     let store = &config.datastore;
     anyhow::ensure!(!store.location().is_empty(), "Datastore.location is not set");
     let tree = Tree::new(env, StoreRoot::new(store.location(), store.filestore_directory()));
-    if *org != Org::root() && tree.get(&paths::org_record(&org.to_string())).await?.is_none() {
+    if !org.is_root() && tree.get(&paths::org_record(org.id())).await?.is_none() {
         anyhow::bail!("there is no organisation {org}");
     }
-    let user = paths::User { name };
-    let account = VelociraptorUser { name: name.to_owned(), ..Default::default() };
-    tree.create(&user.object(), &account).await?;
-    let mut acl: ApiClientAcl = tree.get(&user.acl(org)).await?.unwrap_or_default();
+    let reserved =
+        [config.client.pinned_server_name(), config.api.pinned_gw_name()].map(str::to_owned);
+    let users = Users::new(tree, reserved, Default::default());
+    let user = match users.get(name).await? {
+        Some(user) => user,
+        None => users.create(name).await?,
+    };
+    let mut acl = users.acl(org, &user.name).await?.unwrap_or_default();
     acl.roles = roles.iter().map(|r| r.name().to_owned()).collect();
-    tree.set(&user.acl(org), &acl).await?;
+    users.set_acl(org, &user.name, &acl).await?;
     Ok(())
 }
