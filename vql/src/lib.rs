@@ -26,6 +26,7 @@
 mod args;
 mod cache;
 mod codec;
+mod csv;
 mod engine;
 mod error;
 mod eval;
@@ -46,6 +47,7 @@ mod value;
 
 pub use args::{Args, Thunk};
 pub use codec::{base64_decode, base64_encode};
+pub use csv::{CsvHeader, CsvOptions, parse_csv};
 pub use engine::{Limits, eval, run};
 pub use error::Error;
 pub use eval::{call_lambda, equal, evaluate, less, materialize, member, rows, truth};

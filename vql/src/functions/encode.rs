@@ -1,4 +1,4 @@
-//! base64encode, base64decode, unhex, utf16, xor.
+//! base64encode, base64decode, encode, unhex, utf16, xor.
 
 use crate::codec::{base64_decode, base64_encode};
 use crate::error::Error;
@@ -39,6 +39,21 @@ pub(super) fn register(registry: &mut Registry) {
         });
         let text: String = char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect();
         Ok(text.into())
+    });
+
+    let encode = Signature::new("encode", "Encodes text.")
+        .required("string", ArgType::Any, "The text.")
+        .required("type", ArgType::String, "hex, base64 or string.");
+    registry.function_sync(encode, |_, args| {
+        let bytes = args.bytes("string")?;
+        match args.string("type")?.as_str() {
+            "hex" => {
+                Ok(bytes.as_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>().into())
+            }
+            "base64" => Ok(base64_encode(bytes.as_bytes()).into()),
+            "string" => Ok(bytes.into()),
+            other => Err(Error::failed(format!("unknown type {other}"))),
+        }
     });
 
     let xor = text("xor", "Combines bytes with a repeated key by exclusive or.");

@@ -6,6 +6,7 @@ mod format;
 mod go_format;
 mod go_layout;
 mod humanize;
+mod ip;
 mod json;
 mod lists;
 mod logging;
@@ -32,6 +33,7 @@ pub(crate) fn register(registry: &mut Registry) {
     encode::register(registry);
     format::register(registry);
     humanize::register(registry);
+    ip::register(registry);
     json::register(registry);
     lists::register(registry);
     logging::register(registry);

@@ -9,6 +9,7 @@ mod flatten;
 mod foreach;
 mod query;
 mod simple;
+mod tables;
 
 pub(crate) use fifo::Fifos;
 
@@ -25,4 +26,5 @@ pub(crate) fn register(registry: &mut Registry) {
     foreach::register(registry);
     query::register(registry);
     simple::register(registry);
+    tables::register(registry);
 }

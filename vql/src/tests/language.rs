@@ -330,3 +330,27 @@ fn memoize_looks_rows_up() {
         r#"[{"A":2,"B":null}]"#
     );
 }
+
+#[test]
+fn tables_and_addresses() {
+    assert_eq!(
+        rows("SELECT * FROM parse_csv(filename='a,b\n1,x\n', accessor='data')"),
+        r#"[{"a":1,"b":"x"}]"#
+    );
+    let (found, log) = rows_and_log("SELECT * FROM parse_csv(filename='/etc/passwd')");
+    assert_eq!(found, "[]");
+    assert!(log[0].contains("only the data accessor"), "{log:?}");
+    assert_eq!(
+        rows("SELECT * FROM batch(batch_size=2, query={SELECT _value FROM range(end=3)})"),
+        r#"[{"rows":[{"_value":0},{"_value":1}]},{"rows":[{"_value":2}]}]"#
+    );
+    assert_eq!(
+        rows(
+            "SELECT * FROM column_filter(exclude='A', query={SELECT 1 AS a, 2 AS b FROM scope()})"
+        ),
+        r#"[{"b":2}]"#
+    );
+    assert_eq!(value("ip(parse='10.0.0.1').IsPrivate"), "true");
+    assert_eq!(value("ip(netaddr4_le=16777343)"), "\"127.0.0.1\"");
+    assert_eq!(value("ip(parse='x')"), "null");
+}

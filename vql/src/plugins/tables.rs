@@ -1,0 +1,82 @@
+//! parse_csv of given text, batch and column_filter: rows as tables.
+//! A host with files replaces parse_csv.
+
+use crate::Args;
+use crate::csv::{CsvHeader, CsvOptions, parse_csv};
+use crate::error::Error;
+use crate::go_regex::{GoRegex, compile};
+use crate::registry::Registry;
+use crate::signature::{ArgType, Signature};
+use crate::stream::from_rows;
+use crate::value::{Dict, Value};
+use futures::StreamExt;
+
+pub(super) fn register(registry: &mut Registry) {
+    let csv = Signature::new("parse_csv", "The rows of CSV text.")
+        .required("filename", ArgType::Paths, "The text: the accessor must be data.")
+        .arg("accessor", ArgType::String, "Only data is known without files.")
+        .arg("auto_headers", ArgType::Bool, "Columns are called Col0, Col1, ...")
+        .arg("separator", ArgType::String, "Between cells.")
+        .arg("comment", ArgType::String, "Starts lines to be skipped.")
+        .arg("columns", ArgType::Strings, "Names of the columns.");
+    registry.plugin_stream(csv, |_, args| {
+        if args.string("accessor")? != "data" {
+            return Err(Error::failed("only the data accessor is available here"));
+        }
+        let options = csv_options(args)?;
+        let texts = args.list("filename");
+        let rows =
+            texts.into_iter().flat_map(move |text| parse_csv(text.to_str().as_bytes(), &options));
+        Ok(from_rows(rows.map(Value::from)))
+    });
+
+    let batch = Signature::new("batch", "Several rows as one.")
+        .arg("batch_size", ArgType::Int, "How many.")
+        .required("query", ArgType::Query, "The rows.");
+    registry.plugin_async(batch, |_, args, emitter| async move {
+        const SIZE: i64 = 1000;
+        let size = args.opt_int("batch_size")?.filter(|n| *n > 0).unwrap_or(SIZE) as usize;
+        let mut batches = args.rows("query").chunks(size);
+        while let Some(rows) = batches.next().await {
+            emitter.send(Dict::new().with("rows", Value::list(rows))).await?;
+        }
+        Ok(())
+    });
+
+    let filter = Signature::new("column_filter", "Rows with fewer columns.")
+        .required("query", ArgType::Query, "The rows.")
+        .arg("exclude", ArgType::Strings, "Patterns of columns to drop.")
+        .arg("include", ArgType::Strings, "Patterns of columns to keep.");
+    registry.plugin_async(filter, |_, args, emitter| async move {
+        let (include, exclude) = (patterns(&args, "include")?, patterns(&args, "exclude")?);
+        let any = |list: &[GoRegex], name: &str| list.iter().any(|p| p.is_match(name.as_bytes()));
+        let mut rows = args.rows("query");
+        while let Some(row) = rows.next().await {
+            let kept = row.into_row().into_iter().filter(|(name, _)| {
+                (include.is_empty() || any(&include, name)) && !any(&exclude, name)
+            });
+            emitter.send(kept.collect::<Dict>()).await?;
+        }
+        Ok(())
+    });
+}
+
+fn csv_options(args: &Args) -> Result<CsvOptions, Error> {
+    let byte = |name| Ok::<_, Error>(args.string(name)?.bytes().next());
+    let columns = args.strings("columns")?;
+    let header = match (columns.is_empty(), args.bool("auto_headers")?) {
+        (false, _) => CsvHeader::Given(columns),
+        (true, true) => CsvHeader::Numbered,
+        (true, false) => CsvHeader::FirstLine,
+    };
+    Ok(CsvOptions {
+        separator: byte("separator")?.unwrap_or(b','),
+        comment: byte("comment")?,
+        header,
+    })
+}
+
+fn patterns(args: &Args, name: &str) -> Result<Vec<GoRegex>, Error> {
+    let texts = args.strings(name)?;
+    texts.iter().map(|p| compile(p, true).map_err(Error::failed)).collect()
+}
