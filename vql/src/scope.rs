@@ -172,14 +172,18 @@ impl Scope {
         lock(self.0.variables.get_or_init(Mutex::default)).update(name, value);
     }
 
-    /// Replaces a variable in the innermost scope where it was set.
-    pub(crate) fn replace(&self, name: &str, value: &Value) {
+    /// Gives all visible variables which hold the very dictionary `old` the
+    /// value `new`: dictionaries are shared by reference.
+    pub(crate) fn replace(&self, old: &Arc<Dict>, new: &Value) {
         let mut at = Some(self);
         while let Some(Scope(inner)) = at {
             if let Some(variables) = inner.variables.get() {
                 let mut variables = lock(variables);
-                if variables.contains(name) {
-                    return variables.update(name.to_string(), value.clone());
+                let same = |value: &Value| matches!(value, Value::Dict(d) if Arc::ptr_eq(d, old));
+                let names: Vec<Key> =
+                    variables.iter().filter(|(_, v)| same(v)).map(|(k, _)| k.clone()).collect();
+                for name in names {
+                    variables.update(name, new.clone());
                 }
             }
             at = inner.parent.as_ref();

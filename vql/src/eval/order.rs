@@ -15,12 +15,12 @@ pub(super) fn ordered(rows: RowStream, order: OrderBy, scope: Scope) -> RowStrea
         let column = &order.column.name;
         let rows: Vec<Value> = rows.collect().await;
         let mut missing = false;
-        let mut keyed: Vec<(Value, Value)> = Vec::with_capacity(rows.len());
+        let mut keyed: Vec<Keyed> = Vec::with_capacity(rows.len());
         for row in rows {
             let found = row.as_dict().and_then(|d| d.get(column)).cloned();
             missing |= found.is_none();
             // NULL sorts as the empty string.
-            let key = found.filter(|v| !v.is_null()).unwrap_or_else(|| Value::from(""));
+            let key = found.map(|v| if v.is_null() { Value::from("") } else { v });
             keyed.push((key, row));
         }
         if missing {
@@ -36,18 +36,25 @@ pub(super) fn ordered(rows: RowStream, order: OrderBy, scope: Scope) -> RowStrea
     })
 }
 
-type Keyed = (Value, Value);
+/// A row and what it is sorted by; without that it stays where it is.
+type Keyed = (Option<Value>, Value);
+
+fn moves(later: &Keyed, earlier: &Keyed, before: Before<'_>) -> bool {
+    matches!((&later.0, &earlier.0), (Some(a), Some(b)) if before(a, b))
+}
+
+type Before<'a> = &'a dyn Fn(&Value, &Value) -> bool;
 
 /// Few rows are sorted by insertion, which decides what an inconsistent order
 /// gives; more by merging.
-fn sort(mut rows: Vec<Keyed>, before: &dyn Fn(&Value, &Value) -> bool) -> Vec<Keyed> {
+fn sort(mut rows: Vec<Keyed>, before: Before<'_>) -> Vec<Keyed> {
     const FEW: usize = 12;
     if rows.len() > FEW {
         return merge_sort(rows, before);
     }
     for i in 1..rows.len() {
         let mut at = i;
-        while at > 0 && before(&rows[at].0, &rows[at - 1].0) {
+        while at > 0 && moves(&rows[at], &rows[at - 1], before) {
             rows.swap(at, at - 1);
             at -= 1;
         }
@@ -56,7 +63,7 @@ fn sort(mut rows: Vec<Keyed>, before: &dyn Fn(&Value, &Value) -> bool) -> Vec<Ke
 }
 
 /// Moves a later row before an earlier one only when `before` says so.
-fn merge_sort(mut rows: Vec<Keyed>, before: &dyn Fn(&Value, &Value) -> bool) -> Vec<Keyed> {
+fn merge_sort(mut rows: Vec<Keyed>, before: Before<'_>) -> Vec<Keyed> {
     if rows.len() < 2 {
         return rows;
     }
@@ -66,7 +73,7 @@ fn merge_sort(mut rows: Vec<Keyed>, before: &dyn Fn(&Value, &Value) -> bool) -> 
     let mut out = Vec::with_capacity(left.len() + right.len());
     loop {
         let take_right = match (left.peek(), right.peek()) {
-            (Some(l), Some(r)) => before(&r.0, &l.0),
+            (Some(l), Some(r)) => moves(r, l, before),
             (None, Some(_)) => true,
             (Some(_), None) => false,
             (None, None) => return out,

@@ -1,16 +1,14 @@
 //! dict, to_dict, get, set: members of dictionaries and other values.
 
 use super::memoize::Memo;
-use crate::args::{Args, Thunk, ThunkKind};
+use crate::args::Args;
 use crate::error::Error;
 use crate::eval::{dereference, element, variable};
 use crate::registry::Registry;
 use crate::scope::Scope;
 use crate::signature::{ArgType, Signature};
-use crate::syntax::ast::{ArgValue, Expr};
 use crate::value::{Dict, Key, Value};
 use futures::StreamExt;
-use std::sync::Arc;
 
 pub(super) fn register(registry: &mut Registry) {
     let dict = Signature::new("dict", "A dictionary of all arguments.").any_args();
@@ -41,18 +39,17 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_async(get, |scope, args| async move { get_member(&scope, &args).await });
 
     let set = Signature::new("set", "Sets a member and returns the changed value.")
-        .required("item", ArgType::Lazy, "The dictionary.")
+        .required("item", ArgType::Any, "The dictionary.")
         .required("field", ArgType::Any, "The name.")
         .required("value", ArgType::Any, "The new value.");
-    registry.function_async(set, |scope, args| async move {
-        let item = args.lazy("item");
-        let (field, value) = (args.any("field"), args.any("value"));
-        let name = variable_of(&item);
-        let old = item.eval().await;
-        let changed = changed(old, &field, value)?;
-        if let Some(name) = name {
-            scope.replace(&name, &changed);
-        }
+    registry.function_sync(set, |scope, args| {
+        let Value::Dict(old) = args.any("item") else {
+            return Err(Error::failed("only dictionaries can be changed"));
+        };
+        let mut changed = Dict::clone(&old);
+        changed.update(Key::from(&args.any("field").to_str()), args.any("value"));
+        let changed = Value::from(changed);
+        scope.replace(&old, &changed);
         Ok(changed)
     });
 }
@@ -114,29 +111,5 @@ fn has_member(value: &Value, step: &Value) -> bool {
             name => o.member(&name.to_text()).is_some(),
         },
         _ => true,
-    }
-}
-
-/// The variable an argument names, if it is nothing but a name.
-fn variable_of(item: &Thunk) -> Option<String> {
-    match &item.kind {
-        ThunkKind::Syntax(ArgValue::Expr(expr)) => match &**expr {
-            Expr::Symbol(symbol) if symbol.args.is_none() && symbol.path.len() == 1 => {
-                Some(symbol.full_name.to_string())
-            }
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn changed(item: Value, field: &Value, value: Value) -> Result<Value, Error> {
-    match item {
-        Value::Dict(dict) => {
-            let mut dict = Arc::unwrap_or_clone(dict);
-            dict.update(Key::from(&field.to_str()), value);
-            Ok(dict.into())
-        }
-        other => Err(Error::failed(format!("can not set a member of {}", other.type_name()))),
     }
 }

@@ -354,3 +354,32 @@ fn tables_and_addresses() {
     assert_eq!(value("ip(netaddr4_le=16777343)"), "\"127.0.0.1\"");
     assert_eq!(value("ip(parse='x')"), "null");
 }
+
+#[test]
+fn set_changes_the_shared_dictionary() {
+    assert_eq!(
+        rows(
+            "LET f(d) = set(item=d, field='x', value=1) LET D <= dict() SELECT f(d=D) AS A, D AS B FROM scope()"
+        ),
+        r#"[{"A":{"x":1},"B":{"x":1}}]"#
+    );
+    assert_eq!(
+        rows(
+            "LET D <= dict() LET _ <= SELECT set(item=D, field=_value, value=1) FROM range(end=2) SELECT D FROM scope()"
+        ),
+        r#"[{"D":{"0":1,"1":1}}]"#
+    );
+}
+
+#[test]
+fn rows_without_the_order_column_stay_behind() {
+    let list = "LET L = (dict(a='x'), dict(a=NULL), dict(a=3), dict(a=TRUE), dict(b=1))";
+    assert_eq!(
+        rows(&format!("{list} SELECT * FROM L ORDER BY a")),
+        r#"[{"a":null},{"a":"x"},{"a":true},{"a":3},{"b":1}]"#
+    );
+    assert_eq!(
+        rows(&format!("{list} SELECT * FROM L ORDER BY a DESC")),
+        r#"[{"a":3},{"a":true},{"a":"x"},{"a":null},{"b":1}]"#
+    );
+}
