@@ -26,8 +26,10 @@ struct State {
     urls: Urls,
     /// The URL generation whose `server.pem` was accepted; 0 is none.
     accepted: u64,
-    /// Failures in a row, by channel.
-    failures: [u32; 2],
+    /// Pauses in a row, by channel, and whether one came after the last post.
+    /// A success is one only if no pause follows: the caller may have found
+    /// the answer unusable.
+    pauses: [(u32, bool); 2],
     heard: Instant,
 }
 
@@ -73,7 +75,7 @@ impl Connector {
         let state = State {
             urls: Urls::new(config.server_urls.clone(), &env),
             accepted: 0,
-            failures: [0; 2],
+            pauses: [(0, false); 2],
             heard: Instant::now(),
         };
         Ok(Self {
@@ -183,7 +185,11 @@ impl Connector {
     /// tried three times at once with the same bytes. Dropping the future
     /// closes the connection it used.
     pub async fn post(&self, channel: Channel, body: Bytes, urgent: bool) -> Outcome {
-        let place = self.state().urls.place();
+        let (place, paused) = {
+            let mut s = self.state();
+            let paused = std::mem::take(&mut s.pauses[channel as usize].1);
+            (s.urls.place(), paused)
+        };
         let mut last = (None, String::new());
         for _ in 0..ATTEMPTS {
             let attempt = match place.base.starts_with("ws") {
@@ -193,7 +199,9 @@ impl Connector {
             match attempt {
                 Attempt::Done(outcome) => {
                     let mut s = self.state();
-                    s.failures[channel as usize] = 0;
+                    if !paused {
+                        s.pauses[channel as usize].0 = 0;
+                    }
                     if matches!(outcome, Outcome::Ok(_)) {
                         s.urls.good(place.generation);
                     }
@@ -201,28 +209,20 @@ impl Connector {
                 }
                 Attempt::Again(status, why) => last = (status, why),
                 Attempt::Advance(status, why) => {
-                    return self.advance(&place, channel, status, why).await;
+                    return self.advance(&place, status, why).await;
                 }
                 Attempt::Stay(status, why) => {
-                    self.state().failures[channel as usize] += 1;
                     return Outcome::Failed(Failure { why, status, advanced: false });
                 }
-                Attempt::Redirect(base) => return self.redirect(&place, channel, &base).await,
+                Attempt::Redirect(base) => return self.redirect(&place, &base).await,
             }
         }
-        self.advance(&place, channel, last.0, last.1).await
+        self.advance(&place, last.0, last.1).await
     }
 
-    async fn advance(
-        &self,
-        place: &Place,
-        channel: Channel,
-        status: Option<u16>,
-        why: String,
-    ) -> Outcome {
+    async fn advance(&self, place: &Place, status: Option<u16>, why: String) -> Outcome {
         let (walked, base) = {
             let mut s = self.state();
-            s.failures[channel as usize] += 1;
             let walked = s.urls.advance(place.generation);
             (walked, s.urls.peek().base)
         };
@@ -233,9 +233,9 @@ impl Connector {
         Outcome::Failed(Failure { why, status, advanced: true })
     }
 
-    async fn redirect(&self, place: &Place, channel: Channel, base: &str) -> Outcome {
+    async fn redirect(&self, place: &Place, base: &str) -> Outcome {
         if let Err(e) = dial::check(base) {
-            return self.advance(place, channel, Some(301), e.to_string()).await;
+            return self.advance(place, Some(301), e.to_string()).await;
         }
         if self.state().urls.redirect(base) {
             // Redirected while redirected: two servers may be pointing at each other.
@@ -244,11 +244,15 @@ impl Connector {
         Outcome::Redirected
     }
 
-    /// Waits as long as befits the failures in a row on this channel.
+    /// Waits as long as befits the failures in a row on this channel. To be
+    /// called after [`Outcome::Failed`], and after an answer that turned out
+    /// to be unusable.
     pub async fn pause(&self, channel: Channel) {
         let (failures, urls) = {
-            let s = self.state();
-            (s.failures[channel as usize], s.urls.len())
+            let mut s = self.state();
+            let p = &mut s.pauses[channel as usize];
+            *p = (p.0.saturating_add(1), true);
+            (p.0, s.urls.len())
         };
         sleep(match self.dialer.config.backoff {
             Backoff::Stock => self.stock_wait(),

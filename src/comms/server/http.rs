@@ -142,13 +142,14 @@ async fn exchange(
         }
         Some(Route::Public(path)) => {
             let file = if head.get || head.head_only {
-                shared.service.public_file(&path).await
+                within(shared, shared.service.public_file(&path)).await
             } else {
-                None
+                Some(None)
             };
             match file {
-                Some(f) => public(shared, wire, f, head.head_only, keep_simple, simple).await,
-                None => {
+                None => simple(respond(shared, wire, &late(), keep_simple).await),
+                Some(Some(f)) => public(shared, wire, f, head.head_only, keep_simple, simple).await,
+                Some(None) => {
                     let a = Answer::Status(404, "Not found".into());
                     simple(respond(shared, wire, &a, keep_simple).await)
                 }
@@ -368,10 +369,12 @@ async fn public(
         return simple(Ok(()));
     }
     let mut left = len;
-    while let Some(piece) = body.next().await {
-        let piece: Bytes = match piece {
-            Ok(p) if p.len() as u64 <= left => p,
-            // The length is promised: anything else breaks the connection.
+    loop {
+        let piece: Bytes = match within(shared, body.next()).await {
+            Some(None) => break,
+            Some(Some(Ok(p))) if p.len() as u64 <= left => p,
+            // The length is promised: anything else, or a stalled store, breaks
+            // the connection.
             _ => return Next::Close,
         };
         left -= piece.len() as u64;

@@ -319,6 +319,26 @@ async fn fallback_addresses() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn unusable_answers_wait_longer_and_longer() {
+    let Rig { connector, server: _server, .. } = rig("http").await;
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        assert!(matches!(connector.post(Control, body(b"x"), false).await, Outcome::Ok(_)));
+        let t = Instant::now();
+        connector.pause(Control).await;
+        waits.push(t.elapsed().as_secs());
+    }
+    assert!(waits[9] >= 45, "{waits:?}");
+    // Two good ones in a row make it forget.
+    for _ in 0..2 {
+        assert!(matches!(connector.post(Control, body(b"x"), false).await, Outcome::Ok(_)));
+    }
+    let t = Instant::now();
+    connector.pause(Control).await;
+    assert!(t.elapsed() <= Duration::from_secs(1));
+}
+
 #[test]
 fn bad_configurations_are_named() {
     let (env, pki) = (memory(), Pki::new());
