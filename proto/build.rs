@@ -1,6 +1,8 @@
 //! Compiles the .proto files beside this script in pure Rust and keeps the
 //! descriptors, which JSON mapping needs at run time.
 
+#![allow(clippy::disallowed_methods)] // a build script: it is not part of the server
+
 use std::error::Error;
 use std::path::PathBuf;
 
