@@ -46,7 +46,13 @@ fn build(pattern: &str, ignore_case: bool, unicode: bool) -> Result<Regex, Strin
         .unicode(unicode)
         .octal(true)
         .build()
-        .map_err(|e| e.to_string())
+        .map_err(|e| {
+            // The last line says what is wrong; the others show the pattern, which
+            // may hold anything. The word which fails collections is left out.
+            let text = e.to_string();
+            let reason = text.lines().next_back().unwrap_or("not a pattern");
+            reason.trim_start_matches("error: ").to_string()
+        })
 }
 
 /// Expands `$1`, `$name`, `${name}` and `$$`. A name is the longest run of

@@ -2,6 +2,7 @@
 
 use crate::args::Args;
 use crate::error::Error;
+use crate::log::Level;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::signature::Signature;
@@ -212,9 +213,10 @@ where
     }
 }
 
-/// Logs why a call failed.
+/// Logs why a call failed. This alone does not fail a collection, which the
+/// ERROR level would do: only certain words in the text do.
 pub(crate) fn report(scope: &Scope, name: &str, error: &Error) {
     if *error != Error::Stopped {
-        scope.error(format!("{name}: {error}"));
+        scope.log(Level::Default, format!("{name}: {error}"));
     }
 }

@@ -6,6 +6,7 @@ use super::rows::drain;
 use super::stack::{STACK_OVERFLOW, fresh_stack};
 use super::truth::truth;
 use crate::args::{Args, Slot, Thunk, ThunkKind};
+use crate::log::Level;
 use crate::query::Lambda;
 use crate::registry::{Function, report};
 use crate::reply::Reply;
@@ -50,13 +51,13 @@ pub(super) fn checked(
     if !signature.free_form
         && let Some((extra, _)) = items.iter().find(|(key, _)| signature.find(key).is_none())
     {
-        scope.error(format!("{name}: Unexpected arg {extra}"));
+        scope.log(Level::Default, format!("{name}: Unexpected arg {extra}"));
         return None;
     }
     let given = |wanted: &str| items.iter().any(|(key, _)| key.as_str() == wanted);
     let missing = signature.args.iter().find(|spec| spec.required && !given(spec.name));
     if let Some(spec) = missing {
-        scope.error(format!("{name}: Field {} is required", spec.name));
+        scope.log(Level::Default, format!("{name}: Field {} is required", spec.name));
         return None;
     }
     Some(items)
@@ -201,7 +202,7 @@ pub fn call_lambda(lambda: &Lambda, scope: &Scope, args: Vec<Value>) -> Reply {
     }
     let inner = scope.with_row(bound).mention();
     if inner.too_deep() {
-        inner.error(STACK_OVERFLOW);
+        inner.log(Level::Default, STACK_OVERFLOW);
         return Reply::Ready(Value::Null);
     }
     match fresh_stack(&inner, lambda.nesting) {

@@ -1,6 +1,7 @@
 //! `=~`: case-insensitive, unanchored RE2 matching.
 
 use crate::go_regex::{GoRegex, compile};
+use crate::log::Level;
 use crate::scope::Scope;
 use crate::value::{Str, Value};
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub(crate) fn regex_match(pattern: &Str, scope: &Scope) -> Option<Arc<GoRegex>> 
         Ok(regex) => Some(regex),
         Err(error) => {
             if fresh {
-                scope.error(format!("Compile regexp: {error}"));
+                scope.log(Level::Default, format!("Compile regexp: {error}"));
             }
             None
         }

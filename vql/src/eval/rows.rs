@@ -3,6 +3,7 @@
 use super::materialize::materialize;
 use super::select::select_rows;
 use super::stack::{STACK_OVERFLOW, fresh_stack};
+use crate::log::Level;
 use crate::query::{Query, QuerySource};
 use crate::scope::Scope;
 use crate::stream::{RowStream, empty, from_rows};
@@ -55,7 +56,7 @@ fn wrap(value: Value) -> Value {
 pub(crate) fn query_rows(query: &Query, scope: &Scope) -> RowStream {
     let inner = query.captured.as_ref().unwrap_or(scope).mention();
     if inner.too_deep() {
-        inner.error(STACK_OVERFLOW);
+        inner.log(Level::Default, STACK_OVERFLOW);
         return empty();
     }
     match fresh_stack(&inner, query.nesting) {

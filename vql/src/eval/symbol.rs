@@ -4,6 +4,7 @@ use super::call::{bind, call_function};
 use super::expr::evaluate;
 use super::member::dereference;
 use super::stack::{STACK_OVERFLOW, fresh_stack};
+use crate::log::Level;
 use crate::query::StoredExpr;
 use crate::reply::Reply;
 use crate::scope::{Found, Scope};
@@ -82,7 +83,7 @@ fn missing(name: &str, scope: &Scope) {
 /// Evaluates a stored expression in `scope`, made for this purpose.
 pub(super) fn stored_expression(stored: &StoredExpr, scope: &Scope) -> Reply {
     if scope.too_deep() {
-        scope.error(STACK_OVERFLOW);
+        scope.log(Level::Default, STACK_OVERFLOW);
         return Reply::Ready(Value::Null);
     }
     match fresh_stack(scope, stored.nesting) {
