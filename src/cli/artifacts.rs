@@ -80,7 +80,7 @@ struct CollectArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
     /// The client to collect from.
-    #[arg(long, value_name = "CLIENT_ID")]
+    #[arg(long = "client_id", value_name = "CLIENT_ID")]
     client_id: Option<String>,
 }
 
