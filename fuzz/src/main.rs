@@ -82,7 +82,7 @@ fn run(target: &Target, args: &Args) -> anyhow::Result<bool> {
         if begin.elapsed() >= limit || (args.inputs > 0 && count >= args.inputs) {
             break;
         }
-        let input = input.unwrap_or_else(|| mutator.next());
+        let input = input.unwrap_or_else(|| mutator.input());
         let at = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| (target.run)(&input)));
         let took = at.elapsed();

@@ -29,7 +29,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -39,7 +39,7 @@ impl Rng {
 
     /// A number below `n`; 0 when `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
-        if n == 0 { 0 } else { (self.next() % n as u64) as usize }
+        if n == 0 { 0 } else { (self.number() % n as u64) as usize }
     }
 }
 
@@ -60,8 +60,7 @@ impl Mutator {
     }
 
     /// The next input.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Vec<u8> {
+    pub fn input(&mut self) -> Vec<u8> {
         let pick = self.rng.below(self.seeds.len());
         let mut data = self.seeds[pick].clone();
         // Mostly a little damage, sometimes a lot.
@@ -78,8 +77,8 @@ impl Mutator {
         let left = data.len() - at;
         match self.rng.below(10) {
             0 if left > 0 => data[at] ^= 1 << self.rng.below(8),
-            1 if left > 0 => data[at] = self.rng.next() as u8,
-            2 => data.insert(at, self.rng.next() as u8),
+            1 if left > 0 => data[at] = self.rng.number() as u8,
+            2 => data.insert(at, self.rng.number() as u8),
             3 => data.truncate(at),
             4 => {
                 let n = self.rng.below(left.min(64) + 1);
@@ -122,7 +121,7 @@ impl Mutator {
             }
             _ => {
                 let n = self.rng.below(16);
-                let noise: Vec<u8> = (0..n).map(|_| self.rng.next() as u8).collect();
+                let noise: Vec<u8> = (0..n).map(|_| self.rng.number() as u8).collect();
                 data.splice(at..at, noise);
             }
         }

@@ -265,7 +265,6 @@ pub fn api_client(info: &ClientInfo, now: Option<u64>) -> ApiClient {
             machine: info.architecture.clone(),
             fqdn: info.fqdn.clone(),
             mac_addresses: info.mac_addresses.clone(),
-            ..Default::default()
         }),
         first_seen_at: info.first_seen_at,
         last_seen_at: now.unwrap_or(info.ping),
@@ -277,7 +276,6 @@ pub fn api_client(info: &ClientInfo, now: Option<u64>) -> ApiClient {
         last_event_table_version: info.last_event_table_version,
         last_label_timestamp: info.labels_timestamp,
         in_flight_flows: info.in_flight_flows.clone(),
-        ..Default::default()
     }
 }
 

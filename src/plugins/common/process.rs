@@ -51,7 +51,7 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
         Ok(c) => c,
         Err(e) => {
             scope.log_text(format!("execve: {program}: {e}"));
-            return Ok(emitter.send(row("", &format!("{e}"), -1, true)).await?);
+            return emitter.send(row("", &format!("{e}"), -1, true)).await;
         }
     };
     let split = Split {

@@ -101,9 +101,8 @@ pub fn derive(context: &mut ArtifactCollectorContext, reports: &[&FlowStats], no
         context.status = bad.error_message.clone();
         context.backtrace = bad.backtrace.clone();
         State::Error
-    } else if !all.is_empty() && all.iter().all(ended) {
-        State::Finished
-    } else if reports.iter().any(|r| r.flow_complete) {
+    } else if (!all.is_empty() && all.iter().all(ended)) || reports.iter().any(|r| r.flow_complete)
+    {
         State::Finished
     } else if matches!(stored, State::Error | State::Finished) {
         stored
