@@ -29,6 +29,8 @@ pub struct Context {
     pub registry: Arc<Registry>,
     /// The machine queries look at.
     pub host: Arc<Host>,
+    /// When the agent was first started, unix seconds.
+    pub install_time: u64,
     /// Cores a processor limit refers to.
     pub cores: usize,
     /// What a processor limit is measured by.
@@ -210,14 +212,29 @@ fn scope(
         .extension(Arc::new(Uploader(uploader.clone())))
         .build();
     let list = |items: &[String]| -> Value { items.iter().collect() };
-    let version = Dict::new()
-        .with("name", &cx.settings.client_name)
-        .with("version", &cx.settings.client_version);
+    // Queries use the names of the file and those of the stock program alike.
+    let mut version = Dict::new();
+    for (name, value) in [
+        ("name", &cx.settings.client_name),
+        ("Name", &cx.settings.client_name),
+        ("version", &cx.settings.client_version),
+        ("Version", &cx.settings.client_version),
+    ] {
+        version.set(name, value);
+    }
+    for name in ["build_time", "BuildTime", "ci_build_url", "commit", "Commit"] {
+        version.set(name, "");
+    }
+    version.set("install_time", cx.install_time);
+    let (urls, labels) = (list(&cx.settings.server_urls), list(&cx.settings.labels));
     let config = Dict::new()
-        .with("server_urls", list(&cx.settings.server_urls))
-        .with("labels", list(&cx.settings.labels))
+        .with("server_urls", urls.clone())
+        .with("ServerUrls", urls)
+        .with("labels", labels.clone())
+        .with("Labels", labels)
         .with("nonce", &cx.settings.nonce)
-        .with("version", version);
+        .with("version", version.clone())
+        .with("Version", version);
     scope.set("config", config);
     scope.set("_SessionId", responder.session());
     scope.set("NULL", Value::Null);

@@ -159,6 +159,7 @@ impl Agent {
             settings: settings.clone(),
             registry: Arc::new(registry),
             host: host.clone(),
+            install_time,
             cores: crate::env::real::cores(),
             cpu: process_cpu(),
         };

@@ -33,6 +33,7 @@ async fn agent_in(dir: tempfile::TempDir) -> Agent {
         settings: Arc::new(Settings::default()),
         registry: Arc::new(registry),
         host: Arc::new(Host::default()),
+        install_time: 7,
         cores: 4,
         cpu: Arc::new(|| Duration::ZERO),
         env: env.clone(),

@@ -3,13 +3,14 @@
 //! All calls block; run them through [`super::blocking`].
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // reads the real host
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vql::{Dict, Error, Scope, Str, Time, Value};
+use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
 use super::path::OsPath;
 use super::{Host, host};
@@ -44,12 +45,22 @@ pub struct FileInfo {
     pub identity: (u64, u64),
     /// Further facts.
     pub data: Dict,
+    /// The system's own record of it.
+    pub system: Dict,
 }
 
 impl FileInfo {
     /// Facts about something that is no real file.
     pub fn plain(path: OsPath, size: u64) -> FileInfo {
-        FileInfo { path, size, mode: 0o100_444, times: [0; 4], identity: (0, 0), data: Dict::new() }
+        FileInfo {
+            path,
+            size,
+            mode: 0o100_444,
+            times: [0; 4],
+            identity: (0, 0),
+            data: Dict::new(),
+            system: Dict::new(),
+        }
     }
 
     /// Whether it is a directory.
@@ -68,26 +79,93 @@ impl FileInfo {
     }
 
     /// The row `glob` and `stat` give.
-    pub fn row(&self, globs: Option<&[String]>) -> Dict {
-        let [m, a, c, b] = self.times.map(time);
-        let row = Dict::new()
-            .with("Name", self.path.basename())
-            .with("ModTime", m.clone())
-            .with("FullPath", Value::Str(self.path.bytes().into()))
-            .with("OSPath", Value::object(self.path.clone()))
-            .with("Mtime", m)
-            .with("Atime", a)
-            .with("Ctime", c)
-            .with("Btime", b)
-            .with("Size", self.size)
-            .with("Mode", mode_text(self.mode))
-            .with("IsDir", self.is_dir())
-            .with("IsLink", self.is_link())
-            .with("Data", self.data.clone());
-        match globs {
-            Some(globs) => row.with("Globs", globs.iter().collect::<Value>()),
-            None => row,
-        }
+    pub fn row(&self, globs: Option<&[String]>) -> Value {
+        Value::object(FileRow { info: self.clone(), globs: globs.map(<[String]>::to_vec) })
+    }
+}
+
+/// [`FileInfo`] as a row. Mode and the system's own record have members too.
+#[derive(Clone, Debug)]
+struct FileRow {
+    info: FileInfo,
+    globs: Option<Vec<String>>,
+}
+
+const COLUMNS: [&str; 13] = [
+    "Name", "ModTime", "FullPath", "OSPath", "Mtime", "Atime", "Ctime", "Btime", "Size", "Mode",
+    "IsDir", "IsLink", "Data",
+];
+
+impl Object for FileRow {
+    fn type_name(&self) -> &'static str {
+        "*file.OSFileInfo"
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn members(&self) -> Vec<Key> {
+        let globs = self.globs.as_ref().map(|_| "Globs");
+        COLUMNS.into_iter().chain(globs).map(Key::from).collect()
+    }
+
+    fn member(&self, name: &str) -> Option<Value> {
+        let i = &self.info;
+        Some(match name {
+            "Name" => i.path.components.last().cloned().map_or("".into(), Value::Str),
+            "FullPath" => Value::Str(i.path.bytes().into()),
+            "OSPath" => Value::object(i.path.clone()),
+            "ModTime" | "Mtime" => time(i.times[0]),
+            "Atime" => time(i.times[1]),
+            "Ctime" => time(i.times[2]),
+            "Btime" => time(i.times[3]),
+            "Size" => i.size.into(),
+            "Mode" => Value::object(Mode(i.mode)),
+            "IsDir" => i.is_dir().into(),
+            "IsLink" => i.is_link().into(),
+            "Data" => i.data.clone().into(),
+            "Globs" => self.globs.as_ref()?.iter().collect(),
+            // Not a column, but there for queries that name it.
+            "Sys" => i.system.clone().into(),
+            _ => return None,
+        })
+    }
+
+    fn truth(&self) -> bool {
+        true
+    }
+}
+
+/// Type and permissions of a file.
+#[derive(Clone, Debug)]
+struct Mode(u32);
+
+impl Object for Mode {
+    fn type_name(&self) -> &'static str {
+        "fs.FileMode"
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn member(&self, name: &str) -> Option<Value> {
+        Some(match name {
+            "String" => mode_text(self.0).into(),
+            "IsDir" => (self.0 & 0o170_000 == 0o040_000).into(),
+            "IsRegular" => (self.0 & 0o170_000 == 0o100_000).into(),
+            "Perm" => Value::object(Mode(0o100_000 | (self.0 & 0o777))),
+            _ => return None,
+        })
+    }
+
+    fn text(&self) -> Option<String> {
+        Some(mode_text(self.0))
+    }
+
+    fn truth(&self) -> bool {
+        self.0 != 0
     }
 }
 
@@ -225,6 +303,17 @@ impl NativeFiles {
             ],
             identity: (m.dev(), m.ino()),
             data,
+            system: Dict::new()
+                .with("Dev", m.dev())
+                .with("Ino", m.ino())
+                .with("Nlink", m.nlink())
+                .with("Mode", m.mode())
+                .with("Uid", m.uid())
+                .with("Gid", m.gid())
+                .with("Rdev", m.rdev())
+                .with("Size", m.size())
+                .with("Blksize", m.blksize())
+                .with("Blocks", m.blocks()),
         }
     }
 }

@@ -34,7 +34,7 @@ pub fn register(registry: &mut Registry) {
         Ok(())
     });
     registry.function_async(stat, |scope, args| async move {
-        Ok(stat_row(&scope, &args).await?.map_or(Value::Null, Value::from))
+        Ok(stat_row(&scope, &args).await?.unwrap_or_default())
     });
 
     let read = Signature::new("read_file", "Read a file into a string.")
@@ -68,7 +68,7 @@ pub fn named(scope: &Scope, args: &Args, arg: &str) -> Result<(Arc<dyn Accessor>
     Ok((accessor, path))
 }
 
-async fn stat_row(scope: &Scope, args: &Args) -> Result<io::Result<Dict>, Error> {
+async fn stat_row(scope: &Scope, args: &Args) -> Result<io::Result<Value>, Error> {
     let (accessor, path) = named(scope, args, "filename")?;
     let info = blocking(scope, move || accessor.lstat(&path)).await?;
     Ok(info.map(|i| i.row(None)))

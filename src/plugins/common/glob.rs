@@ -154,7 +154,7 @@ impl Walk {
             return Ok(None);
         }
         if let Some(callback) = &self.callback {
-            let row = Value::from(info.row(None));
+            let row = info.row(None);
             let verdict = vql::call_lambda(callback, &self.scope, vec![row]).await;
             if !vql::truth(&verdict, &self.scope).await {
                 return Ok(None);

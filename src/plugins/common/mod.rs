@@ -4,9 +4,11 @@
 //! and the environment.
 
 pub mod accessor;
+pub mod csv;
 pub mod file;
 pub mod glob;
 pub mod globs;
+pub mod ip;
 pub mod lines;
 pub mod path;
 pub mod process;
@@ -27,7 +29,7 @@ use crate::env::Env;
 /// The machine that queries look at.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// Prefix of every file name; empty for the real root.
+    /// What `/` stands for in file names.
     pub root: PathBuf,
     /// Where process information is.
     pub proc: PathBuf,
@@ -37,7 +39,7 @@ pub struct Host {
 
 impl Default for Host {
     fn default() -> Self {
-        Host { root: PathBuf::new(), proc: "/proc".into(), started: 0 }
+        Host { root: "/".into(), proc: "/proc".into(), started: 0 }
     }
 }
 
@@ -59,8 +61,10 @@ pub async fn blocking<T: Send + 'static>(
 
 /// Adds all callables of this module.
 pub fn register(registry: &mut Registry) {
+    csv::register(registry);
     file::register(registry);
     glob::register(registry);
+    ip::register(registry);
     lines::register(registry);
     process::register(registry);
     upload::register(registry);

@@ -7,6 +7,7 @@ mod environ;
 mod info;
 mod interfaces;
 mod pslist;
+mod tracker;
 
 pub use info::{Facts, facts};
 
@@ -19,4 +20,5 @@ pub fn register(registry: &mut Registry) {
     info::register(registry);
     interfaces::register(registry);
     pslist::register(registry);
+    tracker::register(registry);
 }

@@ -37,7 +37,8 @@ pub fn pids(proc: &Path) -> Vec<u32> {
     all
 }
 
-fn processes(host: &Host, only: Option<u32>) -> Vec<Dict> {
+/// Rows of all processes, or of one.
+pub fn processes(host: &Host, only: Option<u32>) -> Vec<Dict> {
     let users = users(&host.root);
     let stat = std::fs::read_to_string(host.proc.join("stat")).unwrap_or_default();
     let boot = stat.lines().find_map(|l| l.strip_prefix("btime ")?.trim().parse::<f64>().ok());
