@@ -94,11 +94,14 @@ fn process(dir: &Path, pid: u32, boot: f64, users: &BTreeMap<u32, String>) -> Op
     };
     let created = boot + number(19) / TICKS;
     let created = vql::Time::from_second(created as i64).ok().map(vql::rfc3339);
-    let memory = Dict::new()
+    // Queries write these names in either case.
+    let memory = Dict::case_insensitive()
         .with("rss", kb("VmRSS:"))
         .with("vms", kb("VmSize:"))
         .with("swap", kb("VmSwap:"));
-    let times = Dict::new().with("user", number(11) / TICKS).with("system", number(12) / TICKS);
+    let times = Dict::case_insensitive()
+        .with("user", number(11) / TICKS)
+        .with("system", number(12) / TICKS);
     Some(
         Dict::case_insensitive()
             .with("Pid", pid)
