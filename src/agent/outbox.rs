@@ -11,6 +11,10 @@ use velociraptor_proto::proto::{MessageList, VeloMessage};
 
 use super::buffer::{Buffer, Lease};
 
+/// Largest batch, whatever is configured: it is held in memory several times
+/// over while it is wrapped.
+const MAX_POST: u64 = 2 << 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Outbox {
@@ -33,7 +37,7 @@ pub struct Batch {
 impl Outbox {
     /// Queues around `normal`, which may hold messages from before a restart.
     pub fn new(normal: Buffer, max_post: u64) -> Outbox {
-        let max_post = max_post.max(64 << 10);
+        let max_post = max_post.clamp(64 << 10, MAX_POST);
         Outbox {
             urgent: Buffer::memory(2 * max_post),
             normal,

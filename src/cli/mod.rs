@@ -204,7 +204,12 @@ pub fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(cli.command, Command::Client(_)) {
+        // An agent is a guest on its host: few threads, little memory.
+        runtime.worker_threads(1).max_blocking_threads(4);
+    }
+    let runtime = runtime.enable_all().build()?;
     let people = if cli.command.serves() {
         let threads = real::cores().clamp(2, 8);
         Some(

@@ -25,7 +25,8 @@ fn interfaces(host: &Host) -> Vec<Dict> {
     let mut names: Vec<String> =
         entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
     names.sort();
-    let table = |n: &str| std::fs::read_to_string(host.proc.join("net").join(n)).unwrap_or_default();
+    let table =
+        |n: &str| std::fs::read_to_string(host.proc.join("net").join(n)).unwrap_or_default();
     let six = table("if_inet6");
     let four = v4(&table("fib_trie"), &table("route"));
     let mut rows: Vec<(i64, Dict)> =
