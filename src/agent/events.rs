@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, FusedFuture};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use velociraptor_proto::proto::{VeloMessage, VqlCollectorArgs, VqlEventTable};
 use vql::Level;
 
@@ -28,6 +29,8 @@ const LOG_PERIOD: Duration = Duration::from_secs(5);
 const REFRESH: Duration = Duration::from_secs(12 * 3600);
 /// Heartbeat of an event query that names none.
 const HEARTBEAT: Duration = Duration::from_secs(300);
+/// Longest wait for event queries at the end.
+const STOP: Duration = Duration::from_secs(5);
 const LOG_SINK: u64 = 980;
 
 /// See the module.
@@ -37,6 +40,7 @@ pub struct Events {
     writeback: Arc<tokio::sync::Mutex<Writeback>>,
     state: tokio::sync::Mutex<State>,
     version: Mutex<u64>,
+    tasks: TaskTracker,
 }
 
 #[derive(Default)]
@@ -64,6 +68,7 @@ impl Events {
             writeback,
             state: tokio::sync::Mutex::default(),
             version: Mutex::default(),
+            tasks: TaskTracker::new(),
         }
     }
 
@@ -112,9 +117,14 @@ impl Events {
         }
     }
 
-    /// Ends all event queries.
+    /// Ends all event queries and waits, not for long, until what they gathered
+    /// is queued.
     pub async fn stop(&self) {
         self.state.lock().await.running.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
+            tracing::warn!("event queries do not end; what they gathered may be lost");
+        }
     }
 
     fn replace(&self, state: &mut State, table: VqlEventTable) {
@@ -132,7 +142,7 @@ impl Events {
                 stop: state.running.clone(),
             };
             started += 1;
-            self.cx.env.spawn(run.run(event.clone()));
+            self.cx.env.spawn(self.tasks.track_future(run.run(event.clone())));
         }
         tracing::info!("{started} event queries started");
         state.table = table;
