@@ -19,8 +19,15 @@ let
   write = name: value: pkgs.writeText name (builtins.toJSON (notNull value));
 
   settingsFile = write "velociraptor-fleet.yaml" srv.settings;
-  overridesFile = write "velociraptor-overrides.json" srv.overrides;
-  overridden = srv.overrides != { };
+  settingsArg = if srv.settingsFile != null then "%d/velociraptor-fleet.yaml" else "${settingsFile}";
+
+  # The unit may write only below `datastore`, and its /var/tmp, where `config
+  # generate` puts the data unless told otherwise, goes with it: so the place is
+  # always set here.
+  overrides = lib.recursiveUpdate
+    { Datastore = { location = toString srv.datastore; filestore_directory = toString srv.datastore; }; }
+    srv.overrides;
+  overridesFile = write "velociraptor-overrides.json" overrides;
 
   inStore = p: p != null && lib.hasPrefix builtins.storeDir (toString p);
   secretPlaces = [
@@ -34,7 +41,7 @@ let
   stateDir = "/var/lib/velociraptor";
   binary = "${cfg.package}/bin/velociraptor";
   privileged = srv.port < 1024 || srv.gui.port < 1024;
-  configPath = if overridden then "/run/velociraptor/server.config.yaml" else "%d/server.config.yaml";
+  configPath = "/run/velociraptor/server.config.yaml";
 
   port = default: description: mkOption { type = types.port; inherit default description; };
   limit = default: description: mkOption { type = types.nullOr types.str; inherit default description; };
@@ -78,10 +85,11 @@ in
         example = { limits.connections = 20000; };
         description = "Settings of this implementation alone, in the layout of velociraptor-fleet.yaml. World-readable: no secrets.";
       };
+      settingsFile = pathOption "Path of a velociraptor-fleet.yaml to use instead of `settings`: needed after `config rotate_keys`, which writes keys into it. Keep it out of the store.";
       datastore = mkOption {
         type = types.path;
         default = stateDir;
-        description = "Where the configuration's Datastore.location and filestore_directory are. The unit may write there and nowhere else.";
+        description = "Where the data is: sets Datastore.location and filestore_directory. The unit may write there and nowhere else.";
       };
       definitions = mkOption {
         type = types.listOf types.path;
@@ -137,7 +145,9 @@ in
         { assertion = srv.configFile != null; message = "services.velociraptor: frontend.configFile is not set."; }
         { assertion = !(inStore srv.configFile); message = "services.velociraptor: frontend.configFile is in the world-readable store; it holds private keys."; }
         { assertion = leaked == [ ]; message = "services.velociraptor: a private key stands in frontend.overrides; leave it in the configuration file."; }
-        { assertion = !(lib.hasAttrByPath [ "rotation" "old_private_keys" ] srv.settings); message = "services.velociraptor: private keys stand in frontend.settings (rotation.old_private_keys)."; }
+        { assertion = !(lib.hasAttrByPath [ "rotation" "old_private_keys" ] srv.settings); message = "services.velociraptor: private keys stand in frontend.settings (rotation.old_private_keys); use frontend.settingsFile."; }
+        { assertion = srv.settingsFile == null || srv.settings == { }; message = "services.velociraptor: frontend.settingsFile excludes frontend.settings."; }
+        { assertion = !(inStore srv.settingsFile); message = "services.velociraptor: frontend.settingsFile is in the world-readable store; it holds private keys."; }
       ];
 
       environment.systemPackages = [ cfg.package ];
@@ -168,14 +178,16 @@ in
           {
             Type = "exec";
             ExecStart = lib.concatStringsSep " " (
-              [ binary "--config" configPath "--settings" "${settingsFile}" ]
+              [ binary "--config" configPath "--settings" settingsArg ]
               ++ builtins.concatMap (d: [ "--definitions" (toString d) ]) srv.definitions
               ++ [ "frontend" ]
               ++ srv.extraArgs
             );
             User = cfg.user;
             Group = cfg.group;
-            LoadCredential = [ "server.config.yaml:${toString srv.configFile}" ];
+            ExecStartPre = "${pkgs.runtimeShell} -c '${binary} --config \"$CREDENTIALS_DIRECTORY/server.config.yaml\" --settings ${settingsFile} config show --merge_file ${overridesFile} > ${configPath}'";
+            LoadCredential = [ "server.config.yaml:${toString srv.configFile}" ]
+              ++ optional (srv.settingsFile != null) "velociraptor-fleet.yaml:${srv.settingsFile}";
             Restart = "always";
             RestartSec = "1s";
             RestartSteps = 6;
@@ -223,9 +235,6 @@ in
             SystemCallErrorNumber = "EPERM";
             SystemCallFilter = [ "@system-service" "~@privileged @resources @keyring" ];
           }
-          (mkIf overridden {
-            ExecStartPre = "${pkgs.runtimeShell} -c '${binary} --config \"$CREDENTIALS_DIRECTORY/server.config.yaml\" config show --merge_file ${overridesFile} > ${configPath}'";
-          })
           (mkIf (srv.memoryHigh != null) { MemoryHigh = srv.memoryHigh; })
           (mkIf (srv.memoryMax != null) { MemoryMax = srv.memoryMax; })
           (if toString srv.datastore == stateDir

@@ -36,8 +36,11 @@ let
     "a frontend passes its assertions" = failing (with_ { }) == [ ];
     "state is kept under StateDirectory" = (svc frontend).StateDirectory == "velociraptor" && !((svc frontend) ? ReadWritePaths);
     "another datastore is writable instead" = let s = svc (host (with_ { datastore = "/srv/velo"; })); in s.ReadWritePaths == [ "-/srv/velo" ] && !(s ? StateDirectory);
-    "the file with keys is a credential" = (svc frontend).LoadCredential == [ "server.config.yaml:/etc/velociraptor/server.config.yaml" ] && has "--config %d/server.config.yaml" (svc frontend).ExecStart;
-    "without overrides nothing runs before" = !((svc frontend) ? ExecStartPre);
+    "the file with keys is a credential" = (svc frontend).LoadCredential == [ "server.config.yaml:/etc/velociraptor/server.config.yaml" ] && !(has "server.config.yaml:/nix" (svc frontend).ExecStartPre);
+    "the datastore is where the unit may write" = let t = (builtins.elemAt frontend.config.systemd.services.velociraptor-frontend.restartTriggers 1).text; in (builtins.fromJSON t).Datastore == { location = "/var/lib/velociraptor"; filestore_directory = "/var/lib/velociraptor"; };
+    "a settings file is a credential" = let s = svc (host (with_ { settingsFile = "/etc/velociraptor/velociraptor-fleet.yaml"; })); in builtins.length s.LoadCredential == 2 && has "--settings %d/velociraptor-fleet.yaml" s.ExecStart;
+    "refuses settings and a settings file" = one (with_ { settingsFile = "/x"; settings.limits.connections = 1; });
+    "refuses a settings file in the store" = one (with_ { settingsFile = "${store}-x"; });
     "overrides are merged at start" = has "--merge_file" (svc changed).ExecStartPre && has "--config /run/velociraptor/server.config.yaml" (svc changed).ExecStart;
     "settings and definitions are given" = has "--settings /nix/store/" (svc changed).ExecStart && has "--definitions /srv/artifacts frontend" (svc changed).ExecStart;
     "only the clients' port is open" = frontend.config.networking.firewall.allowedTCPPorts == [ 8000 ];
