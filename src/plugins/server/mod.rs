@@ -22,8 +22,10 @@ pub(crate) mod tests;
 
 pub use session::Session;
 
-/// Adds everything in this room.
+/// Adds everything in this room; what is there already is put behind the rights
+/// it needs on a server.
 pub fn register(registry: &mut Registry) {
+    guard::install(registry);
     artifact::register(registry);
     artifacts::register(registry);
     clients::register(registry);
@@ -32,7 +34,6 @@ pub fn register(registry: &mut Registry) {
     orgs::register(registry);
     results::register(registry);
     users::register(registry);
-    guard::install(registry);
 }
 
 /// The callables of a query on the server.
