@@ -23,6 +23,10 @@ pub mod store;
 /// The product's name, as users see it.
 pub const PRODUCT: &str = "velociraptor";
 
+/// The name by which this program's own agent introduces itself and is
+/// installed: not the stock agent's, so that nothing mistakes it for that.
+pub const AGENT_NAME: &str = "velociraptor-fleet-agent";
+
 /// What `--version` prints after the name: this is not the stock program.
 pub const ABOUT: &str =
     concat!(env!("CARGO_PKG_VERSION"), " (independent implementation; client protocol version 4)");

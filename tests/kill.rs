@@ -47,7 +47,8 @@ impl Deployment {
         let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
         drop(held);
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            // No leading dot: names of stored files would be escaped.
+            dir: tempfile::Builder::new().prefix("kill").tempdir().unwrap(),
             ports: ports.try_into().unwrap(),
             server: None,
             agent: None,

@@ -65,7 +65,7 @@ impl Default for Settings {
             max_poll_std: Duration::from_secs(30),
             disable_compression: false,
             labels: Vec::new(),
-            client_name: crate::PRODUCT.into(),
+            client_name: crate::AGENT_NAME.into(),
             client_version: env!("CARGO_PKG_VERSION").into(),
             server_urls: Vec::new(),
         }

@@ -70,9 +70,11 @@ impl Client {
         [PostClass::Normal, PostClass::Urgent, PostClass::Reader].into_iter().zip(&self.rings)
     }
 
-    /// Whether this agent answers questions about flows (0.73 and later).
+    /// Whether this agent answers questions about flows: stock from 0.73 on, and
+    /// our own.
     pub fn can_ask(&self) -> bool {
-        version_at_least(&self.info.client_version, (0, 73))
+        self.info.client_name == crate::AGENT_NAME
+            || version_at_least(&self.info.client_version, (0, 73))
     }
 }
 

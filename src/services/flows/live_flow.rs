@@ -308,6 +308,12 @@ impl LiveFlow {
         c.inflight_time = inflight.unwrap_or(0);
         let reports: Vec<&FlowStats> = self.reports.values().collect();
         status::derive(&mut c, &reports, now);
+        // An urgent report may overtake what it counts: whoever waits for the end
+        // must find everything there.
+        let waiting = self.ended_at.is_some_and(|at| now < at + SETTLE_GRACE) && !self.whole();
+        if waiting && c.state() == State::Finished {
+            c.state = State::InProgress.into();
+        }
         for (name, set) in &self.results {
             if set.rows() > 0 && !c.artifacts_with_results.contains(name) {
                 c.artifacts_with_results.push(name.clone());
@@ -379,6 +385,7 @@ mod tests {
         assert_eq!(f.apply(&s, &rows(0, 10), "A", 1), Outcome::Stored);
         f.apply(&s, &done(25), "", 2);
         assert!(f.over() && !f.whole() && !f.ready_to_announce(3));
+        assert_eq!(f.snapshot(3).unwrap().state(), State::InProgress);
         f.apply(&s, &rows(10, 15), "A", 4);
         assert!(f.whole() && f.ready_to_announce(5));
         assert!(!f.ready_to_settle(5), "late logs are waited for");
