@@ -38,6 +38,9 @@ pub struct Journal {
     pub file_bytes: u64,
     /// Milliseconds after which a POST that is not durable yet is answered 500.
     pub commit_timeout_ms: u64,
+    /// Breaks the promise that nothing acknowledged is lost: answers before the
+    /// journal is written. For the test that shows that such a server is caught.
+    pub danger_acknowledge_early: bool,
 }
 
 impl Default for Journal {
@@ -47,6 +50,7 @@ impl Default for Journal {
             spill_bytes: 256 << 10,
             file_bytes: 256 << 20,
             commit_timeout_ms: 20_000,
+            danger_acknowledge_early: false,
         }
     }
 }

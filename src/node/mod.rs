@@ -84,7 +84,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             group_bytes: s.journal.group_bytes as usize,
             waiting_bytes: s.limits.pending_bytes as usize,
             deadline: s.journal.commit_timeout(),
-            acknowledge_early: false,
+            acknowledge_early: s.journal.danger_acknowledge_early,
         },
         default_client_monitoring: c.frontend.default_client_monitoring_artifacts.clone(),
         event_max_wait: (
