@@ -171,14 +171,12 @@ impl Deployment {
             "SELECT collect_client(client_id='{client}', artifacts='{artifact}').flow_id AS X FROM scope()"
         ));
         let (mut before, mut killed, mut points) = (0u64, 0, Vec::new());
-        let end = Instant::now() + Duration::from_secs(900);
+        let end = Instant::now() + patience;
         loop {
-            assert!(
-                Instant::now() < end,
-                "not finished: {}\n{}",
-                self.tail("server.log"),
-                self.tail("agent.log")
-            );
+            if Instant::now() >= end {
+                println!("not finished: {}\n{}", self.tail("server.log"), self.tail("agent.log"));
+                return None;
+            }
             let now = self.metric(metric).unwrap_or(0);
             let mark = total * killed as u64 / kills.max(1) as u64;
             if killed < kills && before + now >= mark {
