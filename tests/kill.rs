@@ -302,3 +302,20 @@ fn rows_survive_kills_at_every_point() {
     assert_eq!(ids.len(), n);
     assert!(ids.iter().enumerate().all(|(i, id)| i as u64 == *id), "row ids in order, each once");
 }
+
+#[test]
+fn a_second_process_on_the_same_datastore_is_refused() {
+    let mut d = Deployment::new();
+    d.start_server();
+    let out = Command::new(BINARY)
+        .arg("--config")
+        .arg(d.path("ds/server.config.yaml"))
+        .arg("frontend")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && text.contains("another process"), "{text}");
+    // A killed one is no hindrance.
+    d.kill_server();
+    d.start_server();
+}

@@ -288,7 +288,8 @@ impl File for OsFile {
     fn read_at(&self, off: u64, len: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
         self.run(move |f| {
             let have = f.metadata()?.len().saturating_sub(off);
-            let want = usize::try_from(have).unwrap_or(usize::MAX).min(len);
+            // Files of /proc say that they are empty and are not.
+            let want = usize::try_from(have).unwrap_or(usize::MAX).max(4096).min(len);
             let mut out = vec![0; want];
             let mut done = 0;
             while done < want {

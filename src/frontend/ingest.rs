@@ -1,6 +1,7 @@
 //! Commit, then acknowledge: from an opened POST to durable records.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
@@ -19,7 +20,7 @@ use crate::env::File;
 use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
-use crate::services::state::{Effect, MONITORING, PostFacts, STATUS};
+use crate::services::state::{Effect, FlowKey, MONITORING, PostFacts, STATUS};
 use crate::store::journal::{CommitError, Extent, Segment};
 
 /// A POST that is being committed: client, class, identity.
@@ -45,12 +46,40 @@ pub enum IngestError {
     Interrupted,
 }
 
+/// How often a POST looks whether a flow of its is done settling.
+const SETTLING: Duration = Duration::from_millis(20);
+
 /// A job on its way into the journal.
 struct Incoming {
     raw: Bytes,
     job: Job,
     name: String,
     session: Session,
+}
+
+/// Keeps the flows of a POST from being settled while it is committed.
+struct Committing<'a> {
+    who: &'a Who,
+    keys: Vec<FlowKey>,
+}
+
+impl<'a> Committing<'a> {
+    async fn begin(who: &'a Who, incoming: &[Incoming]) -> Self {
+        let mut keys: Vec<FlowKey> =
+            incoming.iter().map(|i| (who.source.clone(), i.session.flow.clone())).collect();
+        keys.sort();
+        keys.dedup();
+        while !who.org.state().begin_commit(&keys) {
+            tokio::time::sleep(SETTLING).await;
+        }
+        Self { who, keys }
+    }
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        self.who.org.state().end_commit(&self.keys);
+    }
 }
 
 impl Frontend {
@@ -125,6 +154,7 @@ impl Frontend {
     ) -> Result<(), IngestError> {
         let received = self.server.env.clock.micros();
         let incoming = self.parse(who, remote, jobs, hashes).await?;
+        let quiet = Committing::begin(who, &incoming).await;
         self.open_flows(who, &incoming).await?;
         let mut fresh = Vec::with_capacity(incoming.len());
         {
@@ -163,6 +193,7 @@ impl Frontend {
                 effects.push((state.apply_job(&facts, &i.job, &i.name), i.raw.clone()));
             }
         }
+        drop(quiet);
         for (effect, raw) in effects {
             self.act(who, received, effect, &raw).await;
         }

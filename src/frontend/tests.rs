@@ -275,6 +275,35 @@ async fn repeats_are_stored_once_whatever_way_they_come() {
     assert_eq!(text.first().unwrap(), "{\"i\":5}");
     assert_eq!(text.last().unwrap(), "{\"i\":14}");
     assert_eq!(s.row_count(&org, &client.id, "F.X", &set).await.unwrap(), 20);
+    // Long after: the flow is settled and its journals are deleted.
+    let last = [rows("F.X", "Custom.A", 20, 5)];
+    assert_eq!(post(&c, client.body(&last)).await, Answer::Reply(Bytes::new()));
+    server(&c).0.settle_all().await;
+    assert_eq!(server(&c).0.journal_files(), 1);
+    drop(c);
+    let c = w.start().await;
+    assert_eq!(post(&c, client.body(&last)).await, Answer::Reply(Bytes::new()));
+    let (s, org) = server(&c);
+    assert_eq!(s.row_count(&org, &client.id, "F.X", &set).await.unwrap(), 25);
+    assert!(org.state().flows.is_empty(), "the repeat was recognised without opening the flow");
+}
+
+#[tokio::test]
+async fn a_flow_is_not_settled_under_a_commit_nor_committed_to_while_it_settles() {
+    let w = World::new();
+    let c = w.start().await;
+    let (_, org) = server(&c);
+    let key = ("C.1".to_owned(), "F.1".to_owned());
+    let keys = [key.clone()];
+    assert!(org.state().begin_commit(&keys) && org.state().begin_commit(&keys));
+    assert!(!org.state().begin_settle(&key));
+    org.state().end_commit(&keys);
+    assert!(!org.state().begin_settle(&key));
+    org.state().end_commit(&keys);
+    assert!(org.state().begin_settle(&key) && !org.state().begin_settle(&key));
+    assert!(!org.state().begin_commit(&keys));
+    org.state().end_settle(&key);
+    assert!(org.state().begin_commit(&keys));
 }
 
 #[tokio::test]

@@ -27,11 +27,19 @@ impl Server {
     /// Runs until `stop` is cancelled.
     pub async fn keep_house(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         let mut last_snapshot = tokio::time::Instant::now();
+        let (mut last_beat, mut beats) = (tokio::time::Instant::now(), 0);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(TICK) => {}
+            }
+            if last_beat.elapsed() >= super::beat::EVERY {
+                last_beat = tokio::time::Instant::now();
+                beats += 1;
+                if let Err(e) = self.beat(beats).await {
+                    tracing::error!(error = %e, "the datastore does not take this process's beat");
+                }
             }
             self.settle(Settle::Due).await;
             let due = Duration::from_secs(self.options.snapshot_seconds);
@@ -48,6 +56,7 @@ impl Server {
         self.settle(Settle::All).await;
         self.snapshot_clients().await;
         self.collect_garbage().await;
+        self.last_beat().await;
     }
 
     /// Settles what is due, or everything. Failures are logged and tried again.
@@ -172,6 +181,12 @@ impl Server {
 
     /// Deletes journals and private files that nobody refers to.
     pub async fn collect_garbage(&self) {
+        if self.has_unused_journal()
+            && let Err(e) = super::checkpoint::write(self).await
+        {
+            tracing::error!(error = %e, "checkpoint not written; journals stay");
+            return;
+        }
         for path in self.take_unused() {
             match self.env.fs.remove(&path).await {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -3,6 +3,8 @@
 pub mod acl;
 pub mod artifacts;
 pub mod audit;
+mod beat;
+mod checkpoint;
 pub mod clients;
 pub mod collect;
 pub mod compiler;

@@ -13,7 +13,7 @@ use super::ids::OrgId;
 use super::server::{Counters, Org, RecoveredPost, Server, ServiceError};
 use super::state::{Effect, PostFacts, to_hash};
 use crate::store::StoreError;
-use crate::store::journal::{Extent, Found, Segment, scan};
+use crate::store::journal::{Extent, Found, scan};
 use crate::store::paths::Client;
 
 /// Applies everything in the journals at `paths`, oldest first.
@@ -79,7 +79,7 @@ async fn apply(server: &Server, f: Found) -> Result<(), ServiceError> {
 }
 
 /// The jobs of a journaled POST, parsed again.
-pub fn jobs_of(post: &Post, f: &Found) -> Vec<Result<Job, job::JobError>> {
+fn jobs_of(server: &Server, post: &Post, f: &Found) -> Vec<Result<Job, job::JobError>> {
     let mut at = 0usize;
     let mut out = Vec::with_capacity(post.jobs.len());
     for meta in &post.jobs {
@@ -91,7 +91,7 @@ pub fn jobs_of(post: &Post, f: &Found) -> Vec<Result<Job, job::JobError>> {
             len: meta.length,
         };
         let spill = meta.spill.as_ref().map(|s| Extent {
-            segment: std::sync::Arc::new(Segment { path: s.file.clone() }),
+            segment: server.recovered_spill(&s.file),
             offset: s.offset,
             len: s.length,
         });
@@ -110,7 +110,7 @@ fn apply_post(server: &Server, org: &Org, post: &Post, f: &Found) {
         cipher: to_hash(&post.cipher_hash),
     };
     org.state().note_post(&facts);
-    for job in jobs_of(post, f) {
+    for job in jobs_of(server, post, f) {
         let job = match job {
             Ok(j) => j,
             Err(e) => {

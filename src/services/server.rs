@@ -217,6 +217,7 @@ impl Server {
         options: Options,
     ) -> Result<Arc<Self>, ServiceError> {
         let fleet = fleet_dir(&root);
+        super::beat::check(&env, &root, &options.node).await?;
         let old = journal::existing_segments(&env, &fleet).await.map_err(StoreError::from)?;
         let epoch =
             journal::take_epoch(&env, &fleet, &options.node).await.map_err(StoreError::from)?;
@@ -250,6 +251,8 @@ impl Server {
         server.load_orgs().await?;
         server.load_artifacts().await?;
         super::load::load_clients(&server).await?;
+        server.beat(0).await?;
+        super::checkpoint::read(&server).await?;
         super::recover::recover(&server, old).await?;
         Ok(server)
     }
@@ -450,6 +453,23 @@ impl Server {
     /// Spill files are deleted once nobody refers to them.
     pub fn note_spill(&self, s: &Arc<Segment>) {
         self.spills.lock().unwrap_or_else(PoisonError::into_inner).push(s.clone());
+    }
+
+    /// The spill file at `path`, as found in a journal record.
+    pub(super) fn recovered_spill(&self, path: &str) -> Arc<Segment> {
+        let mut all = self.spills.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(s) = all.iter().find(|s| s.path == path) {
+            return s.clone();
+        }
+        let s = Arc::new(Segment { path: path.to_owned() });
+        all.push(s.clone());
+        s
+    }
+
+    /// Whether a journal could be deleted.
+    pub(super) fn has_unused_journal(&self) -> bool {
+        let all = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        all.len() > 1 && all.front().is_some_and(|s| Arc::strong_count(s) == 1)
     }
 
     /// Journal files and spill files that nobody needs any more, oldest first.

@@ -89,6 +89,15 @@ impl Server {
 
     /// Puts everything of a flow into stock files and forgets it.
     pub async fn settle_flow(&self, org: &Org, key: &FlowKey) -> Result<(), ServiceError> {
+        if !org.state().begin_settle(key) {
+            return Ok(()); // something is coming in: later
+        }
+        let done = self.settle_quiet_flow(org, key).await;
+        org.state().end_settle(key);
+        done
+    }
+
+    async fn settle_quiet_flow(&self, org: &Org, key: &FlowKey) -> Result<(), ServiceError> {
         self.write_flow_objects(org, key).await?;
         let Some(f) = org.state().flows.get(key).cloned() else { return Ok(()) };
         let (client, flow) = key;

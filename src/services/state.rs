@@ -3,7 +3,7 @@
 //! Live operation and recovery go through the same functions here: a record is
 //! applied after it is committed, or when a journal is read back. No I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -74,9 +74,48 @@ pub struct OrgState {
     pub flows: BTreeMap<FlowKey, LiveFlow>,
     /// Unsettled events.
     pub events: EventTable,
+    /// Flows for which something is being committed, and how much.
+    busy: BTreeMap<FlowKey, usize>,
+    /// Flows that are being put into stock files: nothing may be committed for
+    /// them until that is over, or the record that says they are settled would
+    /// cover what it does not know.
+    settling: BTreeSet<FlowKey>,
 }
 
 impl OrgState {
+    /// Before something is committed for these flows; `false`: wait and ask again.
+    pub fn begin_commit(&mut self, keys: &[FlowKey]) -> bool {
+        if keys.iter().any(|k| self.settling.contains(k)) {
+            return false;
+        }
+        for k in keys {
+            *self.busy.entry(k.clone()).or_default() += 1;
+        }
+        true
+    }
+
+    /// What was begun is committed and applied, or has failed.
+    pub fn end_commit(&mut self, keys: &[FlowKey]) {
+        for k in keys {
+            if let Some(n) = self.busy.get_mut(k) {
+                *n = n.saturating_sub(1);
+                if *n == 0 {
+                    self.busy.remove(k);
+                }
+            }
+        }
+    }
+
+    /// Before a flow is settled; `false`: something is being committed for it.
+    pub fn begin_settle(&mut self, key: &FlowKey) -> bool {
+        !self.busy.contains_key(key) && self.settling.insert(key.clone())
+    }
+
+    /// The flow is settled, or that has failed.
+    pub fn end_settle(&mut self, key: &FlowKey) {
+        self.settling.remove(key);
+    }
+
     /// Whether this message was taken before, as far as memory tells.
     pub fn has(&self, client: &str, session: &Session, job: &Job) -> bool {
         let key = (client.to_owned(), session.flow.clone());

@@ -1,0 +1,74 @@
+//! What must outlive journals that were deleted: the last POSTs of every client.
+//!
+//! A client that slept for weeks sends again the POST it had in flight. Its
+//! hash is remembered without a time limit: in journals while they exist, and
+//! in this node's checkpoint, which is written before any journal is deleted.
+
+use prost::Message;
+use velociraptor_proto::journal::{Checkpoint, PostRing};
+
+use super::ids::OrgId;
+use super::server::{Server, ServiceError, fleet_dir};
+use super::state::to_hash;
+use crate::store::{StoreError, StoreKind};
+
+/// Largest checkpoint read, bytes: about four million clients.
+const LIMIT: usize = 1 << 30;
+
+fn path(server: &Server, node: &str) -> String {
+    format!("{}/{node}/checkpoint", fleet_dir(&server.tree.root))
+}
+
+/// Writes this node's checkpoint.
+pub(super) async fn write(server: &Server) -> Result<(), ServiceError> {
+    let mut rings = Vec::new();
+    for org in server.orgs() {
+        let state = org.state();
+        for (id, c) in state.clients.iter() {
+            for (class, ring) in c.rings() {
+                let post_hash: Vec<Vec<u8>> = ring.iter().map(|h| h.to_vec()).collect();
+                if !post_hash.is_empty() {
+                    rings.push(PostRing {
+                        org_id: org.id.id().to_owned(),
+                        client_id: id.clone(),
+                        class: class.into(),
+                        post_hash,
+                    });
+                }
+            }
+        }
+    }
+    let data = Checkpoint { rings }.encode_to_vec();
+    let tmp = server.tree.temp(StoreKind::Files);
+    let at = path(server, &server.options.node);
+    let done = crate::env::fs::replace(&*server.env.fs, &tmp, &at, &data).await;
+    Ok(done.map_err(StoreError::from)?)
+}
+
+/// Reads the checkpoints of all nodes, before journals are read back.
+pub(super) async fn read(server: &Server) -> Result<(), ServiceError> {
+    let fs = &*server.env.fs;
+    for node in fs.list(&fleet_dir(&server.tree.root)).await.map_err(StoreError::from)? {
+        let at = path(server, &node.name);
+        let data = crate::store::objects::read_whole(fs, &at, LIMIT).await;
+        let Some(data) = data.map_err(StoreError::from)? else { continue };
+        let Ok(c) = Checkpoint::decode(data.as_slice()) else {
+            tracing::error!(
+                path = at,
+                "checkpoint cannot be read; repeats of old POSTs may be stored twice"
+            );
+            continue;
+        };
+        for ring in c.rings {
+            let Some(org) = server.org(&OrgId::new(ring.org_id.as_str())) else { continue };
+            let mut state = org.state();
+            // A client that was deleted since is not brought back.
+            let Some(client) = state.clients.get_mut(&ring.client_id) else { continue };
+            let class = ring.class();
+            for h in &ring.post_hash {
+                client.ring(class).push(to_hash(h));
+            }
+        }
+    }
+    Ok(())
+}
