@@ -171,6 +171,7 @@ impl Deployment {
             "SELECT collect_client(client_id='{client}', artifacts='{artifact}').flow_id AS X FROM scope()"
         ));
         let (mut before, mut killed, mut points) = (0u64, 0, Vec::new());
+        let mut last_look = Instant::now();
         let end = Instant::now() + patience;
         loop {
             if Instant::now() >= end {
@@ -179,8 +180,18 @@ impl Deployment {
             }
             let now = self.metric(metric).unwrap_or(0);
             let mark = total * killed as u64 / kills.max(1) as u64;
-            if killed < kills && before + now >= mark {
-                points.push(100 * (before + now) / total);
+            let looked = last_look.elapsed() > Duration::from_secs(1);
+            let state = if killed == kills || looked { self.state(client, &flow) } else { None };
+            if looked {
+                last_look = Instant::now();
+            }
+            if state.as_deref() == Some("ERROR") {
+                println!("flow failed: {}", self.tail("agent.log"));
+                return None;
+            }
+            let over = state.as_deref() == Some("FINISHED");
+            if killed < kills && (over || before + now >= mark) {
+                points.push(if over { 100 } else { 100 * (before + now) / total });
                 self.kill_server();
                 before += now;
                 killed += 1;
@@ -189,23 +200,19 @@ impl Deployment {
                 before = self.stored(client, &flow, metric).unwrap_or(before);
                 continue;
             }
-            if killed == kills {
-                let state = self.query(&format!(
-                    "SELECT state FROM flows(client_id='{client}', flow_id='{flow}')"
-                ));
-                match state.first().and_then(|s| s["state"].as_str()) {
-                    Some("FINISHED") => break,
-                    Some("ERROR") => {
-                        println!("flow failed: {state:?} {}", self.tail("agent.log"));
-                        return None;
-                    }
-                    _ => {}
-                }
+            if killed == kills && over {
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         println!("{artifact}: killed at {points:?} % of {total}");
         Some(flow)
+    }
+
+    fn state(&self, client: &str, flow: &str) -> Option<String> {
+        let rows =
+            self.query(&format!("SELECT state FROM flows(client_id='{client}', flow_id='{flow}')"));
+        Some(rows.first()?["state"].as_str()?.to_owned())
     }
 
     /// What the restarted server has of the flow already.

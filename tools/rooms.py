@@ -40,7 +40,7 @@ LEVELS = {
 EXCEPTIONS = {}
 
 # Names of the crate root that are not rooms.
-ROOT_ITEMS = {"PRODUCT", "ABOUT"}
+ROOT_ITEMS = {"PRODUCT", "AGENT_NAME", "ABOUT"}
 
 PATH = re.compile(r"\b(crate|velociraptor|(?:super::)*super)::(\{|[A-Za-z_][A-Za-z0-9_]*)")
 CRATES = re.compile(r"\b(vql|sim|turmoil)::")

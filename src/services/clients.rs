@@ -147,9 +147,10 @@ impl Clients {
     /// ignores case.
     pub fn search(&self, query: &str) -> Vec<String> {
         let matcher = Matcher::new(query);
+        // The server's own pseudo client is in stock snapshots, and is no client.
         self.map
             .iter()
-            .filter(|(id, c)| matcher.matches(id, &c.info))
+            .filter(|(id, c)| id.starts_with("C.") && matcher.matches(id, &c.info))
             .map(|(id, _)| id.clone())
             .collect()
     }
@@ -291,6 +292,7 @@ mod tests {
             ("C.0000000000000001", "web-1", vec!["prod", "Linux"]),
             ("C.0000000000000002", "WEB-2", vec![]),
             ("C.0000000000000003-O1", "db", vec!["prod"]),
+            ("server", "server", vec![]),
         ] {
             let c = t.entry(id);
             c.info.hostname = host.into();

@@ -12,6 +12,7 @@ mod clients;
 mod events;
 mod flows;
 mod guard;
+mod monitoring;
 mod orgs;
 mod results;
 pub mod session;
@@ -31,6 +32,7 @@ pub fn register(registry: &mut Registry) {
     clients::register(registry);
     events::register(registry);
     flows::register(registry);
+    monitoring::register(registry);
     orgs::register(registry);
     results::register(registry);
     users::register(registry);
