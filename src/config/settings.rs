@@ -66,15 +66,13 @@ impl Journal {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settle {
-    /// Milliseconds between committing a record and applying it, at most.
-    pub apply_interval_ms: u64,
     /// Milliseconds between two looks at what has become complete.
     pub interval_ms: u64,
 }
 
 impl Default for Settle {
     fn default() -> Self {
-        Self { apply_interval_ms: 1_000, interval_ms: 5_000 }
+        Self { interval_ms: 500 }
     }
 }
 
@@ -112,8 +110,6 @@ impl Default for Limits {
 pub struct Cluster {
     /// This node's name; empty derives it from the frontend's host name and port.
     pub node: String,
-    /// Where this minion reaches the master, `host:port`; empty takes the API's address.
-    pub master: String,
 }
 
 /// `rotation`: written by `config rotate_keys`.

@@ -28,8 +28,7 @@ impl Frontend {
         let Sender::Stranger { org, client, wrong_key, session, opened } = sender else {
             return Answer::Status(500, "not a stranger".into());
         };
-        let limits = crate::crypto::Limits::default();
-        let jobs = match inflate_lists(&opened, &limits) {
+        let jobs = match inflate_lists(&opened, &self.limits.packet) {
             Ok(jobs) => jobs,
             Err(e) => return Answer::Status(403, e.to_string()),
         };

@@ -95,9 +95,10 @@ impl Frontend {
         opened: Opened,
     ) -> Result<(), IngestError> {
         let size: usize = opened.lists.iter().map(Bytes::len).sum();
+        let limits = self.limits.packet;
         let jobs = self
             .heavy(size, move || {
-                let jobs = inflate_lists(&opened, &crate::crypto::Limits::default())?;
+                let jobs = inflate_lists(&opened, &limits)?;
                 let hashes: Vec<Hash> = jobs.iter().map(|j| hash(j)).collect();
                 Ok::<_, crate::crypto::EnvelopeError>((jobs, hashes))
             })

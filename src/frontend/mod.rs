@@ -74,13 +74,21 @@ pub struct Limits {
     /// Agents of protocol 3 and older are served
     /// (`security.allow_ancient_clients`).
     pub ancient_clients: bool,
+    /// What a packet may grow to.
+    pub packet: crate::crypto::Limits,
     /// Bytes of POSTs of clients not enrolled yet that are kept.
     pub quarantine_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: 30_000, max_poll: 60, ancient_clients: true, quarantine_bytes: 64 << 20 }
+        Self {
+            sessions: 30_000,
+            max_poll: 60,
+            ancient_clients: true,
+            packet: crate::crypto::Limits::default(),
+            quarantine_bytes: 64 << 20,
+        }
     }
 }
 

@@ -99,7 +99,7 @@ impl Frontend {
         opened: Opened,
         request: Option<Hash>,
     ) -> Result<(), Answer> {
-        let jobs = inflate_lists(&opened, &crate::crypto::Limits::default())
+        let jobs = inflate_lists(&opened, &self.limits.packet)
             .map_err(|e| Answer::Status(403, e.to_string()))?;
         let claim = jobs
             .iter()

@@ -18,8 +18,6 @@ use crate::store::journal::{Extent, Segment};
 
 /// Uploads of at most this size stay in the journal.
 const INLINE_FILE: u64 = 1 << 20;
-/// Chunks of at most this size stay in the journal.
-const INLINE_CHUNK: usize = 256 << 10;
 
 type Key = (String, String, UploadKey);
 
@@ -57,7 +55,8 @@ impl Spills {
         }
         let key = (client.to_owned(), parsed.flow, upload);
         let known = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        let bulk = b.size > INLINE_FILE || data.len() > INLINE_CHUNK || known.is_some();
+        let bulk =
+            b.size > INLINE_FILE || data.len() > server.options.spill_bytes || known.is_some();
         if !bulk {
             return Ok(None);
         }

@@ -11,13 +11,18 @@ use axum::routing::get;
 
 use crate::comms::server::Metrics;
 use crate::services::Server;
+use crate::store::ops::CountingFs;
 
 /// Serves `/metrics`.
-pub(super) fn router(server: Arc<Server>, clients: Arc<Metrics>) -> Router {
+pub(super) fn router(
+    server: Arc<Server>,
+    clients: Arc<Metrics>,
+    operations: Arc<CountingFs>,
+) -> Router {
     Router::new().route(
         "/metrics",
         get(move || {
-            let text = render(&server, &clients);
+            let text = render(&server, &clients, &operations);
             async move {
                 ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
                     .into_response()
@@ -42,7 +47,7 @@ impl Text {
     }
 }
 
-fn render(server: &Server, m: &Metrics) -> String {
+fn render(server: &Server, m: &Metrics, operations: &CountingFs) -> String {
     let mut t = Text(String::new());
     let load = |v: &AtomicU64| v.load(Ordering::Relaxed);
     t.gauge("client_comms_current_connections", "Client connections open now.", load(&m.open));
@@ -106,6 +111,11 @@ fn render(server: &Server, m: &Metrics) -> String {
         "Bytes accepted and not committed yet.",
         server.journal.waiting_bytes() as u64,
     );
+    let name = "velociraptor_store_operations_total";
+    let _ = writeln!(t.0, "# HELP {name} Calls to the file server.\n# TYPE {name} counter");
+    for (operation, n) in operations.counts().named() {
+        let _ = writeln!(t.0, "{name}{{operation=\"{operation}\"}} {n}");
+    }
     let (mut clients, mut flows) = (0, 0);
     for org in server.orgs() {
         let s = org.state();

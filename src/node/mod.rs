@@ -27,6 +27,7 @@ use crate::frontend::{Clients, Frontend, Identity, Limits};
 use crate::services::{Options, Server};
 use crate::store::StoreRoot;
 use crate::store::journal;
+use crate::store::ops::CountingFs;
 
 /// Requests still under way when the process is told to stop get this long.
 const GRACE: Duration = Duration::from_secs(10);
@@ -86,6 +87,8 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             deadline: s.journal.commit_timeout(),
             acknowledge_early: s.journal.danger_acknowledge_early,
         },
+        spill_bytes: s.journal.spill_bytes as usize,
+        settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),
         default_client_monitoring: c.frontend.default_client_monitoring_artifacts.clone(),
         event_max_wait: (
             c.defaults.event_max_wait().as_secs(),
@@ -130,6 +133,9 @@ impl Node {
     /// Opens the datastore and starts to listen. Returns when clients can connect.
     pub async fn start(env: Env, loaded: &Loaded, extras: Extras) -> anyhow::Result<Node> {
         let c = &loaded.config;
+        // Every call to the store has a deadline and is counted.
+        let limit = Duration::from_millis(loaded.settings.limits.store_timeout_ms);
+        let (env, operations) = crate::store::ops::guard(&env, limit);
         let identity = loaded.identity()?;
         let store = &c.datastore;
         anyhow::ensure!(!store.location().is_empty(), "Datastore.location is not set");
@@ -147,6 +153,10 @@ impl Node {
             sessions: c.frontend.limits().expected_clients as usize,
             max_poll: c.client.max_poll().as_secs(),
             ancient_clients: c.security.allow_ancient_clients,
+            packet: crate::crypto::Limits {
+                total_bytes: loaded.settings.limits.packet_inflated_bytes as usize,
+                ..Default::default()
+            },
             ..Limits::default()
         };
         let frontend = Frontend::new(server.clone(), comms, limits);
@@ -165,7 +175,7 @@ impl Node {
         node.serve_api(&env, loaded, &extras).await?;
         node.serve_gui(&env, loaded, &identity).await?;
         let metrics = node.serve_clients(&env, loaded, frontend).await?;
-        node.serve_monitoring(&env, c, metrics).await?;
+        node.serve_monitoring(&env, c, metrics, operations).await?;
         tracing::info!(clients = %node.clients, api = ?node.api, gui = ?node.gui,
             node = server.options.node, epoch = server.epoch.name(), "frontend is up");
         Ok(node)
@@ -298,6 +308,7 @@ impl Node {
         env: &Env,
         c: &model::Config,
         clients: Arc<Metrics>,
+        operations: Arc<CountingFs>,
     ) -> anyhow::Result<()> {
         let at = address(
             c.monitoring.bind_address(),
@@ -314,7 +325,7 @@ impl Node {
             side: Side::Gui,
             stop: self.stopping(),
         };
-        let app = metrics::router(self.server.clone(), clients);
+        let app = metrics::router(self.server.clone(), clients, operations);
         let handler = Arc::new(WebHandler::new(app));
         self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
         Ok(())

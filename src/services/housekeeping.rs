@@ -8,9 +8,6 @@ use super::events::day_of;
 use super::server::{Org, Server, ServiceError};
 use super::state::FlowKey;
 
-/// How often changed objects are written: the most a stock file is behind.
-const TICK: Duration = Duration::from_millis(500);
-
 /// How long after midnight a day's events may still arrive, microseconds.
 const DAY_GRACE: u64 = 60_000_000;
 
@@ -32,7 +29,7 @@ impl Server {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(self.options.settle_every) => {}
             }
             if last_beat.elapsed() >= super::beat::EVERY {
                 last_beat = tokio::time::Instant::now();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use velociraptor_proto::journal::record::Kind as RecordKind;
@@ -42,6 +43,10 @@ pub struct Options {
     pub collection_error_regex: Option<String>,
     /// How the journal behaves.
     pub journal: journal::Options,
+    /// Upload chunks of more than this many bytes go to files beside the journal.
+    pub spill_bytes: usize,
+    /// How often the server looks at what has become complete.
+    pub settle_every: Duration,
     /// How often client records are written to the stock snapshot, seconds.
     pub snapshot_seconds: u64,
     /// Event artifacts of every client until an administrator chooses.
@@ -67,6 +72,8 @@ impl Default for Options {
             flows_in_flight: 4,
             collection_error_regex: None,
             journal: journal::Options::default(),
+            spill_bytes: 256 << 10,
+            settle_every: Duration::from_millis(500),
             snapshot_seconds: 300,
             default_client_monitoring: Vec::new(),
             event_max_wait: (120, 20),

@@ -8,6 +8,7 @@ mod info;
 mod interfaces;
 mod pslist;
 mod tracker;
+mod users;
 
 pub use info::{Facts, facts};
 
@@ -21,4 +22,5 @@ pub fn register(registry: &mut Registry) {
     interfaces::register(registry);
     pslist::register(registry);
     tracker::register(registry);
+    users::register(registry);
 }
