@@ -85,6 +85,18 @@ impl Deployment {
         }
     }
 
+    /// So slow that kills hit the middle: bytes a second from all clients.
+    fn limit_uploads(&mut self, rate: u64) {
+        let path = self.path("ds/server.config.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let at = "  resources:\n";
+        assert!(text.contains(at), "{text}");
+        let text = text.replace(at, &format!("{at}    global_upload_rate: {rate}\n"));
+        std::fs::write(&path, text).unwrap();
+        self.kill_server();
+        self.start_server();
+    }
+
     fn kill_server(&mut self) {
         let mut c = self.server.take().unwrap();
         c.kill().unwrap(); // SIGKILL
@@ -196,8 +208,8 @@ impl Deployment {
                 before += now;
                 killed += 1;
                 self.start_server();
-                // Acknowledged by then, whatever the last look at the metric said.
-                before = self.stored(client, &flow, metric).unwrap_or(before);
+                // Both are lower bounds of what is acknowledged by now.
+                before = before.max(self.stored(client, &flow, metric).unwrap_or(0));
                 continue;
             }
             if killed == kills && over {
@@ -246,6 +258,7 @@ fn an_upload_survives_kills_at_every_point() {
     let (mut d, client) = ready();
     let size = setting("UPLOAD_MB", 24) << 20;
     let kills = setting("KILLS", 5);
+    d.limit_uploads(8 << 20);
     let source = d.path("source.bin");
     let mut x = 0x2545_f491_4f6c_dd1du64;
     let mut data = Vec::with_capacity(size + 8);

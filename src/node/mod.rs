@@ -108,6 +108,7 @@ fn http_limits(c: &model::Config) -> HttpLimits {
     HttpLimits {
         max_body: l.max_body.max(HttpLimits::default().max_body),
         ws_ping: c.client.ws_ping_wait(),
+        bytes_per_second: l.global_upload_rate.unwrap_or(0),
         ..HttpLimits::default()
     }
 }

@@ -70,7 +70,10 @@ impl Server {
                 let uploads = pick(&|f| {
                     f.uploads.values().any(|u| u.winner().is_some_and(|(_, a)| !a.settled))
                 });
-                let flows = pick(&|f| how == Settle::All || f.ready_to_settle(now));
+                let flows = pick(&|f| {
+                    // Pieces of a file have no stock form: they wait in the journal.
+                    (how == Settle::All && f.uploads_complete()) || f.ready_to_settle(now)
+                });
                 let today = day_of(now.saturating_sub(DAY_GRACE));
                 let events: Vec<_> = state
                     .events

@@ -2,7 +2,7 @@
 //!
 //! Pure: it is told what was committed and says what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use velociraptor_proto::journal::{OpenFlow, Schedule};
@@ -19,6 +19,13 @@ use crate::store::journal::Segment;
 /// How long after its end a flow waits for rows or logs that are still missing
 /// before it is settled without them, microseconds.
 pub const SETTLE_GRACE: u64 = 30_000_000;
+
+/// How long rows or files are waited for that a finished flow has counted and
+/// not sent, microseconds.
+const PATIENCE: u64 = 3_600_000_000;
+
+/// The same for a flow of which a query failed: limits make an agent drop rows.
+const FAILED_PATIENCE: u64 = 300_000_000;
 
 /// What a committed job meant to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +87,7 @@ pub struct LiveFlow {
     pub dirty: bool,
     bases: Bases,
     /// Records this flow was built from that are not extents of some set.
-    pins: Vec<Arc<Segment>>,
+    pins: BTreeSet<Arc<Segment>>,
 }
 
 impl LiveFlow {
@@ -98,14 +105,14 @@ impl LiveFlow {
             announced: false,
             dirty: true,
             bases,
-            pins: Vec::new(),
+            pins: BTreeSet::new(),
         }
     }
 
     /// A flow that was just scheduled: no stock file of it exists.
     pub fn scheduled(s: &Schedule, pin: Arc<Segment>) -> Self {
         let mut f = Self::with(s.context.clone(), Bases::default());
-        f.pins.push(pin);
+        f.pins.insert(pin);
         f
     }
 
@@ -129,7 +136,7 @@ impl LiveFlow {
         };
         let mut f = Self::with(context, bases);
         f.reports = reports;
-        f.pins.push(pin);
+        f.pins.insert(pin);
         f.announced = f.reports.values().any(status::is_complete);
         f
     }
@@ -137,7 +144,7 @@ impl LiveFlow {
     /// Keeps the record behind `pin` until the flow is settled.
     pub fn pin(&mut self, pin: Arc<Segment>) {
         if self.pins.last() != Some(&pin) {
-            self.pins.push(pin);
+            self.pins.insert(pin);
         }
     }
 
@@ -172,6 +179,8 @@ impl LiveFlow {
             }
             self.logs.add(run, None, job).into()
         } else if let Some(b) = &m.file_buffer {
+            // The data may lie beside the journal; the record that says so is in it.
+            self.pin(job.extent.segment.clone());
             match UploadKey::of(run, b) {
                 Some(key) => self.uploads.entry(key).or_default().add(job, received).into(),
                 None => return Outcome::Ignored,
@@ -272,7 +281,32 @@ impl LiveFlow {
                 .sum::<u64>();
         have >= promised.max(0) as u64
             && self.results.values().all(|s| !s.has_gap())
-            && self.uploads.values().all(|u| u.attempts.last().is_none_or(|a| a.complete()))
+            && self.uploads_complete()
+    }
+
+    /// Whether every upload that was begun has arrived.
+    pub fn uploads_complete(&self) -> bool {
+        self.uploads.values().all(|u| u.attempts.last().is_none_or(|a| a.complete()))
+    }
+
+    /// How long after the last thing received more may still come, microseconds.
+    ///
+    /// An agent's report can be far ahead of its queue, and a stock agent stays
+    /// away for minutes after a failure. Nothing is lost by waiting; a flow that
+    /// was stopped or failed may never send what it counted.
+    fn patience(&self) -> u64 {
+        let stopped = self.context.as_ref().is_some_and(|c| !c.status.is_empty());
+        let failed = self.reports.values().flat_map(|r| &r.query_status).any(status::failed);
+        match (stopped, failed) {
+            (true, _) => SETTLE_GRACE,
+            (false, true) => FAILED_PATIENCE,
+            (false, false) => PATIENCE,
+        }
+    }
+
+    /// Whether what is missing is not waited for any longer.
+    fn given_up(&self, now: u64) -> bool {
+        self.ended_at.is_some_and(|at| now >= at.max(self.last_received) + self.patience())
     }
 
     /// Whether the flow's rows may be put into stock files now.
@@ -281,15 +315,21 @@ impl LiveFlow {
     /// period before its log is final; rows settle with it.
     pub fn ready_to_settle(&self, now: u64) -> bool {
         match self.ended_at {
-            Some(at) => now >= at.max(self.last_received) + SETTLE_GRACE,
+            Some(at) => {
+                let quiet = now >= at.max(self.last_received) + SETTLE_GRACE;
+                (self.whole() && quiet) || self.given_up(now)
+            }
             // Nobody asked for it and nothing more came.
-            None => self.context.is_none() && now >= self.last_received + 2 * SETTLE_GRACE,
+            None => {
+                let quiet = now >= self.last_received + 2 * SETTLE_GRACE;
+                self.context.is_none() && quiet && self.uploads_complete()
+            }
         }
     }
 
-    /// Whether the end may be announced: all rows are here, or waited for.
+    /// Whether the end may be announced: all of it is here, or waited for.
     pub fn ready_to_announce(&self, now: u64) -> bool {
-        !self.announced && self.ended_at.is_some_and(|at| self.whole() || now >= at + SETTLE_GRACE)
+        !self.announced && self.ended_at.is_some() && (self.whole() || self.given_up(now))
     }
 
     /// The context with state and totals as they are now.
@@ -310,7 +350,7 @@ impl LiveFlow {
         status::derive(&mut c, &reports, now);
         // An urgent report may overtake what it counts: whoever waits for the end
         // must find everything there.
-        let waiting = self.ended_at.is_some_and(|at| now < at + SETTLE_GRACE) && !self.whole();
+        let waiting = self.ended_at.is_some() && !self.whole() && !self.given_up(now);
         if waiting && c.state() == State::Finished {
             c.state = State::InProgress.into();
         }

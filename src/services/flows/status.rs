@@ -19,6 +19,11 @@ pub fn ended(s: &VeloStatus) -> bool {
     status(s) != ReturnedStatus::Progress
 }
 
+/// Whether the query has failed.
+pub fn failed(s: &VeloStatus) -> bool {
+    matches!(status(s), ReturnedStatus::GenericError | ReturnedStatus::UnknownFlow)
+}
+
 /// Whether the report says only that the agent does not know the flow.
 pub fn is_unknown(stats: &FlowStats) -> bool {
     match stats.query_status.as_slice() {
