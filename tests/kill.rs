@@ -184,6 +184,7 @@ impl Deployment {
         ));
         let (mut before, mut killed, mut points) = (0u64, 0, Vec::new());
         let mut last_look = Instant::now();
+        let mut received = 0;
         let end = Instant::now() + patience;
         loop {
             if Instant::now() >= end {
@@ -204,6 +205,7 @@ impl Deployment {
             let over = state.as_deref() == Some("FINISHED");
             if killed < kills && (over || before + now >= mark) {
                 points.push(if over { 100 } else { 100 * (before + now) / total });
+                received += self.metric("frontend_receiver_bytes").unwrap_or(0);
                 self.kill_server();
                 before += now;
                 killed += 1;
@@ -215,8 +217,11 @@ impl Deployment {
             if killed == kills && over {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            // Slower than the rate at which the server sheds connections.
+            std::thread::sleep(Duration::from_millis(25));
         }
+        received += self.metric("frontend_receiver_bytes").unwrap_or(0);
+        println!("bodies received in all: {received} bytes");
         println!("{artifact}: killed at {points:?} % of {total}");
         Some(flow)
     }
