@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "datastore",
         "api",
         "journal",
+        "cluster",
     ]
     .map(|n| format!("{n}.proto"));
     for f in &files {

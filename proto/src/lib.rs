@@ -19,5 +19,11 @@ pub mod journal {
     tonic::include_proto!("journal");
 }
 
+/// What frontends say to their master and back.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod fleet {
+    tonic::include_proto!("fleet");
+}
+
 /// The serialized `FileDescriptorSet` of all packages.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
