@@ -8,12 +8,14 @@
 
 mod epoch;
 mod frame;
+mod process;
 mod reader;
 mod segment;
 mod writer;
 
 pub use epoch::{Epoch, existing_segments, take_epoch};
 pub use frame::{FrameError, HEADER, decode_frame, encode_frame};
+pub use process::ProcessId;
 pub use reader::{Found, TornTail, scan};
 pub use segment::{Extent, Segment};
 pub use writer::{CommitError, Committed, Journal, JournalStats, Options};
