@@ -245,8 +245,11 @@ impl HeldReader {
             (batch, client.table_claim)
         };
         if !batch.ungranted.is_empty() {
-            let grant =
-                Grant { task_id: batch.ungranted.clone(), cipher_hash: self.who.cipher.to_vec() };
+            let grant = Grant {
+                task_id: batch.ungranted.clone(),
+                cipher_hash: self.who.cipher.to_vec(),
+                ..Default::default()
+            };
             if let Err(e) = server.decide(org, source, "", Kind::Grant(grant)).await {
                 tracing::warn!(client = source, error = %e, "grant not stored; tasks stay queued");
                 self.give_back(reply);

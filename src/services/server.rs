@@ -394,6 +394,7 @@ impl Server {
             time: self.env.clock.micros(),
             principal: principal.to_owned(),
             kind: Some(kind),
+            seen: Vec::new(),
         };
         let done = self.commit(RecordKind::Decision(d.clone()), vec![], vec![]).await?;
         org.state().apply_decision(&d, &done.segment);

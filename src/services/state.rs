@@ -284,7 +284,10 @@ impl OrgState {
                 self.events.sets.retain(|k, _| k.client != client);
                 self.touch_clients(pin);
             }
-            Some(Kind::OpenFlow(_) | Kind::SettledFlow(_) | Kind::SettledEvents(_)) | None => {}
+            Some(
+                Kind::OpenFlow(_) | Kind::SettledFlow(_) | Kind::SettledEvents(_) | Kind::Opened(_),
+            )
+            | None => {}
         }
     }
 

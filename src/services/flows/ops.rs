@@ -72,6 +72,7 @@ impl Server {
             tasks: vec![task],
             granted: held.is_some(),
             cipher_hash: held.map(|h| h.cipher.to_vec()).unwrap_or_default(),
+            ..Default::default()
         };
         self.decide(org, &client, principal, Kind::Schedule(schedule)).await?;
         self.sessions.wake(&org.id, &client);
@@ -172,6 +173,7 @@ impl Server {
             time: self.env.clock.micros(),
             principal: String::new(),
             kind: Some(Kind::OpenFlow(open.clone())),
+            seen: Vec::new(),
         };
         let record = velociraptor_proto::journal::record::Kind::Decision(decision);
         let done = self.commit(record, vec![], vec![]).await?;
