@@ -75,6 +75,21 @@ pub(super) fn params(
     Ok(p)
 }
 
+/// [`params`] of a certificate that is not a CA's.
+fn leaf(
+    entropy: &dyn Entropy,
+    now: SystemTime,
+    days: u32,
+    name: &str,
+) -> Result<CertificateParams, CertError> {
+    let mut p = params(entropy, now, days)?;
+    p.distinguished_name.push(DnType::OrganizationName, dn_value("Velociraptor"));
+    p.distinguished_name.push(DnType::CommonName, dn_value(name));
+    p.is_ca = IsCa::ExplicitNoCa;
+    p.use_authority_key_identifier_extension = true;
+    Ok(p)
+}
+
 pub(super) fn csr_der(cn: &str, key: &PrivateKey) -> Result<Vec<u8>, CertError> {
     let mut p = CertificateParams::default();
     p.distinguished_name = DistinguishedName::new();
@@ -149,15 +164,32 @@ impl Authority {
         if name.is_empty() {
             return Err(CertError::NoName);
         }
-        let mut p = params(entropy, now, days)?;
-        p.distinguished_name.push(DnType::OrganizationName, dn_value("Velociraptor"));
-        p.distinguished_name.push(DnType::CommonName, dn_value(name));
-        p.is_ca = IsCa::ExplicitNoCa;
-        p.use_authority_key_identifier_extension = true;
+        let mut p = leaf(entropy, now, days, name)?;
         p.subject_alt_names = vec![match name.parse::<IpAddr>() {
             Ok(ip) => SanType::IpAddress(ip),
             Err(_) => SanType::DnsName(name.try_into().map_err(issue_error)?),
         }];
+        self.sign(p, key)
+    }
+
+    /// Certifies `key` for TLS clients alone, under a common name and a URI.
+    pub(super) fn issue_client(
+        &self,
+        entropy: &dyn Entropy,
+        now: SystemTime,
+        days: u32,
+        name: &str,
+        uri: &str,
+        key: &PublicKey,
+    ) -> Result<Certificate, CertError> {
+        let mut p = leaf(entropy, now, days, name)?;
+        p.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        p.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(issue_error)?)];
+        self.sign(p, key)
+    }
+
+    fn sign(&self, p: CertificateParams, key: &PublicKey) -> Result<Certificate, CertError> {
         let ca = self.cert.der().to_vec().into();
         let issuer = Issuer::from_ca_cert_der(&ca, Signer(&self.key)).map_err(issue_error)?;
         let der = p.signed_by(&Subject(key), &issuer).map_err(issue_error)?;

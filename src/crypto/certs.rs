@@ -149,7 +149,7 @@ fn name_of(cert: &X509Certificate<'_>) -> Option<String> {
     })
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertError> {
+pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertError> {
     match X509Certificate::from_der(der) {
         Ok(([], cert)) => Ok(cert),
         _ => Err(CertError::Malformed("certificate")),
@@ -191,6 +191,16 @@ impl Certificate {
     /// Common name, else first DNS, else first IP alternative name.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// Serial number: hex, lower case, no leading zeros.
+    pub fn serial(&self) -> String {
+        parse(&self.der).map_or_else(|_| String::new(), |c| c.serial.to_str_radix(16))
+    }
+
+    /// SHA-256 of the certificate, hex.
+    pub fn fingerprint(&self) -> String {
+        hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.der))
     }
 
     /// The certified key.

@@ -12,12 +12,14 @@ mod der;
 pub mod envelope;
 pub mod keys;
 pub mod names;
+pub mod node;
 
 pub use client_id::ClientId;
 pub use envelope::{
     Compression, EnvelopeError, Limits, Opened, Packet, Sealed, Session, SessionCipher, SessionKeys,
 };
 pub use keys::{KeyError, PrivateKey, PublicKey};
+pub use node::{NodeError, NodeIdentity, NodeName, NodePeer, Revocations, verify_node};
 
 /// What identifies a message: the first 16 bytes of the SHA-256 of its raw
 /// bytes as the sender serialised them.
