@@ -35,7 +35,8 @@ pub async fn run(args: CheckArgs, ctx: &Context) -> anyhow::Result<()> {
         _ => ctx.config_path()?,
     };
     let text = super::read(&ctx.env, path).await?;
-    let (settings, _) = load::load_settings(&ctx.env, path, ctx.global.settings.as_deref()).await?;
+    let (settings, _, _) =
+        load::load_settings(&ctx.env, path, ctx.global.settings.as_deref(), None).await?;
     let doc = Document::parse_api_client(&text, path)?;
     let role = match args.role {
         Some(For::Server) => Role::Server,

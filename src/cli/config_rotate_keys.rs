@@ -32,8 +32,7 @@ pub async fn run(args: RotateKeysArgs, ctx: &Context) -> anyhow::Result<()> {
         ctx.env.clock.now(),
         days,
     )?;
-    let settings = yaml_serde::to_string(&loaded.settings)?;
-    write_private(&ctx.env, &loaded.settings_path, &settings).await?;
+    write_private(&ctx.env, &loaded.settings_path, &loaded.settings.to_yaml()).await?;
     eprintln!("the old key is kept in {}", loaded.settings_path);
     print(&loaded.document.to_yaml())
 }

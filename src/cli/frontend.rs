@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Context;
 use crate::config::load::check_user;
-use crate::config::{Role, load};
+use crate::config::{Flags, NodeRole, load_node};
 use crate::node::{Extras, Node};
 use crate::plugins;
 
@@ -17,19 +17,29 @@ use crate::plugins;
     A configuration that asks for a restriction this program does not implement stops the start; \
     the message names the key and its line.")]
 pub struct FrontendArgs {
-    /// Accepted for compatibility and ignored: this program has no separate master role yet.
-    #[arg(long, hide = true)]
-    pub master: bool,
+    /// Run as a minion: serve clients alone, led by the master.
+    #[arg(long)]
+    minion: bool,
+
+    /// Which node this is: `<host name>-<port>` of an entry of ExtraFrontends. Default:
+    /// node.name of the settings, or the master.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
 }
 
 /// Serves until told to stop.
-pub async fn run(_: FrontendArgs, ctx: &Context) -> anyhow::Result<()> {
+pub async fn run(args: FrontendArgs, ctx: &Context) -> anyhow::Result<()> {
     let path = ctx.config_path()?;
-    let loaded = load(&ctx.env, path, ctx.global.settings.as_deref(), Role::Server).await?;
+    let flags = Flags { minion: args.minion, node: args.node };
+    let settings = ctx.global.settings.as_deref();
+    let (loaded, plan) = load_node(&ctx.env, path, settings, &flags).await?;
     for f in &loaded.findings {
         tracing::warn!("{f}");
     }
     check_user(&ctx.env, &loaded.config).await?;
+    if let NodeRole::Minion { master, .. } = &plan.role {
+        anyhow::bail!("node {} of the master at {master}: minions cannot be run yet", plan.name);
+    }
     let extras = Extras {
         registry: plugins::server::registry(),
         definitions: ctx.global.definitions.clone(),

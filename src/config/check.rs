@@ -10,18 +10,28 @@ use super::identity::{self, ServerIdentity};
 use super::schema::{self, TOP, Treatment, Type};
 use super::{Config, Settings};
 use crate::crypto::certs::{CertError, Usage};
+use crate::crypto::node::CN_PREFIX;
 
 /// Who is going to use the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A frontend, GUI or API server.
     Server,
+    /// A frontend that serves clients alone, led by a master.
+    Minion,
     /// An agent on an endpoint.
     Agent,
     /// A caller of the API.
     ApiClient,
     /// A tool that only rewrites the file: its shape must be right, no more.
     Tool,
+}
+
+impl Role {
+    /// Whether agents connect to it.
+    fn serves(self) -> bool {
+        matches!(self, Role::Server | Role::Minion)
+    }
 }
 
 /// How serious a finding is.
@@ -74,7 +84,7 @@ pub fn check(doc: &Document, settings: &Settings, role: Role, now: SystemTime) -
             Role::Tool => {}
             Role::Agent => c.agent(&config),
             Role::ApiClient => c.api_client(&config, now),
-            Role::Server => c.server(&config, settings, now),
+            Role::Server | Role::Minion => c.server(&config, settings, now),
         }
     }
     c.out.sort_by_key(|f| f.line);
@@ -138,7 +148,7 @@ impl Checker<'_> {
             let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
             if !is_default(v) {
                 match (key.treatment, self.role) {
-                    (Treatment::RestrictsServer, Role::Server) => self.error(
+                    (Treatment::RestrictsServer, r) if r.serves() => self.error(
                         &path,
                         "restricts what the server allows, and this server does not honour it; \
                          remove it to start without that restriction",
@@ -147,12 +157,12 @@ impl Checker<'_> {
                         &path,
                         "restricts what the agent does, and this agent does not honour it",
                     ),
-                    (Treatment::Feature, Role::Server) => {
+                    (Treatment::Feature, r) if r.serves() => {
                         self.say(Level::Note, &path, "not offered by this server; ignored");
                     }
                     _ => {}
                 }
-                if section == "Authenticator" && name == "type" && self.role == Role::Server {
+                if section == "Authenticator" && name == "type" && self.role.serves() {
                     let basic = v.as_str().is_some_and(|s| s.eq_ignore_ascii_case("basic"));
                     if !basic {
                         self.error(&path, "only Basic authentication is offered");
@@ -201,6 +211,14 @@ impl Checker<'_> {
         if config.client.pinned_server_name().contains('-') {
             let message = "contains a dash; agents take what follows it for an organisation";
             self.error("Client.pinned_server_name", message);
+        }
+        for (path, name) in [
+            ("Client.pinned_server_name", config.client.pinned_server_name()),
+            ("API.pinned_gw_name", config.api.pinned_gw_name()),
+        ] {
+            if name.starts_with(CN_PREFIX) {
+                self.error(path, format!("begins with {CN_PREFIX}, as the names of nodes do"));
+            }
         }
         let mode = config.client.crypto.certificate_verification_mode.to_ascii_uppercase();
         if !["", "PKI", "PKI_OR_THUMBPRINT", "THUMBPRINT_ONLY"].contains(&mode.as_str()) {
@@ -274,7 +292,9 @@ impl Checker<'_> {
 
     fn server(&mut self, config: &Config, settings: &Settings, now: SystemTime) {
         let mut whole = true;
-        for section in ["Client", "API", "GUI", "Frontend", "Datastore"] {
+        let gateway = self.role == Role::Server;
+        let sections = ["Client", "API", "Frontend", "Datastore"];
+        for section in sections.into_iter().chain(gateway.then_some("GUI")) {
             if self.doc.get(section).is_none() {
                 self.error(section, "section missing: this is not a server's file");
                 whole = false;
@@ -284,24 +304,25 @@ impl Checker<'_> {
             return;
         }
         self.client(config);
-        for key in [
-            "GUI.gw_certificate",
-            "GUI.gw_private_key",
-            "Frontend.certificate",
-            "Frontend.private_key",
-        ] {
-            whole &= self.require(key);
+        // A minion's file may hold anything there, or nothing.
+        if gateway {
+            whole &= self.require("GUI.gw_certificate");
+            whole &= self.require("GUI.gw_private_key");
         }
+        whole &= self.require("Frontend.certificate");
+        whole &= self.require("Frontend.private_key");
         if whole
             && !config.client.ca_certificate.is_empty()
             && let Some(id) = self.parsed(ServerIdentity::of(config, settings))
         {
             let both = [Usage::Server, Usage::Client];
             self.certificate("Frontend.certificate", &id.certificate, &id.ca, now, &both);
-            self.certificate("GUI.gw_certificate", &id.gateway_certificate, &id.ca, now, &both);
             self.name("Frontend.certificate", id.source(), config.client.pinned_server_name());
-            let gateway = id.gateway_certificate.name().unwrap_or_default();
-            self.name("GUI.gw_certificate", gateway, config.api.pinned_gw_name());
+            if let (true, Some((cert, _))) = (gateway, &id.gateway) {
+                self.certificate("GUI.gw_certificate", cert, &id.ca, now, &both);
+                let name = cert.name().unwrap_or_default();
+                self.name("GUI.gw_certificate", name, config.api.pinned_gw_name());
+            }
         }
         self.paths_and_ports(config);
     }
@@ -356,6 +377,18 @@ impl Checker<'_> {
         }
         if let Err(e) = regex::Regex::new(&config.frontend.collection_error_regex) {
             self.error("Frontend.collection_error_regex", format!("not a regular expression: {e}"));
+        }
+        for (i, entry) in self
+            .doc
+            .get("ExtraFrontends")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            if entry.get("bind_port").and_then(Value::as_u64).is_some_and(|n| n > 65_535) {
+                self.error(&format!("ExtraFrontends[{i}].bind_port"), "no such port");
+            }
         }
         let mut names = config.node_names();
         names.sort();

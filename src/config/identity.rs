@@ -17,10 +17,8 @@ pub struct ServerIdentity {
     /// For [`crate::crypto::envelope::unwrap_session`]: the current key, then those of
     /// earlier rotations. Never empty.
     pub keys: Vec<PrivateKey>,
-    /// With which the GUI calls the API.
-    pub gateway_certificate: Certificate,
-    /// Its key.
-    pub gateway_key: PrivateKey,
+    /// With which the GUI calls the API, and its key; a minion has none.
+    pub gateway: Option<(Certificate, PrivateKey)>,
 }
 
 impl ServerIdentity {
@@ -39,15 +37,18 @@ impl ServerIdentity {
             ("Frontend.certificate", &config.frontend.certificate),
             ("Frontend.private_key", &config.frontend.private_key),
         )?;
-        let (gateway_certificate, gateway_key) = pair(
-            ("GUI.gw_certificate", &config.gui.gw_certificate),
-            ("GUI.gw_private_key", &config.gui.gw_private_key),
-        )?;
+        let gateway = (&config.gui.gw_certificate, &config.gui.gw_private_key);
+        let gateway = match gateway.0.is_empty() && gateway.1.is_empty() {
+            true => None,
+            false => {
+                Some(pair(("GUI.gw_certificate", gateway.0), ("GUI.gw_private_key", gateway.1))?)
+            }
+        };
         let mut keys = vec![key];
         for old in &settings.rotation.old_private_keys {
             keys.push(private_key("rotation.old_private_keys", old)?);
         }
-        Ok(Self { ca, authority, certificate, keys, gateway_certificate, gateway_key })
+        Ok(Self { ca, authority, certificate, keys, gateway })
     }
 
     /// The key that signs, and to which agents encrypt now.

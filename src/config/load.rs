@@ -4,7 +4,8 @@ use std::io;
 use std::time::SystemTime;
 
 use super::check::{self, Finding, Level, Role};
-use super::{Config, Document, ServerIdentity, Settings, settings, split};
+use super::role::{self, Flags, NodePlan, Place, RoleError};
+use super::{Config, Document, ServerIdentity, Settings, settings};
 use crate::env::Env;
 use crate::env::fs::read_limited;
 
@@ -41,6 +42,9 @@ pub enum ConfigError {
     /// Keys or certificates could not be made.
     #[error(transparent)]
     Crypto(#[from] crate::crypto::certs::CertError),
+    /// The files do not fit the role asked for.
+    #[error("{0}: {1}")]
+    Role(String, RoleError),
     /// A change that cannot be made.
     #[error("{0}")]
     Change(String),
@@ -77,23 +81,50 @@ pub async fn document(env: &Env, path: &str) -> Result<Document, ConfigError> {
     Ok(Document::parse(&text(env, path).await?, path)?)
 }
 
-/// Our own settings: from `given`, which must exist, or from the file beside the
-/// configuration, which may not.
+/// Our own settings: from `given`, which must exist, or from the first of
+/// [`settings::candidates`] that does. Also where they are, or would be, and what is
+/// to be said of files that were passed over.
 pub async fn load_settings(
     env: &Env,
     config: &str,
     given: Option<&str>,
-) -> Result<(Settings, String), ConfigError> {
-    let path = given.map_or_else(|| settings::beside(config), str::to_owned);
-    let text = match text(env, &path).await {
-        Ok(t) => t,
-        Err(ConfigError::Io(e)) if given.is_none() && e.kind() == io::ErrorKind::NotFound => {
-            String::new()
-        }
-        Err(e) => return Err(e),
+    node: Option<&str>,
+) -> Result<(Settings, String, Vec<Finding>), ConfigError> {
+    let (found, over) = match given {
+        Some(path) => (Some((path.to_owned(), text(env, path).await?)), Vec::new()),
+        None => nearest(env, settings::candidates(config, node)).await?,
+    };
+    let Some((path, text)) = found else {
+        let path = settings::candidates(config, None).pop().unwrap_or_default();
+        return Ok((Settings::default(), path, Vec::new()));
     };
     let settings = Settings::parse(&text).map_err(|e| ConfigError::Settings(path.clone(), e))?;
-    Ok((settings, path))
+    let over = over.into_iter().map(|other| Finding {
+        level: Level::Warning,
+        origin: other,
+        line: 1,
+        path: String::new(),
+        message: format!("is not read, because there is {path}"),
+    });
+    let over = over.collect();
+    Ok((settings, path, over))
+}
+
+/// The first of these files that exists, with its text, and which others exist too.
+async fn nearest(
+    env: &Env,
+    paths: Vec<String>,
+) -> Result<(Option<(String, String)>, Vec<String>), ConfigError> {
+    let (mut found, mut over) = (None, Vec::new());
+    for path in paths {
+        match text(env, &path).await {
+            Ok(_) if found.is_some() => over.push(path),
+            Ok(text) => found = Some((path, text)),
+            Err(ConfigError::Io(e)) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((found, over))
 }
 
 /// Loads `path` for `role`. An API client's file may hold its section's keys at
@@ -104,13 +135,38 @@ pub async fn load(
     settings: Option<&str>,
     role: Role,
 ) -> Result<Loaded, ConfigError> {
-    let (settings, settings_path) = load_settings(env, path, settings).await?;
+    load_with(env, path, settings, None, role).await
+}
+
+/// Loads `path` for the node that the flags name: what is loaded is the configuration
+/// as that node sees it.
+pub async fn load_node(
+    env: &Env,
+    path: &str,
+    settings: Option<&str>,
+    flags: &Flags,
+) -> Result<(Loaded, NodePlan), ConfigError> {
+    let node = flags.node.as_deref().filter(|n| flags.minion && !n.is_empty());
+    let role = if flags.minion { Role::Minion } else { Role::Server };
+    load_with(env, path, settings, node, role).await?.for_node(flags, env.clock.now())
+}
+
+async fn load_with(
+    env: &Env,
+    path: &str,
+    settings: Option<&str>,
+    node: Option<&str>,
+    role: Role,
+) -> Result<Loaded, ConfigError> {
+    let (settings, settings_path, over) = load_settings(env, path, settings, node).await?;
     let text = text(env, path).await?;
     let document = match role {
         Role::ApiClient => Document::parse_api_client(&text, path)?,
         _ => Document::parse(&text, path)?,
     };
-    Loaded::of(document, settings, settings_path, role, env.clock.now())
+    let mut loaded = Loaded::of(document, settings, settings_path, role, env.clock.now())?;
+    loaded.findings.extend(over);
+    Ok(loaded)
 }
 
 impl Loaded {
@@ -132,11 +188,27 @@ impl Loaded {
         Ok(Loaded { config, document, settings, settings_path, findings })
     }
 
-    /// The same as node `name` sees it; see [`split::node`].
-    pub fn for_node(&self, name: &str) -> Result<Loaded, ConfigError> {
-        let document = split::node(&self.document, &self.config, name)?;
-        let config = check::model(&document)?;
-        Ok(Loaded { config, document, ..self.clone() })
+    /// The same as the node that the flags name sees it, and that node's plan.
+    pub fn for_node(
+        self,
+        flags: &Flags,
+        now: SystemTime,
+    ) -> Result<(Loaded, NodePlan), ConfigError> {
+        let plan = role::resolve(&self.document, &self.config, &self.settings, flags, now)
+            .map_err(|e| self.role_error(e))?;
+        let (config, document) = (plan.config.clone(), plan.document.clone());
+        Ok((Loaded { config, document, ..self }, plan))
+    }
+
+    fn role_error(&self, e: RoleError) -> ConfigError {
+        match e.place {
+            Place::Config => self.document.finding(Level::Error, &e.path, e.message).into(),
+            Place::Settings => {
+                let e = RoleError { place: Place::Config, ..e };
+                ConfigError::Role(self.settings_path.clone(), e)
+            }
+            Place::CommandLine => ConfigError::Change(e.to_string()),
+        }
     }
 
     /// The server's keys and certificates, which [`load`] has checked for servers.

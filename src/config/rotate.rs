@@ -68,7 +68,10 @@ pub fn reissue_certs(
     days: u32,
 ) -> Result<(), ConfigError> {
     let id = identity(config, &Settings::default())?;
-    let keys = [id.key().public().clone(), id.gateway_key.public().clone()];
+    let Some((_, gateway_key)) = &id.gateway else {
+        return Err(ConfigError::Change("GUI.gw_private_key: missing".into()));
+    };
+    let keys = [id.key().public().clone(), gateway_key.public().clone()];
     let ca = authority(id)?;
     for ((cert_path, _, name), key) in names(config).into_iter().zip(keys) {
         let cert = ca.issue(entropy, now, days, name, &key)?;

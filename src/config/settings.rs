@@ -20,7 +20,9 @@ pub struct Settings {
     pub settle: Settle,
     /// Limits the stock configuration has no key for.
     pub limits: Limits,
-    /// Nodes of the cluster.
+    /// Which node of the cluster this is.
+    pub node: Node,
+    /// What the nodes of the cluster know of each other.
     pub cluster: Cluster,
     /// Keys of earlier rotations.
     pub rotation: Rotation,
@@ -104,12 +106,63 @@ impl Default for Limits {
     }
 }
 
+/// `node`: written by `config frontend`, one for each node.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// This node's name; empty derives it from the frontend's host name and port.
+    pub name: String,
+    /// What the files were made for. A start in another role is refused.
+    pub role: Option<NodeKind>,
+    /// The certificate with which it proves itself to other nodes, PEM.
+    pub certificate: String,
+    /// Its key, PEM.
+    pub private_key: String,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({:?}, {:?})", self.name, self.role)
+    }
+}
+
+/// `node.role`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// Serves the API and the GUI, and decides.
+    Master,
+    /// Serves clients, led by the master.
+    Minion,
+}
+
 /// `cluster`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cluster {
-    /// This node's name; empty derives it from the frontend's host name and port.
+    /// Older spelling of `node.name`.
     pub node: String,
+    /// Where minions find the master, `host:port`; empty derives it from
+    /// `API.hostname` and `API.bind_port`.
+    pub master_address: String,
+    /// Nodes that are no longer believed: a name, or serial number or SHA-256
+    /// fingerprint of a certificate. In force where it stands: on the master.
+    pub revoked_nodes: Vec<String>,
+    /// The certificates that were issued, for `config frontend` and
+    /// `config revoke_node`; nothing is allowed or refused by this list.
+    pub issued: Vec<Issued>,
+}
+
+/// One of `cluster.issued`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Issued {
+    /// To which node.
+    pub node: String,
+    /// Serial number, hex.
+    pub serial: String,
+    /// Last second of validity, since 1970.
+    pub not_after: i64,
 }
 
 /// `rotation`: written by `config rotate_keys`.
@@ -133,14 +186,59 @@ impl Settings {
         let value: Option<Self> = yaml_serde::from_str(text)?;
         Ok(value.unwrap_or_default())
     }
+
+    /// As YAML: only what differs from the defaults.
+    pub fn to_yaml(&self) -> String {
+        let value = |s: &Self| yaml_serde::to_value(s).unwrap_or_default();
+        match difference(&value(self), &value(&Self::default())) {
+            None => "{}\n".to_owned(),
+            Some(v) => yaml_serde::to_string(&v).unwrap_or_default(),
+        }
+    }
+
+    /// The node's name as it stands here, in either spelling.
+    pub fn node_name(&self) -> Option<&str> {
+        [&self.node.name, &self.cluster.node]
+            .into_iter()
+            .map(String::as_str)
+            .find(|n| !n.is_empty())
+    }
 }
 
-/// The settings file that belongs to a configuration file.
-pub fn beside(config: &str) -> String {
-    match config.rfind('/') {
-        Some(i) => format!("{}/{FILE_NAME}", &config[..i]),
-        None => FILE_NAME.to_owned(),
+/// The part of a value that is not in `default`.
+fn difference(value: &yaml_serde::Value, default: &yaml_serde::Value) -> Option<yaml_serde::Value> {
+    use yaml_serde::Value::Mapping;
+    match (value, default) {
+        (v, d) if v == d => None,
+        (Mapping(v), Mapping(d)) => {
+            let part = |(k, v): (&yaml_serde::Value, &yaml_serde::Value)| match d.get(k) {
+                None => Some((k.clone(), v.clone())),
+                Some(d) => difference(v, d).map(|v| (k.clone(), v)),
+            };
+            Some(Mapping(v.iter().filter_map(part).collect()))
+        }
+        (v, _) => Some(v.clone()),
     }
+}
+
+/// Where the settings of a configuration file may be, the first that exists counts:
+/// with the node's name (for a configuration all nodes share), with the
+/// configuration's own name (`server.config.yaml`: `server.fleet.yaml`), or
+/// [`FILE_NAME`]. All in its directory.
+pub fn candidates(config: &str, node: Option<&str>) -> Vec<String> {
+    let (dir, file) = config.rfind('/').map_or(("", config), |i| config.split_at(i + 1));
+    let stem = [".config.yaml", ".config.yml", ".yaml", ".yml", ".json"]
+        .iter()
+        .find_map(|end| file.strip_suffix(end))
+        .unwrap_or(file);
+    let mut out: Vec<String> =
+        node.map(|n| format!("{dir}minion.{n}.fleet.yaml")).into_iter().collect();
+    let own = format!("{dir}{stem}.fleet.yaml");
+    if !out.contains(&own) {
+        out.push(own);
+    }
+    out.push(format!("{dir}{FILE_NAME}"));
+    out
 }
 
 #[cfg(test)]
@@ -157,7 +255,49 @@ mod tests {
         for bad in ["jurnal: {}\n", "journal:\n  group: 5\n", "journal: 3\n", "- a\n"] {
             assert!(Settings::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(beside("/etc/v/server.config.yaml"), "/etc/v/velociraptor-fleet.yaml");
-        assert_eq!(beside("server.config.yaml"), "velociraptor-fleet.yaml");
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        assert_eq!(Settings::default().to_yaml(), "{}\n");
+        let mut s = Settings::default();
+        s.journal.group_bytes = 5;
+        s.node.role = Some(NodeKind::Minion);
+        s.cluster.issued = vec![Issued { node: "b-1".into(), ..Default::default() }];
+        let text = s.to_yaml();
+        assert!(text.starts_with("journal:\n  group_bytes: 5\nnode:\n  role: minion\n"), "{text}");
+        assert_eq!(Settings::parse(&text).unwrap(), s);
+        assert_eq!(Settings::parse("{}\n").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn the_nearest_file_comes_first() {
+        assert_eq!(
+            candidates("/etc/v/server.config.yaml", None),
+            ["/etc/v/server.fleet.yaml", "/etc/v/velociraptor-fleet.yaml"]
+        );
+        assert_eq!(
+            candidates("minion.b-1.config.yaml", Some("b-1")),
+            ["minion.b-1.fleet.yaml", "velociraptor-fleet.yaml"]
+        );
+        assert_eq!(
+            candidates("v/s.yaml", Some("b-1")),
+            ["v/minion.b-1.fleet.yaml", "v/s.fleet.yaml", "v/velociraptor-fleet.yaml"]
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn settings_survive_their_file(
+            name in "\\PC{0,20}", key in "([ -~]{0,10}\n){0,3}", n: u64, minion: bool,
+            revoked in proptest::collection::vec("[0-9a-f:~#-]{0,9}", 0..3),
+        ) {
+            let role = minion.then_some(NodeKind::Minion);
+            let node = Node { name, role, certificate: key.clone(), private_key: key };
+            let mut s = Settings { node, ..Settings::default() };
+            s.limits.pending_bytes = n;
+            s.cluster.revoked_nodes = revoked;
+            proptest::prop_assert_eq!(Settings::parse(&s.to_yaml()).unwrap(), s);
+        }
     }
 }

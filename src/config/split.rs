@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use super::Document;
 use super::load::ConfigError;
-use super::{Config, Document};
 
 /// The agent's file: `version`, `Client` and `autoexec`, nothing else.
 ///
@@ -25,23 +25,17 @@ pub fn client(doc: &Document, nonce: Option<&str>) -> Result<Value, ConfigError>
     Ok(Value::Object(out))
 }
 
-/// The configuration as node `name` sees it: its `ExtraFrontends` entry laid over
-/// `Frontend` (scalars replace, lists append). The master's is unchanged.
-pub fn node(doc: &Document, config: &Config, name: &str) -> Result<Document, ConfigError> {
-    let names = config.node_names();
-    let Some(i) = names.iter().position(|n| n == name) else {
-        let known = names.join(", ");
-        return Err(ConfigError::Change(format!(
-            "no frontend is called {name}; there are: {known}"
-        )));
-    };
+/// The configuration as a minion sees it: entry `index` of `ExtraFrontends` laid over
+/// `Frontend` (scalars replace, lists append, an empty scalar is an absent one). Without
+/// an index `Frontend` is the minion's already.
+pub fn minion(doc: &Document, index: Option<usize>) -> Document {
     let mut doc = doc.clone();
-    let extra = i.checked_sub(1).and_then(|i| doc.get("ExtraFrontends")?.get(i).cloned());
+    let extra = index.and_then(|i| doc.get("ExtraFrontends")?.get(i).cloned());
     if let (Some(extra), Some(front)) = (extra, doc.value.get_mut("Frontend")) {
         overlay(front, &extra);
-        doc.set("Frontend.is_minion", true.into());
     }
-    Ok(doc)
+    doc.set("Frontend.is_minion", true.into());
+    doc
 }
 
 fn overlay(base: &mut Value, over: &Value) {
@@ -89,15 +83,15 @@ mod tests {
         let d = Document::parse(TEXT, "f").unwrap();
         let c = check::model(&d).unwrap();
         assert_eq!(c.node_names(), ["m-8000", "n1-8000", "m-8100"]);
-        let n = node(&d, &c, "n1-8000").unwrap();
+        let n = minion(&d, Some(0));
         let f = check::model(&n).unwrap().frontend;
         assert_eq!(f.node_name(), "n1-8000");
         assert_eq!(f.default_client_monitoring_artifacts, ["A", "B"]);
         assert_eq!(f.limits().concurrency, Some(9));
         assert_eq!(f.limits().expected_clients, 7);
         assert_eq!(n.get("Frontend.is_minion"), Some(&Value::Bool(true)));
-        assert_eq!(node(&d, &c, "m-8000").unwrap().value, d.value);
-        let e = node(&d, &c, "zz-1").unwrap_err().to_string();
-        assert!(e.contains("m-8000, n1-8000, m-8100"), "{e}");
+        let own = minion(&d, None);
+        assert_eq!(check::model(&own).unwrap().frontend.node_name(), "m-8000");
+        assert_eq!(own.get("Frontend.is_minion"), Some(&Value::Bool(true)));
     }
 }

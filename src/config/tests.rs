@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::config::generate::{self, Choices};
 use crate::config::{
-    Document, Finding, Level, Role, Settings, api_client, check, document, load, patch, rotate,
-    split,
+    Document, Finding, Flags, Level, Role, Settings, api_client, check, document, load, load_node,
+    patch, rotate, split,
 };
 use crate::crypto::certs::{Certificate, Usage};
 use crate::env::real;
@@ -181,6 +181,12 @@ fn bad_values_are_named() {
             "regular",
         ),
         (json!({"Datastore": {"location": "rel"}}), "Datastore.location", "absolute"),
+        (
+            json!({"ExtraFrontends": [{"hostname": "b", "bind_port": 70000}]}),
+            "ExtraFrontends[0].bind_port",
+            "port",
+        ),
+        (json!({"API": {"pinned_gw_name": "node:x"}}), "API.pinned_gw_name", "nodes"),
         (json!({"GUI": null}), "GUI", "missing"),
         (
             json!({"ExtraFrontends": [{"hostname": "localhost"}]}),
@@ -289,11 +295,25 @@ async fn loading_reads_settings_beside_the_file() {
     user.frontend.run_as_user = "no such user".into();
     let e = load::check_user(&env, &user).await.unwrap_err();
     assert!(e.to_string().contains("run_as_user"), "{e}");
-    assert_eq!(loaded.for_node("localhost-8000").unwrap().document.value, loaded.document.value);
-    assert!(loaded.for_node("elsewhere-1").is_err());
     put(format!("{root}/velociraptor-fleet.yaml"), "journal:\n  group_bytes: 77\n".into()).await;
     let loaded = load::load(&env, &path, None, Role::Server).await.unwrap();
     assert_eq!(loaded.settings.journal.group_bytes, 77);
+    // The configuration's own file comes first, and a node's before that.
+    put(format!("{root}/server.fleet.yaml"), "journal: {group_bytes: 78}\n".into()).await;
+    put(format!("{root}/minion.b-1.fleet.yaml"), "journal: {group_bytes: 79}\n".into()).await;
+    let loaded = load::load(&env, &path, None, Role::Server).await.unwrap();
+    assert_eq!(loaded.settings.journal.group_bytes, 78);
+    let said: Vec<_> = loaded.findings.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("velociraptor-fleet.yaml:1: is not read"), "{said:?}");
+    let node = |name: &str| Flags { minion: true, node: Some(name.into()) };
+    let e = load_node(&env, &path, None, &node("b-1")).await.unwrap_err().to_string();
+    assert!(e.starts_with(&path) && e.contains("ExtraFrontends: no frontend is called b-1"), "{e}");
+    put(format!("{root}/minion.localhost-8000.fleet.yaml"), "node: {name: x-1}\n".into()).await;
+    let e = load_node(&env, &path, None, &node("localhost-8000")).await.unwrap_err().to_string();
+    let wanted = format!("{root}/minion.localhost-8000.fleet.yaml: node.name: is x-1");
+    assert!(e.starts_with(&wanted), "{e}");
+    let (alone, plan) = load_node(&env, &path, None, &Flags::default()).await.unwrap();
+    assert_eq!((alone.document.value, plan.role_name()), (loaded.document.value, "single"));
     put(format!("{root}/bad.yaml"), "jurnal: 1\n".into()).await;
     let bad = format!("{root}/bad.yaml");
     let e = load::load(&env, &path, Some(&bad), Role::Server).await.unwrap_err();

@@ -69,10 +69,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
     let mut dirs: Vec<String> = c.defaults.artifact_definitions_directories.clone();
     dirs.extend(definitions.iter().cloned());
     Options {
-        node: match s.cluster.node.as_str() {
-            "" => c.frontend.node_name(),
-            name => name.to_owned(),
-        },
+        node: s.node_name().map_or_else(|| c.frontend.node_name(), str::to_owned),
         root_nonce: c.client.nonce.clone(),
         obfuscation_nonce: c.obfuscation_nonce(),
         obfuscate: !c.frontend.do_not_compress_artifacts,

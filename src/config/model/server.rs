@@ -202,6 +202,14 @@ impl FrontendConfig {
     pub fn bind_port(&self) -> u16 {
         port(self.bind_port, 8000)
     }
+    /// Public name as it stands in the file.
+    pub fn hostname_text(&self) -> &str {
+        &self.hostname
+    }
+    /// Listening port, or `default` if none stands in the file.
+    pub fn port_or(&self, default: u16) -> u16 {
+        port(self.bind_port, default)
+    }
     /// `<hostname>-<port>`, by which nodes are told apart.
     pub fn node_name(&self) -> String {
         format!("{}-{}", self.hostname(), self.bind_port())
