@@ -1,0 +1,88 @@
+//! A connection from a minion to a master, with certificates on both sides.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use velociraptor_proto::fleet::fleet_client::FleetClient;
+
+use super::Limits;
+use super::ending::describe;
+use crate::comms::tls::{Alpn, Identity, TlsError, client_config, roots};
+use crate::env::Env;
+
+/// Where a master may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Name or IP address.
+    pub host: String,
+    /// Port of its API.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Connects as one node.
+#[derive(Clone)]
+pub struct Dialer {
+    env: Env,
+    tls: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialer").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Dialer {
+    /// `node` is the node's certificate and key. The master must show a certificate of
+    /// `ca_pem` for `server_name`, the name that all frontends share.
+    pub fn new(
+        env: &Env,
+        node: &Identity,
+        ca_pem: &str,
+        server_name: &str,
+    ) -> Result<Self, TlsError> {
+        let tls = client_config(env, roots([ca_pem])?, Some(node), Alpn::Http2)?;
+        let name = ServerName::try_from(server_name.to_owned())
+            .map_err(|e| TlsError::Pem { what: "server name", why: e.to_string() })?;
+        Ok(Self { env: env.clone(), tls, name })
+    }
+
+    /// Connects, TLS included. The caller sets the deadline.
+    pub(super) async fn connect(
+        &self,
+        to: &Address,
+        limits: &Limits,
+    ) -> Result<FleetClient<Channel>, String> {
+        let (this, address) = (self.clone(), to.clone());
+        let dial = tower::service_fn(move |_: http::Uri| {
+            let (this, address) = (this.clone(), address.clone());
+            async move {
+                let tcp = this.env.net.connect(&address.host, address.port).await?;
+                TlsConnector::from(this.tls).connect(this.name, tcp).await.map(TokioIo::new)
+            }
+        });
+        // The name only fills the :authority header. Beats watch the stream; this watches
+        // the connection while there is none yet.
+        let channel = Endpoint::from_static("http://velociraptor-fleet")
+            .http2_keep_alive_interval(limits.silence())
+            .keep_alive_timeout(limits.silence())
+            .keep_alive_while_idle(true)
+            .connect_with_connector(dial)
+            .await
+            .map_err(|e| describe(&e))?;
+        Ok(FleetClient::new(channel)
+            .max_decoding_message_size(limits.frame_bytes.saturating_add(super::FRAME_OVERHEAD)))
+    }
+}
