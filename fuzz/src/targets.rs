@@ -94,11 +94,8 @@ fn enrolment(data: &[u8]) {
 
 /// One job of an enrolled client.
 fn job(data: &[u8]) {
-    let extent = Extent {
-        segment: Arc::new(Segment { path: "/fuzz".into() }),
-        offset: 0,
-        len: data.len() as u64,
-    };
+    let extent =
+        Extent { segment: Arc::new(Segment::of_path("/fuzz")), offset: 0, len: data.len() as u64 };
     if let Ok(j) = job::parse(data, job::hash(data), extent, None) {
         assert!(j.rows <= job::MAX_ROWS);
         let _ = velociraptor::services::ids::Session::parse(&j.message.session_id);

@@ -21,7 +21,7 @@ use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
 use crate::services::state::{Effect, FlowKey, MONITORING, PostFacts, STATUS};
-use crate::store::journal::{CommitError, Extent, Segment};
+use crate::store::journal::{CommitError, Committed, Extent, Segment};
 
 /// A POST that is being committed: client, class, identity.
 pub(super) type PostKey = (String, i32, Hash);
@@ -155,6 +155,9 @@ impl Frontend {
     ) -> Result<(), IngestError> {
         let received = self.server.env.clock.micros();
         let incoming = self.parse(who, remote, jobs, hashes).await?;
+        if !self.server.is_master() {
+            return self.store_for_master(who, class, remote, received, post, incoming).await;
+        }
         let quiet = Committing::begin(who, &incoming).await;
         self.open_flows(who, &incoming).await?;
         let mut fresh = Vec::with_capacity(incoming.len());
@@ -171,16 +174,8 @@ impl Frontend {
         if fresh.is_empty() {
             return Ok(());
         }
-        let (record, payload, spills) =
-            self.record(who, class, remote, received, post, &mut fresh).await?;
-        let committed = match self.server.commit(Kind::Post(record), payload, spills).await {
-            Ok(c) => c,
-            Err(e) => {
-                self.spills.abandon(&who.source);
-                return Err(e.into());
-            }
-        };
         let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
+        let committed = self.commit(who, &facts, remote, &mut fresh).await?;
         let mut at = committed.payload;
         let mut effects = Vec::new();
         {
@@ -199,6 +194,45 @@ impl Frontend {
             self.act(who, received, effect, &raw).await;
         }
         Ok(())
+    }
+
+    /// On a minion: the master applies it from this process's journal.
+    async fn store_for_master(
+        &self,
+        who: &Who,
+        class: PostClass,
+        remote: &str,
+        received: u64,
+        post: Hash,
+        mut incoming: Vec<Incoming>,
+    ) -> Result<(), IngestError> {
+        if incoming.is_empty() {
+            return Ok(());
+        }
+        let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
+        self.commit(who, &facts, remote, &mut incoming).await?;
+        who.org.state().note_post(&facts);
+        for i in &incoming {
+            self.count(&i.job);
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &self,
+        who: &Who,
+        facts: &PostFacts<'_>,
+        remote: &str,
+        fresh: &mut [Incoming],
+    ) -> Result<Committed, IngestError> {
+        let (record, payload, spills) = self.record(who, facts, remote, fresh).await?;
+        match self.server.commit(Kind::Post(record), payload, spills).await {
+            Ok(c) => Ok(c),
+            Err(e) => {
+                self.spills.abandon(&who.source);
+                Err(e.into())
+            }
+        }
     }
 
     fn count(&self, job: &Job) {
@@ -225,7 +259,7 @@ impl Frontend {
         let size = jobs.iter().map(Bytes::len).sum();
         let parsed = self
             .heavy(size, move || {
-                let nowhere = Arc::new(Segment { path: String::new() });
+                let nowhere = Arc::new(Segment::of_path(""));
                 let mut out = Vec::with_capacity(jobs.len());
                 for (raw, hash) in jobs.into_iter().zip(hashes) {
                     let extent = Extent { segment: nowhere.clone(), offset: 0, len: 0 };
@@ -294,10 +328,8 @@ impl Frontend {
     async fn record(
         &self,
         who: &Who,
-        class: PostClass,
+        facts: &PostFacts<'_>,
         remote: &str,
-        received: u64,
-        post: Hash,
         fresh: &mut [Incoming],
     ) -> Result<(Post, Vec<Bytes>, Vec<Arc<dyn File>>), IngestError> {
         let mut spills = Vec::new();
@@ -323,11 +355,11 @@ impl Frontend {
         let post = Post {
             org_id: who.org.id.id().to_owned(),
             client_id: who.source.clone(),
-            class: class.into(),
-            received,
+            class: facts.class.into(),
+            received: facts.received,
             remote_addr: remote.to_owned(),
-            post_hash: post.to_vec(),
-            cipher_hash: who.cipher.to_vec(),
+            post_hash: facts.post.to_vec(),
+            cipher_hash: facts.cipher.to_vec(),
             jobs: metas,
         };
         Ok((post, payload, spills))

@@ -65,11 +65,10 @@ impl Spills {
             Some(s) if b.offset > 0 => s,
             _ => {
                 let n = self.next.fetch_add(1, Ordering::Relaxed);
-                let path = server.own_path("spill", &n.to_string());
-                let file: Arc<dyn File> = server.env.fs.open(&path, Open::CreateNew).await?.into();
-                let dir = crate::env::fs::parent(&path).to_owned();
-                server.env.fs.sync_dir(&dir).await?;
-                let segment = Arc::new(Segment { path });
+                let segment = Arc::new(server.new_spill(&n.to_string()));
+                let file = server.env.fs.open(&segment.path, Open::CreateNew).await?;
+                let file: Arc<dyn File> = file.into();
+                server.env.fs.sync_dir(crate::env::fs::parent(&segment.path)).await?;
                 server.note_spill(&segment);
                 let s = Spill { file, segment };
                 self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, s.clone());

@@ -20,7 +20,7 @@ use crate::crypto::envelope::{self, Packet};
 use crate::crypto::{ClientId, Compression, SessionCipher, csr};
 use crate::env::Env;
 use crate::services::flows::Rows;
-use crate::services::{Options, Org};
+use crate::services::{Options, Org, Role};
 use crate::store::StoreRoot;
 
 const NONCE: &str = "dGVzdA==";
@@ -444,6 +444,30 @@ async fn uploads_of_every_shape_are_whole_after_a_restart_in_the_middle() {
     let row: serde_json::Value = serde_json::from_slice(&meta).unwrap();
     assert_eq!(row["uploaded_size"], 3_000_000);
     assert_eq!(row["vfs_path"], "/etc/big");
+}
+
+#[tokio::test]
+async fn a_minion_commits_for_the_master_and_keeps_nothing_else() {
+    let w = World::new();
+    let minion = Options { node: "minion-1".into(), role: Role::Minion, ..Options::default() };
+    let m = w.start_with(minion).await;
+    let client = TestClient::new(&w, NONCE);
+    enrol(&m, &client).await;
+    let body = [rows("F.X", "Custom.A", 0, 10), done("F.X", 10)];
+    assert_eq!(post(&m, client.body(&body)).await, Answer::Reply(Bytes::new()));
+    let end = m.0.server().journal.end();
+    assert_eq!(post(&m, client.body(&body)).await, Answer::Reply(Bytes::new()));
+    let (s, org) = server(&m);
+    assert_eq!(s.journal.end(), end, "a repeat costs nothing");
+    assert!(org.state().flows.is_empty() && org.state().events.sets.is_empty());
+    s.settle_all().await;
+    assert_eq!(s.journal_files(), 1);
+    // The master has all of it.
+    let c = w.start().await;
+    let (s, org) = server(&c);
+    let set = Rows::Results("Custom.A".into());
+    assert_eq!(s.row_count(&org, &client.id, "F.X", &set).await.unwrap(), 10);
+    assert!(org.state().clients.get(&client.id).is_some());
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             waiting_bytes: s.limits.pending_bytes as usize,
             deadline: s.journal.commit_timeout(),
             acknowledge_early: s.journal.danger_acknowledge_early,
+            ..journal::Options::default()
         },
         spill_bytes: s.journal.spill_bytes as usize,
         settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),

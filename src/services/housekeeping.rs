@@ -38,6 +38,9 @@ impl Server {
                     tracing::error!(error = %e, "the datastore does not take this process's beat");
                 }
             }
+            if !self.is_master() {
+                continue;
+            }
             self.settle(Settle::Due).await;
             let due = Duration::from_secs(self.options.snapshot_seconds);
             if last_snapshot.elapsed() >= due {
@@ -48,8 +51,12 @@ impl Server {
         }
     }
 
-    /// Before the process ends: everything into stock files.
+    /// Before the process ends: everything into stock files. What a minion has
+    /// is in its journal.
     pub async fn settle_all(&self) {
+        if !self.is_master() {
+            return self.last_beat().await;
+        }
         self.settle(Settle::All).await;
         self.snapshot_clients().await;
         self.collect_garbage().await;

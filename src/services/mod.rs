@@ -10,6 +10,7 @@ pub mod collect;
 pub mod compiler;
 pub mod complete;
 pub mod events;
+pub mod fleet;
 pub mod flows;
 pub mod housekeeping;
 pub mod ids;
@@ -28,4 +29,5 @@ pub mod state;
 pub mod tasks;
 pub mod users;
 
+pub use fleet::Role;
 pub use server::{Options, Org, Server, ServiceError};

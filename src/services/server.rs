@@ -12,6 +12,7 @@ use velociraptor_proto::proto::OrgRecord;
 
 use super::acl::Permission;
 use super::events::{Bus, EventBatch};
+use super::fleet::Role;
 use super::ids::{OrgId, new_org_id};
 use super::monitoring::Monitoring;
 use super::repository::{self, Repository};
@@ -21,7 +22,9 @@ use super::users::Users;
 use crate::crypto::names::NameCipher;
 use crate::env::Env;
 use crate::env::File;
-use crate::store::journal::{self, CommitError, Committed, Epoch, Extent, Journal, Segment};
+use crate::store::journal::{
+    self, CommitError, Committed, Epoch, Extent, Journal, ProcessId, Segment,
+};
 use crate::store::{StoreError, StoreRoot, Tree, paths};
 
 /// What the services need to know of the configuration.
@@ -29,6 +32,8 @@ use crate::store::{StoreError, StoreRoot, Tree, paths};
 pub struct Options {
     /// This frontend's name among all.
     pub node: String,
+    /// Master or minion.
+    pub role: Role,
     /// Nonce of the root organisation.
     pub root_nonce: String,
     /// Key of query name obfuscation.
@@ -65,6 +70,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             node: "master".into(),
+            role: Role::Master,
             root_nonce: String::new(),
             obfuscation_nonce: String::new(),
             obfuscate: true,
@@ -216,8 +222,9 @@ pub fn fleet_dir(root: &StoreRoot) -> String {
 }
 
 impl Server {
-    /// Opens the datastore: takes an epoch, loads organisations and clients,
-    /// reads back every journal and starts a new one.
+    /// Opens the datastore: takes an epoch, starts a journal and loads the
+    /// organisations. A master loads clients and reads every journal back; a
+    /// minion does not look at anything that others wrote.
     pub async fn open(
         env: Env,
         root: StoreRoot,
@@ -225,12 +232,20 @@ impl Server {
     ) -> Result<Arc<Self>, ServiceError> {
         let fleet = fleet_dir(&root);
         super::beat::check(&env, &root, &options.node).await?;
-        let old = journal::existing_segments(&env, &fleet).await.map_err(StoreError::from)?;
-        let epoch =
-            journal::take_epoch(&env, &fleet, &options.node).await.map_err(StoreError::from)?;
-        let dir = format!("{fleet}/{}/{}", options.node, epoch.name());
-        let journal =
-            Journal::start(&env, dir, options.journal.clone()).await.map_err(StoreError::from)?;
+        let old = match options.role {
+            Role::Master => {
+                journal::list_processes(&env, &fleet).await.map_err(StoreError::from)?
+            }
+            Role::Minion => Vec::new(),
+        };
+        let old = old.iter().flat_map(|l| l.paths(&fleet)).collect();
+        let epoch = journal::take_epoch(&env, &fleet, &options.node, options.role.marker())
+            .await
+            .map_err(StoreError::from)?;
+        let process = ProcessId::new(options.node.as_str(), epoch.name());
+        let journal = Journal::start(&env, &fleet, process, options.journal.clone(), None)
+            .await
+            .map_err(StoreError::from)?;
         let server = Arc::new(Self {
             tree: Tree::new(&env, root.clone()),
             names: NameCipher::new(&options.obfuscation_nonce),
@@ -256,12 +271,26 @@ impl Server {
             options,
         });
         server.load_orgs().await?;
+        if !server.is_master() {
+            server.beat(0).await?;
+            return Ok(server);
+        }
         server.load_artifacts().await?;
         super::load::load_clients(&server).await?;
         server.beat(0).await?;
         super::checkpoint::read(&server).await?;
         super::recover::recover(&server, old).await?;
         Ok(server)
+    }
+
+    /// Whether this process applies journals and decides.
+    pub fn is_master(&self) -> bool {
+        self.options.role == Role::Master
+    }
+
+    /// The name of this process.
+    pub fn process(&self) -> ProcessId {
+        ProcessId::new(self.options.node.as_str(), self.epoch.name())
     }
 
     async fn load_orgs(&self) -> Result<(), ServiceError> {
@@ -380,7 +409,8 @@ impl Server {
         Ok(done)
     }
 
-    /// Commits a decision about a client and applies it.
+    /// Commits a decision about a client and applies it. On a minion it is a
+    /// fact for the master to apply.
     pub async fn decide(
         &self,
         org: &Org,
@@ -397,12 +427,15 @@ impl Server {
             seen: Vec::new(),
         };
         let done = self.commit(RecordKind::Decision(d.clone()), vec![], vec![]).await?;
-        org.state().apply_decision(&d, &done.segment);
+        if self.is_master() {
+            org.state().apply_decision(&d, &done.segment);
+        }
         Ok(())
     }
 
     /// Stores rows of a server-side event (`client` is `server` or the client it
-    /// is about) and shows them to watchers. `rows` are JSON lines.
+    /// is about) and shows them to watchers, who are all on the master. `rows`
+    /// are JSON lines.
     pub async fn push_events(
         &self,
         org: &Org,
@@ -425,6 +458,9 @@ impl Server {
             jsonl: Vec::new(),
         };
         let done = self.commit(RecordKind::Events(event), vec![rows.clone()], vec![]).await?;
+        if !self.is_master() {
+            return Ok(());
+        }
         let extent = Extent { segment: done.segment, offset: done.payload, len: rows.len() as u64 };
         org.state().apply_events(client, artifact, time, &rows, extent);
         self.bus.publish(EventBatch {
@@ -458,6 +494,11 @@ impl Server {
         }
     }
 
+    /// A spill file of this process that is about to be made.
+    pub fn new_spill(&self, name: &str) -> Segment {
+        Segment::spill(&fleet_dir(&self.tree.root), &self.process(), name)
+    }
+
     /// Spill files are deleted once nobody refers to them.
     pub fn note_spill(&self, s: &Arc<Segment>) {
         self.spills.lock().unwrap_or_else(PoisonError::into_inner).push(s.clone());
@@ -469,7 +510,7 @@ impl Server {
         if let Some(s) = all.iter().find(|s| s.path == path) {
             return s.clone();
         }
-        let s = Arc::new(Segment { path: path.to_owned() });
+        let s = Arc::new(Segment::of_path(path));
         all.push(s.clone());
         s
     }

@@ -166,7 +166,7 @@ mod tests {
     use std::sync::Arc;
 
     fn extent() -> Extent {
-        Extent { segment: Arc::new(Segment { path: "x".into() }), offset: 0, len: 0 }
+        Extent { segment: Arc::new(Segment::of_path("x")), offset: 0, len: 0 }
     }
 
     #[test]

@@ -373,7 +373,7 @@ mod tests {
     use velociraptor_proto::proto::*;
 
     fn flow() -> LiveFlow {
-        let segment = Arc::new(Segment { path: "x".into() });
+        let segment = Arc::new(Segment::of_path("x"));
         let context = ArtifactCollectorContext {
             session_id: "F.1".into(),
             state: State::Running.into(),
@@ -384,7 +384,7 @@ mod tests {
 
     fn job(m: VeloMessage) -> Job {
         let raw = m.encode_to_vec();
-        let segment = Arc::new(Segment { path: "x".into() });
+        let segment = Arc::new(Segment::of_path("x"));
         parse(&raw, hash(&raw), Extent { segment, offset: 0, len: raw.len() as u64 }, None).unwrap()
     }
 

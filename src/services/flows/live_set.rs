@@ -158,7 +158,7 @@ mod tests {
     use std::sync::Arc;
 
     fn job(id: u8, rows: u64) -> Job {
-        let segment = Arc::new(Segment { path: "x".into() });
+        let segment = Arc::new(Segment::of_path("x"));
         Job {
             hash: [id; 16],
             message: Default::default(),

@@ -190,7 +190,7 @@ mod tests {
     use velociraptor_proto::proto::{PathSpec, VeloMessage};
 
     fn chunk(id: u8, offset: u64, len: u64, eof: bool) -> Job {
-        let segment = Arc::new(Segment { path: "x".into() });
+        let segment = Arc::new(Segment::of_path("x"));
         let b = FileBuffer {
             pathspec: Some(PathSpec { path: "/a/b".into(), ..Default::default() }),
             offset,

@@ -86,7 +86,8 @@ pub fn decode_frame(bytes: &[u8]) -> Result<Frame, FrameError> {
         return Err(FrameError::Checksum);
     }
     let header_len = word(8)? as usize;
-    let header = body.get(4..4usize.saturating_add(header_len)).ok_or(FrameError::Short)?;
+    let header = (body.get(4..4usize.saturating_add(header_len)))
+        .ok_or_else(|| FrameError::Header("longer than its record".into()))?;
     let record = Record::decode(header).map_err(|e| FrameError::Header(e.to_string()))?;
     Ok(Frame { record, payload: PREFIX + header_len, len: 8 + len })
 }

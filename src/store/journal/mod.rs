@@ -7,15 +7,24 @@
 //! derived from records later. This module knows records, not what they mean.
 
 mod epoch;
+mod feed;
 mod frame;
+mod position;
 mod process;
 mod reader;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-pub use epoch::{Epoch, existing_segments, take_epoch};
+pub use epoch::{
+    Epoch, Listed, journal_path, list_files, list_processes, marker_path, process_dir, spill_path,
+    take_epoch,
+};
+pub use feed::{Feed, Group};
 pub use frame::{FrameError, HEADER, decode_frame, encode_frame};
+pub use position::Position;
 pub use process::ProcessId;
-pub use reader::{Found, TornTail, scan};
+pub use reader::{Damage, Found, Next, Reader, TornTail, scan, scan_from, take_frame};
 pub use segment::{Extent, Segment};
-pub use writer::{CommitError, Committed, Journal, JournalStats, Options};
+pub use writer::{CommitError, Committed, Journal, JournalStats, Options, Stamp};

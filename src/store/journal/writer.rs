@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::{join_all, try_join_all};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use velociraptor_proto::journal::Record;
 
+use super::epoch::process_dir;
+use super::feed::{Feed, Feeds, Group};
 use super::frame::{HEADER, encode_frame};
+use super::position::Position;
+use super::process::ProcessId;
 use super::segment::Segment;
 use crate::env::{Env, File, Open};
 
@@ -27,6 +32,12 @@ pub struct Options {
     pub waiting_bytes: usize,
     /// A commit not finished by then is answered as failed. Default 20 s.
     pub deadline: Duration,
+    /// How long after the last look, when something is written, the file is
+    /// looked for by name. Default 5 s.
+    ///
+    /// A process that stood still for minutes may have been taken for dead and
+    /// its files deleted: what it writes to an open file without a name is lost.
+    pub verify_every: Duration,
     /// Breaks promise 1 on purpose: answers before the group is written. Only
     /// for the test that shows that such a server loses data.
     pub acknowledge_early: bool,
@@ -39,6 +50,7 @@ impl Default for Options {
             group_bytes: 8 << 20,
             waiting_bytes: 256 << 20,
             deadline: Duration::from_secs(20),
+            verify_every: Duration::from_secs(5),
             acknowledge_early: false,
         }
     }
@@ -65,7 +77,14 @@ pub struct Committed {
     pub segment: Arc<Segment>,
     /// Where its payload starts in that file.
     pub payload: u64,
+    /// Where the record ends.
+    pub end: Position,
 }
+
+/// Completes a record just before it is written; the second argument says that
+/// it is the first of its file. Records are completed in the order in which
+/// they are in the file.
+pub type Stamp = Arc<dyn Fn(&mut Record, bool) + Send + Sync>;
 
 /// Counters since the start of the process.
 #[derive(Debug, Default)]
@@ -91,13 +110,32 @@ struct Request {
     _room: OwnedSemaphorePermit,
 }
 
+enum Command {
+    Commit(Request),
+    Roll(oneshot::Sender<io::Result<Position>>),
+}
+
 /// Handle to the journal of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
-    tx: mpsc::UnboundedSender<Request>,
+    tx: mpsc::UnboundedSender<Command>,
     room: Arc<Semaphore>,
     options: Arc<Options>,
     stats: Arc<JournalStats>,
+    shared: Arc<Shared>,
+}
+
+/// What the writer tells.
+#[derive(Debug, Default)]
+struct Shared {
+    end: Mutex<Position>,
+    feeds: Feeds,
+}
+
+impl Shared {
+    fn set_end(&self, end: Position) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
+    }
 }
 
 impl fmt::Debug for Journal {
@@ -107,17 +145,27 @@ impl fmt::Debug for Journal {
 }
 
 impl Journal {
-    /// Starts the journal in the epoch directory `dir` (absolute).
-    pub async fn start(env: &Env, dir: String, options: Options) -> io::Result<Self> {
+    /// Starts the journal of `process` below the directory `fleet` (absolute).
+    pub async fn start(
+        env: &Env,
+        fleet: &str,
+        process: ProcessId,
+        options: Options,
+        stamp: Option<Stamp>,
+    ) -> io::Result<Self> {
         let (tx, rx) = mpsc::unbounded_channel();
         let stats = Arc::new(JournalStats::default());
         let room = Arc::new(Semaphore::new(options.waiting_bytes.min(Semaphore::MAX_PERMITS)));
         let options = Arc::new(options);
+        let shared = Arc::new(Shared::default());
         let mut w = Writer {
             env: env.clone(),
-            dir,
+            fleet: fleet.to_owned(),
+            process,
             options: options.clone(),
             stats: stats.clone(),
+            shared: shared.clone(),
+            stamp,
             next: 0,
             current: None,
         };
@@ -125,7 +173,30 @@ impl Journal {
         // stops the start instead of the first client.
         w.current = Some(w.open_next().await?);
         env.spawn(w.run(rx));
-        Ok(Self { tx, room, options, stats })
+        Ok(Self { tx, room, options, stats, shared })
+    }
+
+    /// The end of what is committed.
+    pub fn end(&self) -> Position {
+        *self.shared.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that is committed from now on, as it lies in the files. At
+    /// most `limit` bytes wait for the reader; beyond, the oldest are lost.
+    pub fn subscribe(&self, limit: usize) -> Feed {
+        self.shared.feeds.subscribe(limit)
+    }
+
+    /// Begins a new file, unless the present one holds nothing. Returns where
+    /// the next record goes.
+    pub async fn roll(&self) -> Result<Position, CommitError> {
+        let (done, rx) = oneshot::channel();
+        self.tx.send(Command::Roll(done)).map_err(|_| CommitError::Closed)?;
+        match tokio::time::timeout(self.options.deadline, rx).await {
+            Ok(Ok(r)) => r.map_err(|e| CommitError::Io(Arc::new(e))),
+            Ok(Err(_)) => Err(CommitError::Closed),
+            Err(_) => Err(CommitError::Deadline(self.options.deadline)),
+        }
     }
 
     /// Counters.
@@ -155,7 +226,7 @@ impl Journal {
             let room = room.map_err(|_| CommitError::Closed)?;
             let (done, rx) = oneshot::channel();
             let request = Request { record, payload, spills, size, done, _room: room };
-            self.tx.send(request).map_err(|_| CommitError::Closed)?;
+            self.tx.send(Command::Commit(request)).map_err(|_| CommitError::Closed)?;
             rx.await.map_err(|_| CommitError::Closed)?
         };
         match tokio::time::timeout(self.options.deadline, wait).await {
@@ -168,34 +239,56 @@ impl Journal {
 struct Current {
     file: Arc<dyn File>,
     segment: Arc<Segment>,
+    number: u64,
     at: u64,
+    verified: Instant,
+}
+
+impl Current {
+    fn end(&self) -> Position {
+        Position { file: self.number, offset: self.at }
+    }
 }
 
 struct Writer {
     env: Env,
-    dir: String,
+    fleet: String,
+    process: ProcessId,
     options: Arc<Options>,
     stats: Arc<JournalStats>,
+    shared: Arc<Shared>,
+    stamp: Option<Stamp>,
     next: u64,
     current: Option<Current>,
 }
 
 impl Writer {
-    async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Request>) {
+    async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Command>) {
         while let Some(first) = rx.recv().await {
-            let mut size = first.size;
-            let mut group = vec![first];
-            while size < self.options.group_bytes {
-                match rx.try_recv() {
-                    Ok(r) => {
+            let (mut size, mut group, mut rolls) = (0, Vec::new(), Vec::new());
+            let mut next = Some(first);
+            while let Some(command) = next.take() {
+                match command {
+                    // It was answered as failed: nobody counts on it any more.
+                    Command::Commit(r) if r.done.is_closed() => {}
+                    Command::Commit(r) => {
                         size += r.size;
                         group.push(r);
                     }
-                    Err(_) => break,
+                    Command::Roll(done) => rolls.push(done),
+                }
+                if size < self.options.group_bytes && rolls.is_empty() {
+                    next = rx.try_recv().ok();
                 }
             }
-            self.commit(group).await;
+            if !group.is_empty() {
+                self.commit(group).await;
+            }
+            for done in rolls {
+                let _ = done.send(self.roll().await);
+            }
         }
+        self.shared.feeds.close();
         if let Some(c) = self.current.take()
             && let Err(e) = c.file.sync().await
         {
@@ -203,29 +296,58 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, group: Vec<Request>) {
-        let current = match self.current.take() {
-            Some(c) if c.at < self.options.roll_bytes => Ok(c),
-            _ => self.open_next().await,
-        };
-        let mut current = match current {
+    async fn roll(&mut self) -> io::Result<Position> {
+        if let Some(c) = &self.current
+            && c.at == HEADER.len() as u64
+        {
+            return Ok(c.end());
+        }
+        let next = self.open_next().await?;
+        let end = next.end();
+        if let Some(old) = self.current.replace(next) {
+            old.segment.close(old.at);
+        }
+        self.shared.set_end(end);
+        Ok(end)
+    }
+
+    /// The file that takes the next group.
+    async fn take_current(&mut self) -> io::Result<Current> {
+        if let Some(c) = &self.current
+            && c.at >= self.options.roll_bytes
+        {
+            self.roll().await?;
+        }
+        match self.current.take() {
+            Some(c) => Ok(c),
+            None => self.open_next().await,
+        }
+    }
+
+    async fn commit(&mut self, mut group: Vec<Request>) {
+        let mut current = match self.take_current().await {
             Ok(c) => c,
             Err(e) => return self.fail(group, e),
         };
         let mut buf = BytesMut::new();
         let mut places = Vec::with_capacity(group.len());
         let mut spills: BTreeMap<usize, Arc<dyn File>> = BTreeMap::new();
-        for r in &group {
+        for r in &mut group {
             let start = buf.len();
+            if let Some(stamp) = &self.stamp {
+                stamp(&mut r.record, start == 0 && current.at == HEADER.len() as u64);
+            }
             let payload = encode_frame(&mut buf, &r.record, &r.payload);
-            places.push(current.at + (start + payload) as u64);
+            let end = Position { file: current.number, offset: current.at + buf.len() as u64 };
+            places.push((current.at + (start + payload) as u64, end));
             for s in &r.spills {
                 spills.insert(Arc::as_ptr(s).cast::<()>().addr(), s.clone());
             }
         }
         let answer = |i: usize, segment: &Arc<Segment>| Committed {
             segment: segment.clone(),
-            payload: places[i],
+            payload: places[i].0,
+            end: places[i].1,
         };
         let mut group: Vec<Option<Request>> = group.into_iter().map(Some).collect();
         if self.options.acknowledge_early {
@@ -236,20 +358,23 @@ impl Writer {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let bytes = buf.len() as u64;
+        let (start, data) = (current.end(), buf.freeze());
         let written = async {
-            current.file.write_at(current.at, buf.freeze()).await?;
+            current.file.write_at(current.at, data.clone()).await?;
             let spills: Vec<_> = spills.values().cloned().collect();
             let (journal, spilled) =
                 tokio::join!(current.file.sync(), try_join_all(spills.iter().map(|f| f.sync())));
-            journal.and(spilled.map(drop))
+            journal.and(spilled.map(drop))?;
+            self.verify(&mut current.verified, &current.segment).await
         }
         .await;
         match written {
             Ok(()) => {
-                current.at += bytes;
+                current.at += data.len() as u64;
                 self.stats.groups.fetch_add(1, Ordering::Relaxed);
-                self.stats.bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.stats.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                let end = current.end();
+                self.shared.set_end(end);
                 for (i, slot) in group.into_iter().enumerate() {
                     self.stats.records.fetch_add(1, Ordering::Relaxed);
                     if let Some(r) = slot {
@@ -257,10 +382,36 @@ impl Writer {
                     }
                 }
                 self.current = Some(current);
+                self.shared.feeds.publish(&Group { start, end, data });
             }
             // Never sync that descriptor again: the kernel may have dropped the
             // pages and cleared the error. The next group opens the next file.
-            Err(e) => self.fail(group.into_iter().flatten().collect(), e),
+            Err(e) => {
+                current.segment.close(current.at);
+                self.fail(group.into_iter().flatten().collect(), e);
+            }
+        }
+    }
+
+    /// Whether the file still has its name, if that was not looked at lately.
+    async fn verify(&self, last: &mut Instant, segment: &Segment) -> io::Result<()> {
+        if last.elapsed() < self.options.verify_every {
+            return Ok(());
+        }
+        match self.env.fs.stat(&segment.path).await {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "{}: deleted while it was written; was this process taken for dead?",
+                    segment.path
+                ),
+            )),
+            // A question that fails tells nothing.
+            Err(_) => Ok(()),
+            Ok(_) => {
+                *last = Instant::now();
+                Ok(())
+            }
         }
     }
 
@@ -274,104 +425,16 @@ impl Writer {
     }
 
     async fn open_next(&mut self) -> io::Result<Current> {
-        let path = format!("{}/{}.journal", self.dir, self.next);
+        let number = self.next;
         self.next += 1;
-        let file: Arc<dyn File> = self.env.fs.open(&path, Open::CreateNew).await?.into();
+        let segment = Arc::new(Segment::journal(&self.fleet, &self.process, number));
+        let file: Arc<dyn File> = self.env.fs.open(&segment.path, Open::CreateNew).await?.into();
         file.write_at(0, Bytes::from_static(&HEADER)).await?;
-        let synced = join_all([file.sync(), self.env.fs.sync_dir(&self.dir)]).await;
+        let dir = process_dir(&self.fleet, &self.process);
+        let synced = join_all([file.sync(), self.env.fs.sync_dir(&dir)]).await;
         synced.into_iter().collect::<io::Result<()>>()?;
         self.stats.files.fetch_add(1, Ordering::Relaxed);
-        Ok(Current { file, segment: Arc::new(Segment { path }), at: HEADER.len() as u64 })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::*;
-    use super::*;
-    use velociraptor_proto::journal::{Post, record::Kind};
-
-    fn post(n: u64) -> Record {
-        Record { kind: Some(Kind::Post(Post { received: n, ..Default::default() })) }
-    }
-
-    async fn journal(dir: &str, options: Options) -> (Env, Journal) {
-        let env = crate::env::real::env();
-        let epoch = take_epoch(&env, dir, "n1").await.unwrap();
-        let j = Journal::start(&env, format!("{dir}/n1/{}", epoch.name()), options).await.unwrap();
-        (env, j)
-    }
-
-    async fn read_back(env: &Env, dir: &str) -> (Vec<(u64, Bytes)>, Vec<TornTail>) {
-        let (mut out, mut torn) = (Vec::new(), Vec::new());
-        for p in existing_segments(env, dir).await.unwrap() {
-            let t = scan(&*env.fs, &p, |f| {
-                let Some(Kind::Post(post)) = f.record.kind else { return };
-                out.push((post.received, f.payload));
-            });
-            torn.extend(t.await.unwrap());
-        }
-        (out, torn)
-    }
-
-    #[tokio::test]
-    async fn what_is_committed_is_found_and_extents_read_it() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = tmp.path().to_str().unwrap();
-        let options = Options { roll_bytes: 400, ..Default::default() };
-        let (env, j) = journal(dir, options).await;
-        let mut done = Vec::new();
-        for n in 0..20u64 {
-            let body = Bytes::from(vec![n as u8; 100]);
-            done.push(j.commit(post(n), vec![body], vec![]).await.unwrap());
-        }
-        assert!(j.stats().files.load(Ordering::Relaxed) > 1, "rolled");
-        for (n, c) in done.iter().enumerate() {
-            let e = Extent { segment: c.segment.clone(), offset: c.payload, len: 100 };
-            assert_eq!(e.read(&*env.fs).await.unwrap(), vec![n as u8; 100]);
-        }
-        let (found, torn) = read_back(&env, dir).await;
-        assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
-        assert!(torn.is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_torn_tail_is_told_and_ignored() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = tmp.path().to_str().unwrap();
-        let (env, j) = journal(dir, Options::default()).await;
-        for n in 0..3 {
-            j.commit(post(n), vec![], vec![]).await.unwrap();
-        }
-        let path = existing_segments(&env, dir).await.unwrap().remove(0);
-        let f = env.fs.open(&path, Open::Write).await.unwrap();
-        let end = f.size().await.unwrap();
-        f.write_at(end, Bytes::from_static(&[9, 0, 0, 0, 1, 2, 3])).await.unwrap();
-        let (found, torn) = read_back(&env, dir).await;
-        assert_eq!(found.len(), 3);
-        assert_eq!((torn[0].offset, torn[0].ignored), (end, 7));
-    }
-
-    #[tokio::test]
-    async fn many_waiters_share_few_groups() {
-        let tmp = tempfile::tempdir().unwrap();
-        let (_env, j) = journal(tmp.path().to_str().unwrap(), Options::default()).await;
-        let all: Vec<_> =
-            (0..200).map(|n| j.commit(post(n), vec![Bytes::from_static(b"x")], vec![])).collect();
-        for r in join_all(all).await {
-            r.unwrap();
-        }
-        let groups = j.stats().groups.load(Ordering::Relaxed);
-        assert!(groups < 100, "200 commits took {groups} groups");
-    }
-
-    #[tokio::test]
-    async fn epochs_are_never_shared() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = tmp.path().to_str().unwrap();
-        let env = crate::env::real::env();
-        let a = take_epoch(&env, dir, "n").await.unwrap();
-        let b = take_epoch(&env, dir, "n").await.unwrap();
-        assert!(a < b && a.number + 1 == b.number);
+        let at = HEADER.len() as u64;
+        Ok(Current { file, segment, number, at, verified: Instant::now() })
     }
 }
