@@ -30,6 +30,13 @@ pub struct Who {
     pub key: PublicKey,
 }
 
+impl Who {
+    /// The client as services name it.
+    pub fn key(&self) -> (crate::services::ids::OrgId, String) {
+        (self.org.id.clone(), self.source.clone())
+    }
+}
+
 impl std::fmt::Debug for Who {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Who").field("source", &self.source).finish_non_exhaustive()

@@ -9,8 +9,7 @@ use futures::future::BoxFuture;
 use prost::Message;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
-use velociraptor_proto::journal::decision::Kind;
-use velociraptor_proto::journal::{FailFlow, Grant, PostClass};
+use velociraptor_proto::journal::PostClass;
 use velociraptor_proto::proto::VeloMessage;
 
 use super::open::{Sender, Who};
@@ -21,9 +20,12 @@ use crate::comms::server::{
 };
 use crate::crypto::Opened;
 use crate::crypto::envelope::inflate_lists;
+use crate::services::deliver::CheckIn;
+use crate::services::fleet::relay::Opening;
 use crate::services::flows::job::{Hash, hash};
 use crate::services::server::Counters;
 use crate::services::sessions::Held;
+use crate::services::tasks::Way;
 
 /// Replies a held reader may have waiting for its socket.
 const DEPTH: usize = 8;
@@ -32,8 +34,6 @@ const DEPTH: usize = 8;
 const LOOK: Duration = Duration::from_secs(15);
 /// Spread of a long poll's end, seconds (stock: up to 30).
 const POLL_SPREAD: Duration = Duration::from_secs(30);
-/// A client without an interrogation is asked again after this long.
-const INTERROGATE_AGAIN: Duration = Duration::from_secs(600);
 
 /// A reader that is held: shared by its task and the transport.
 struct HeldReader {
@@ -41,6 +41,7 @@ struct HeldReader {
     who: Who,
     held: Arc<Held>,
     transport: Transport,
+    agent: String,
     /// Frames handed to the transport and not known to be consumed, oldest first.
     frames: Mutex<VecDeque<(u64, Hash)>>,
     over: Notify,
@@ -61,16 +62,18 @@ impl Frontend {
             }
             Err(e) => return ReaderAnswer::Done(service::refusal(&e)),
         };
-        if let Err(answer) = self.take_check_in(&who, &head.remote, opened, Some(id)).await {
-            return ReaderAnswer::Done(answer);
-        }
+        let claim = match self.take_check_in(&who, &head.remote, opened, Some(id)).await {
+            Ok(claim) => claim,
+            Err(answer) => return ReaderAnswer::Done(answer),
+        };
         let (held, old) =
             self.server.sessions.register(&who.org.id, &who.source, who.cipher, &head.remote);
         if let Some(old) = old {
-            if old.cipher != who.cipher {
-                self.conflict(&who, &head.remote, &head.user_agent).await;
+            if old.cipher != who.cipher && self.server.relay().is_none() {
+                let (org, source) = (&who.org, &who.source);
+                self.server.note_conflict(org, source, &head.remote, &head.user_agent).await;
             }
-            old.superseded.notify_one();
+            old.supersede();
         }
         let (tx, pushes) = mpsc::channel(DEPTH);
         let reader = Arc::new(HeldReader {
@@ -78,9 +81,11 @@ impl Frontend {
             who,
             held,
             transport: head.transport,
+            agent: head.user_agent,
             frames: Mutex::default(),
             over: Notify::new(),
         });
+        reader.tell_master(claim, Some(id), &head.remote);
         let jitter = self.server.env.jitter(Duration::from_secs(self.limits.max_poll), POLL_SPREAD);
         self.server.env.spawn(reader.clone().run(tx, id));
         ReaderAnswer::Hold(Hold {
@@ -92,13 +97,14 @@ impl Frontend {
     }
 
     /// What every check-in does, the first of a connection or a later one.
+    /// Returns the event table version that the client claims to have.
     async fn take_check_in(
         self: &Arc<Self>,
         who: &Who,
         remote: &str,
         opened: Opened,
         request: Option<Hash>,
-    ) -> Result<(), Answer> {
+    ) -> Result<Option<u64>, Answer> {
         let jobs = inflate_lists(&opened, &self.limits.packet)
             .map_err(|e| Answer::Status(403, e.to_string()))?;
         let claim = jobs
@@ -110,37 +116,27 @@ impl Frontend {
             .await
             .map_err(|e| service::not_stored(&e))?;
         let now = self.server.env.clock.micros();
-        let mut state = who.org.state();
-        let client = state.clients.entry(&who.source);
-        client.info.ping = now;
-        client.info.ip_address = remote.to_owned();
-        if let Some(claim) = claim {
-            client.table_claim = Some(claim);
+        if let Some(relay) = self.server.relay() {
+            if let Some(request) = request {
+                relay.checked_in(&who.key(), who.cipher, request);
+            }
+            return Ok(claim);
         }
+        let check_in = CheckIn { time: now, remote: remote.to_owned(), table_claim: claim };
+        self.server.note_check_in(&who.org, &who.source, &check_in);
         if let Some(request) = request {
-            client.queue.checked_in(who.cipher, request, now);
+            let mut state = who.org.state();
+            state.clients.entry(&who.source).queue.checked_in(who.cipher, request, now);
         }
-        Ok(())
-    }
-
-    /// Two processes speak for one client. The newest is served.
-    async fn conflict(&self, who: &Who, remote: &str, agent: &str) {
-        tracing::warn!(client = who.source, remote, "two processes use this client id");
-        let row = serde_json::json!({
-            "ClientId": who.source, "RemoteAddr": remote, "UserAgent": agent,
-        });
-        let rows = Bytes::from(format!("{row}\n"));
-        let stored =
-            self.server.push_events(&who.org, "server", "Server.Internal.ClientConflict", rows);
-        if let Err(e) = stored.await {
-            tracing::warn!(error = %e, "conflict event not stored");
-        }
+        Ok(claim)
     }
 }
 
 impl HeldReader {
     async fn run(self: Arc<Self>, tx: mpsc::Sender<Push>, request: Hash) {
-        self.meet().await;
+        if self.frontend.server.relay().is_none() {
+            self.frontend.server.meet(&self.who.org, &self.who.source).await;
+        }
         let mut seq = 0u64;
         loop {
             // Over HTTP the reply belongs to the request; over a WebSocket each
@@ -176,111 +172,57 @@ impl HeldReader {
             tokio::select! {
                 biased;
                 () = self.over.notified() => return,
-                () = self.held.superseded.notified() => {
+                () = self.held.superseded() => {
                     let _ = tx.send(Push::End).await;
                     self.over.notified().await;
                     return;
                 }
-                () = self.held.wake.notified() => {}
+                () = self.held.woken() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
-    }
-
-    /// On a client's arrival: asks a new client what it is, and ends flows in
-    /// doubt that an old agent cannot be asked about.
-    async fn meet(&self) {
-        let server = &self.frontend.server;
-        let (new, lost) = {
-            let mut state = self.who.org.state();
-            let client = state.clients.entry(&self.who.source);
-            let new = client.info.last_interrogate_flow_id.is_empty() && !client.interrogating;
-            client.interrogating |= new;
-            let lost = if client.can_ask() { vec![] } else { client.queue.unanswerable() };
-            (new, lost)
-        };
-        if new {
-            match server.interrogate(&self.who.org, &self.who.source).await {
-                Ok(flow) => {
-                    tracing::info!(client = self.who.source, flow, "interrogation scheduled");
-                    self.interrogate_again_later();
-                }
-                Err(e) => {
-                    tracing::error!(client = self.who.source, error = %e, "interrogation not scheduled");
-                    self.who.org.state().clients.entry(&self.who.source).interrogating = false;
-                }
-            }
-        }
-        for flow_id in lost {
-            let reason = "This server restarted while the task was being sent, and the agent is \
-                          too old to say whether it got it"
-                .to_owned();
-            let kind = Kind::FailFlow(FailFlow { flow_id, reason });
-            if let Err(e) = server.decide(&self.who.org, &self.who.source, "", kind).await {
-                tracing::error!(client = self.who.source, error = %e, "end of a flow not stored");
-            }
-        }
-    }
-
-    fn interrogate_again_later(&self) {
-        let (org, source) = (self.who.org.clone(), self.who.source.clone());
-        self.frontend.server.env.spawn(async move {
-            tokio::time::sleep(INTERROGATE_AGAIN).await;
-            org.state().clients.entry(&source).interrogating = false;
-        });
     }
 
     /// What may go out now, serialized; everything that needs a durable grant
     /// has it.
     async fn next(&self, reply: Hash) -> Vec<Vec<u8>> {
         let server = &self.frontend.server;
-        let (org, source) = (&self.who.org, &self.who.source);
-        let now = server.env.clock.micros();
-        let (batch, claim) = {
-            let mut state = org.state();
-            let client = state.clients.entry(source);
-            let can_ask = client.can_ask();
-            let cap = server.options.flows_in_flight;
-            let batch = client.queue.take(self.who.cipher, reply, now, cap, can_ask);
-            (batch, client.table_claim)
+        let messages = match server.relay() {
+            Some(relay) => relay.take(&self.who.key(), self.who.cipher, reply),
+            None => {
+                let way = Way::Reply(reply);
+                server.next_tasks(&self.who.org, &self.who.source, self.who.cipher, way).await
+            }
         };
-        if !batch.ungranted.is_empty() {
-            let grant = Grant {
-                task_id: batch.ungranted.clone(),
-                cipher_hash: self.who.cipher.to_vec(),
-                ..Default::default()
-            };
-            if let Err(e) = server.decide(org, source, "", Kind::Grant(grant)).await {
-                tracing::warn!(client = source, error = %e, "grant not stored; tasks stay queued");
-                self.give_back(reply);
-                return vec![];
-            }
-        }
-        let mut out: Vec<Vec<u8>> = batch.messages.iter().map(Message::encode_to_vec).collect();
-        server
-            .counters
-            .tasks_sent
-            .fetch_add(out.len() as u64, std::sync::atomic::Ordering::Relaxed);
-        if let Some(claim) = claim {
-            match server.event_table(org, source, claim).await {
-                Ok(Some(table)) => {
-                    out.push(table.encode_to_vec());
-                    // Until the client says otherwise.
-                    let version = table.update_event_table.map(|t| t.version);
-                    org.state().clients.entry(source).table_claim = version;
-                }
-                Ok(None) => {}
-                Err(e) => tracing::warn!(client = source, error = %e, "event table not made"),
-            }
-        }
         if self.who.api_version < 4 {
-            out = batch.messages.iter().flat_map(for_old_agents).collect();
+            return messages.iter().flat_map(for_old_agents).collect();
         }
-        out
+        messages.iter().map(Message::encode_to_vec).collect()
     }
 
     fn give_back(&self, reply: Hash) {
-        self.who.org.state().clients.entry(&self.who.source).queue.give_back(reply);
+        let server = &self.frontend.server;
+        match server.relay() {
+            Some(relay) => relay.give_back(&self.who.key(), reply),
+            None => server.not_sent(&self.who.org, &self.who.source, Way::Reply(reply), &[]),
+        }
+    }
+
+    /// On a minion: this reader is held, and what its client said.
+    fn tell_master(&self, table_claim: Option<u64>, request: Option<Hash>, remote: &str) {
+        let Some(relay) = self.frontend.server.relay() else { return };
+        relay.opened(Opening {
+            org: self.who.org.id.clone(),
+            client: self.who.source.clone(),
+            session: self.held.id,
+            cipher: self.who.cipher,
+            request,
+            remote: remote.to_owned(),
+            agent: self.agent.clone(),
+            api_version: self.who.api_version,
+            table_claim,
+            time: self.frontend.server.env.clock.micros(),
+        });
     }
 }
 
@@ -337,18 +279,26 @@ impl ReaderSession for HeldReader {
             if who.source != self.who.source {
                 return Answer::Status(403, "another client speaks on this socket".into());
             }
-            if let Err(a) = self.frontend.take_check_in(&who, &head.remote, opened, None).await {
-                return a;
-            }
+            let claim = match self.frontend.take_check_in(&who, &head.remote, opened, None).await {
+                Ok(claim) => claim,
+                Err(a) => return a,
+            };
             // One check-in follows each frame that was consumed.
             let front = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             if let Some((_, reply)) = front {
-                let now = self.frontend.server.env.clock.micros();
-                let mut state = self.who.org.state();
-                let queue = &mut state.clients.entry(&self.who.source).queue;
-                queue.frame_consumed(self.who.cipher, reply, now);
+                let server = &self.frontend.server;
+                match server.relay() {
+                    Some(relay) => relay.consumed(&who.key(), reply),
+                    None => {
+                        let now = server.env.clock.micros();
+                        let mut state = self.who.org.state();
+                        let queue = &mut state.clients.entry(&self.who.source).queue;
+                        queue.frame_consumed(self.who.cipher, reply, now);
+                    }
+                }
             }
-            self.held.wake.notify_one();
+            self.tell_master(claim, None, &head.remote);
+            self.held.wake();
             Answer::Reply(Bytes::new())
         })
     }
@@ -356,6 +306,9 @@ impl ReaderSession for HeldReader {
     fn ended(&self, end: End) {
         let server = &self.frontend.server;
         server.sessions.unregister(&self.who.org.id, &self.who.source, self.held.id);
+        if let Some(relay) = server.relay() {
+            relay.closed(&self.who.key(), self.held.id);
+        }
         tracing::debug!(client = self.who.source, ?end, "reader over");
         self.over.notify_one();
     }

@@ -9,6 +9,7 @@ pub mod clients;
 pub mod collect;
 pub mod compiler;
 pub mod complete;
+pub mod deliver;
 pub mod events;
 pub mod fleet;
 pub mod flows;

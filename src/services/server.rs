@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use velociraptor_proto::journal::record::Kind as RecordKind;
 use velociraptor_proto::journal::{Decision, EventRows, Quarantine, Record, decision};
 use velociraptor_proto::proto::OrgRecord;
@@ -13,6 +14,8 @@ use velociraptor_proto::proto::OrgRecord;
 use super::acl::Permission;
 use super::events::{Bus, EventBatch};
 use super::fleet::Role;
+use super::fleet::hub::Order;
+use super::fleet::relay::Relay;
 use super::ids::{OrgId, new_org_id};
 use super::monitoring::Monitoring;
 use super::repository::{self, Repository};
@@ -197,6 +200,8 @@ pub struct Server {
     spills: Mutex<Vec<Arc<Segment>>>,
     task_counter: AtomicU64,
     parked: Mutex<Vec<RecoveredPost>>,
+    relay: OnceLock<Arc<Relay>>,
+    orders: OnceLock<mpsc::UnboundedSender<Order>>,
 }
 
 /// A sealed POST found in a journal, whose sender was not enrolled when it came.
@@ -266,6 +271,8 @@ impl Server {
             segments: Mutex::default(),
             spills: Mutex::default(),
             parked: Mutex::default(),
+            relay: OnceLock::new(),
+            orders: OnceLock::new(),
             task_counter: AtomicU64::new(env.entropy.below(1 << 16)),
             env,
             options,
@@ -291,6 +298,32 @@ impl Server {
     /// The name of this process.
     pub fn process(&self) -> ProcessId {
         ProcessId::new(self.options.node.as_str(), self.epoch.name())
+    }
+
+    /// On a minion: what it does for its master. `None` on a master.
+    pub fn relay(&self) -> Option<&Arc<Relay>> {
+        self.relay.get()
+    }
+
+    /// Makes this server a minion's, once, before it serves anybody.
+    pub fn set_relay(&self, relay: Arc<Relay>) {
+        if self.relay.set(relay).is_err() {
+            tracing::error!("a minion's relay was set twice; the first stays");
+        }
+    }
+
+    /// Says something to all minions, if there are any.
+    pub fn order(&self, order: Order) {
+        if let Some(orders) = self.orders.get() {
+            let _ = orders.send(order);
+        }
+    }
+
+    /// Where [`Server::order`] goes to; once.
+    pub fn set_orders(&self, to: mpsc::UnboundedSender<Order>) {
+        if self.orders.set(to).is_err() {
+            tracing::error!("the way to minions was set twice; the first stays");
+        }
     }
 
     async fn load_orgs(&self) -> Result<(), ServiceError> {
@@ -364,6 +397,20 @@ impl Server {
         let org = self.add_org(id, &record);
         self.load_monitoring(&org).await?;
         Ok(org)
+    }
+
+    /// On a minion: what its master says of an organisation.
+    pub fn learn_org(&self, id: &OrgId, name: &str, nonce: &str) {
+        if self.org(id).is_none() {
+            let record = OrgRecord {
+                name: name.to_owned(),
+                id: id.id().to_owned(),
+                nonce: nonce.to_owned(),
+                ..Default::default()
+            };
+            self.add_org(id.clone(), &record);
+            tracing::info!(org = %id, "organisation learnt");
+        }
     }
 
     /// The organisation with that id.
@@ -548,6 +595,11 @@ impl Server {
     /// POSTs found at recovery whose senders were not enrolled; given out once.
     pub fn take_parked(&self) -> Vec<RecoveredPost> {
         std::mem::take(&mut self.parked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Journal file `k` of this process.
+    pub fn own_journal(&self, k: u64) -> String {
+        Segment::journal(&fleet_dir(&self.tree.root), &self.process(), k).path
     }
 
     /// A path for something of this process that has no stock name.

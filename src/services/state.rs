@@ -17,7 +17,7 @@ use super::flows::job::{Hash, Job, hash};
 use super::flows::{LiveFlow, Outcome};
 use super::ids::Session;
 use super::tasks::Verdict;
-use crate::store::journal::{Extent, Segment};
+use crate::store::journal::{Extent, ProcessId, Segment};
 
 /// The session of event queries.
 pub const MONITORING: &str = "F.Monitoring";
@@ -231,8 +231,9 @@ impl OrgState {
             Some(Kind::Schedule(s)) => self.schedule(client, s, pin),
             Some(Kind::Grant(g)) => {
                 let cipher = to_hash(&g.cipher_hash);
+                let grantee = grantee(&g.node, &g.epoch);
                 let queue = &mut self.clients.entry(client).queue;
-                queue.granted(|id| g.task_id.contains(&id), cipher);
+                queue.granted(|id| g.task_id.contains(&id), cipher, grantee.as_ref());
             }
             Some(Kind::Cancel(c)) => {
                 let key = (client.to_owned(), c.flow_id.clone());
@@ -301,8 +302,12 @@ impl OrgState {
         let key = (client.to_owned(), context.session_id.clone());
         self.flows.insert(key, LiveFlow::scheduled(s, pin.clone()));
         let queue = &mut self.clients.entry(client).queue;
+        let (cipher, grantee) = (to_hash(&s.cipher_hash), grantee(&s.node, &s.epoch));
         for t in &s.tasks {
-            queue.push(t.clone(), s.granted.then(|| to_hash(&s.cipher_hash)), Some(pin.clone()));
+            queue.push(t.clone(), s.granted.then_some(cipher), Some(pin.clone()));
+            if s.granted {
+                queue.granted(|id| id == t.task_id, cipher, grantee.as_ref());
+            }
         }
     }
 
@@ -326,6 +331,11 @@ impl OrgState {
             c.queue.ended(flow);
         }
     }
+}
+
+/// The other frontend process that a durable record names, if it names one.
+fn grantee(node: &str, epoch: &str) -> Option<ProcessId> {
+    (!node.is_empty()).then(|| ProcessId::new(node, epoch))
 }
 
 /// Fields that an agent or an interrogation reports; empty ones change nothing.

@@ -11,7 +11,7 @@ use velociraptor_proto::proto::VeloMessage;
 
 use super::flows::job::Hash;
 use super::ids::Session;
-use crate::store::journal::Segment;
+use crate::store::journal::{ProcessId, Segment};
 
 /// A flow that was received but of which nothing has been heard for this long
 /// is asked about, microseconds (stock's `inflight_check_time`).
@@ -27,8 +27,19 @@ enum State {
     Queued,
     /// On its way in the reply to the request `request` of cipher `cipher`.
     Sent { cipher: Hash, request: Hash, at: u64 },
+    /// Delegated to another frontend process, for the client process `cipher`.
+    Away { process: ProcessId, cipher: Hash },
     /// Sent, or granted to a process that died: only the client can tell.
     Unsure { cipher: Hash, asked: Option<u64> },
+}
+
+/// Whose hands a batch goes through.
+#[derive(Clone, Copy, Debug)]
+pub enum Way<'a> {
+    /// Ours: it is the reply to the request with this hash.
+    Reply(Hash),
+    /// Those of another frontend process, which reports what became of each task.
+    Node(&'a ProcessId),
 }
 
 #[derive(Clone, Debug)]
@@ -40,6 +51,8 @@ struct Task {
     granted: bool,
     /// To which cipher it was granted.
     cipher: Option<Hash>,
+    /// To which other frontend process it was granted.
+    grantee: Option<ProcessId>,
     _pin: Option<Arc<Segment>>,
 }
 
@@ -63,6 +76,17 @@ pub struct Batch {
     pub ungranted: Vec<u64>,
 }
 
+/// What a frontend process reports of a task it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The client has it.
+    Received,
+    /// It was not sent, and this process never will.
+    Back,
+    /// It was sent; whether the client got it is not known.
+    Doubt,
+}
+
 /// What an answer to "do you know this flow" means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -80,16 +104,24 @@ impl Queue {
     pub fn push(&mut self, message: VeloMessage, granted: Option<Hash>, pin: Option<Arc<Segment>>) {
         let (granted, cipher) = (granted.is_some(), granted);
         let flow = Session::parse(&message.session_id).flow;
-        let task = Task { message, flow, state: State::Queued, granted, cipher, _pin: pin };
+        let task =
+            Task { message, flow, state: State::Queued, granted, cipher, grantee: None, _pin: pin };
         self.tasks.insert(task.message.task_id, task);
     }
 
-    /// The right to send these is durable; they go to this cipher.
-    pub fn granted(&mut self, ids: impl Fn(u64) -> bool, cipher: Hash) {
+    /// The right to send these is durable; they go to this cipher, through this
+    /// other frontend process or through us.
+    pub fn granted(
+        &mut self,
+        ids: impl Fn(u64) -> bool,
+        cipher: Hash,
+        grantee: Option<&ProcessId>,
+    ) {
         for (id, t) in &mut self.tasks {
             if ids(*id) {
                 t.granted = true;
                 t.cipher = Some(cipher);
+                t.grantee = grantee.cloned();
             }
         }
     }
@@ -121,14 +153,14 @@ impl Queue {
         &self.inflight
     }
 
-    /// Takes what may be sent in one reply to request `request` of `cipher`.
+    /// Takes what may be sent on `way` to the client process `cipher`.
     ///
     /// At most `cap` flows that are not urgent run at once. A cancel never goes
     /// with its flow, and not before the flow's receipt is proved.
     pub fn take(
         &mut self,
         cipher: Hash,
-        request: Hash,
+        way: Way<'_>,
         now: u64,
         cap: usize,
         can_ask: bool,
@@ -153,11 +185,19 @@ impl Queue {
                 }
                 busy += 1;
             }
-            if !t.granted {
+            let (grantee, state) = match way {
+                Way::Reply(request) => (None, State::Sent { cipher, request, at: now }),
+                Way::Node(p) => (Some(p), State::Away { process: p.clone(), cipher }),
+            };
+            // A flow's durable record names who may send it to whom.
+            let named = t.cipher == Some(cipher) && t.grantee.as_ref() == grantee;
+            if !t.granted || (is_flow && !named) {
                 batch.ungranted.push(*id);
                 t.granted = true;
+                t.cipher = Some(cipher);
+                t.grantee = grantee.cloned();
             }
-            t.state = State::Sent { cipher, request, at: now };
+            t.state = state;
             batch.messages.push(t.message.clone());
         }
         if can_ask {
@@ -203,20 +243,94 @@ impl Queue {
     /// The record that grants `ids` could not be written, or the connection
     /// broke before all bytes were handed over: they were not sent.
     pub fn give_back(&mut self, request: Hash) {
-        for t in self.tasks.values_mut() {
-            if matches!(&t.state, State::Sent { request: r, .. } if *r == request) {
-                t.state = State::Queued;
+        let back: Vec<u64> = (self.tasks.iter())
+            .filter(|(_, t)| matches!(&t.state, State::Sent { request: r, .. } if *r == request))
+            .map(|(id, _)| *id)
+            .collect();
+        back.into_iter().for_each(|id| self.requeue(id));
+    }
+
+    /// The task was certainly not sent. It waits again, unless its flow was
+    /// cancelled meanwhile: then neither it nor the cancel is sent.
+    fn requeue(&mut self, id: u64) {
+        let Some(t) = self.tasks.get_mut(&id) else { return };
+        t.state = State::Queued;
+        let (flow, is_flow) = (t.flow.clone(), t.message.flow_request.is_some());
+        if is_flow && self.cancelled(&flow) {
+            self.tasks.retain(|_, t| t.flow != flow);
+        }
+    }
+
+    fn cancelled(&self, flow: &str) -> bool {
+        self.tasks.values().any(|t| t.flow == flow && t.message.cancel.is_some())
+    }
+
+    /// What the frontend process `by`, which was given a task, says of it.
+    pub fn reported(&mut self, by: &ProcessId, id: u64, what: What, now: u64) {
+        let Some(t) = self.tasks.get_mut(&id) else { return };
+        // Proof is proof, whatever we believed; the rest only a grantee can say.
+        let theirs = t.grantee.as_ref() == Some(by);
+        match (what, &t.state) {
+            (What::Received, State::Away { .. } | State::Unsure { .. }) => self.received(id, now),
+            // It never was and never will be sent by that process.
+            (What::Back, State::Away { .. } | State::Unsure { .. }) if theirs => self.requeue(id),
+            (What::Doubt, State::Away { cipher, .. }) if theirs => {
+                t.state = State::Unsure { cipher: *cipher, asked: None };
+            }
+            _ => {}
+        }
+    }
+
+    /// What `process` has of this client's tasks after its stream was broken:
+    /// what it does not have never reached it.
+    pub fn reconcile(&mut self, process: &ProcessId, has: &BTreeSet<u64>) {
+        let lost: Vec<u64> = (self.tasks.iter())
+            .filter(|(id, t)| {
+                matches!(&t.state, State::Away { process: p, .. } if p == process)
+                    && !has.contains(id)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        lost.into_iter().for_each(|id| self.requeue(id));
+        // After our own restart all that was granted is in doubt; a process
+        // that still has it will tell.
+        for (_, t) in self.tasks.iter_mut().filter(|(id, _)| has.contains(id)) {
+            if let State::Unsure { cipher, asked: None } = &t.state
+                && t.grantee.as_ref() == Some(process)
+            {
+                t.state = State::Away { process: process.clone(), cipher: *cipher };
             }
         }
+    }
+
+    /// The process is gone, or cannot be asked: whether it sent what it had,
+    /// only the client can tell.
+    pub fn process_gone(&mut self, process: &ProcessId) {
+        for t in self.tasks.values_mut() {
+            if let State::Away { process: p, cipher } = &t.state
+                && p == process
+            {
+                t.state = State::Unsure { cipher: *cipher, asked: None };
+            }
+        }
+    }
+
+    /// Other processes that have tasks of this client.
+    pub fn away(&self) -> BTreeSet<&ProcessId> {
+        let with = self.tasks.values().filter_map(|t| match &t.state {
+            State::Away { process, .. } => Some(process),
+            _ => None,
+        });
+        with.collect()
     }
 
     /// A new check-in of the same client process: it has read earlier replies.
     /// The same ciphertext again: it has not read the reply to it.
     pub fn checked_in(&mut self, cipher: Hash, request: Hash, now: u64) {
-        let mut proved = Vec::new();
+        let (mut proved, mut back) = (Vec::new(), Vec::new());
         for (id, t) in &mut self.tasks {
             match &t.state {
-                State::Sent { request: r, .. } if *r == request => t.state = State::Queued,
+                State::Sent { request: r, .. } if *r == request => back.push(*id),
                 State::Sent { cipher: c, .. } if *c == cipher => proved.push(*id),
                 // Another process of this client: whether the first one got it
                 // before it ended, nobody knows.
@@ -229,6 +343,7 @@ impl Queue {
         for id in proved {
             self.received(id, now);
         }
+        back.into_iter().for_each(|id| self.requeue(id));
     }
 
     /// The client consumed the oldest reply that is still on its way (WebSocket
@@ -293,6 +408,7 @@ impl Queue {
         for t in self.tasks.values_mut().filter(|t| t.flow == flow) {
             if let State::Unsure { cipher: sent_to, asked: Some(_) } = &t.state {
                 if *sent_to == cipher && !self.proved.contains(flow) {
+                    // Granted anew when it is sent: perhaps by somebody else.
                     t.state = State::Queued;
                     verdict = Verdict::Redeliver;
                 } else {
@@ -348,9 +464,9 @@ mod tests {
     fn sent_once_and_proved_by_the_next_request() {
         let mut q = Queue::default();
         q.push(flow(1), None, None);
-        let b = q.take(A, [10; 16], 1, 4, true);
+        let b = q.take(A, Way::Reply([10; 16]), 1, 4, true);
         assert_eq!((ids(&b), b.ungranted.clone()), (vec![1], vec![1]));
-        assert!(ids(&q.take(A, [11; 16], 2, 4, false)).is_empty());
+        assert!(ids(&q.take(A, Way::Reply([11; 16]), 2, 4, false)).is_empty());
         q.checked_in(A, [11; 16], 2);
         assert!(q.inflight().contains_key("F.1") && !q.has_work());
     }
@@ -359,18 +475,18 @@ mod tests {
     fn a_repeated_request_gets_its_reply_again() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
-        q.take(A, [10; 16], 1, 4, true);
+        q.take(A, Way::Reply([10; 16]), 1, 4, true);
         q.checked_in(A, [10; 16], 2);
-        assert_eq!(ids(&q.take(A, [10; 16], 2, 4, true)), [1]);
+        assert_eq!(ids(&q.take(A, Way::Reply([10; 16]), 2, 4, true)), [1]);
     }
 
     #[test]
     fn a_restarted_client_is_asked_and_never_given_it_twice() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
-        q.take(A, [10; 16], 1, 4, true);
+        q.take(A, Way::Reply([10; 16]), 1, 4, true);
         q.checked_in(B, [20; 16], 2);
-        let b = q.take(B, [20; 16], 2, 4, true);
+        let b = q.take(B, Way::Reply([20; 16]), 2, 4, true);
         assert_eq!(b.messages[0].flow_stats_request.as_ref().unwrap().flow_id, ["F.1"]);
         assert_eq!(q.unknown("F.1", B), Verdict::Lost);
         assert!(!q.has_work());
@@ -381,10 +497,10 @@ mod tests {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
         q.doubt_granted();
-        let b = q.take(A, [10; 16], 1, 4, true);
+        let b = q.take(A, Way::Reply([10; 16]), 1, 4, true);
         assert!(b.messages[0].flow_stats_request.is_some() && b.messages.len() == 1);
         assert_eq!(q.unknown("F.1", A), Verdict::Redeliver);
-        assert_eq!(ids(&q.take(A, [11; 16], 2, 4, true)), [1]);
+        assert_eq!(ids(&q.take(A, Way::Reply([11; 16]), 2, 4, true)), [1]);
         // Rows came after all: the doubt is over.
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
@@ -400,12 +516,15 @@ mod tests {
         q.push(flow(1), Some(A), None);
         assert!(!q.withdraw("F.1"), "never sent: nothing to cancel");
         q.push(flow(2), Some(A), None);
-        q.take(A, [10; 16], 1, 4, true);
+        q.take(A, Way::Reply([10; 16]), 1, 4, true);
         assert!(q.withdraw("F.2"));
         q.push(cancel(3, 2), Some(A), None);
-        assert!(ids(&q.take(A, [10; 16], 1, 4, true)).is_empty(), "not in doubt of receipt");
+        assert!(
+            ids(&q.take(A, Way::Reply([10; 16]), 1, 4, true)).is_empty(),
+            "not in doubt of receipt"
+        );
         q.checked_in(A, [11; 16], 2);
-        assert_eq!(ids(&q.take(A, [11; 16], 2, 4, true)), [3]);
+        assert_eq!(ids(&q.take(A, Way::Reply([11; 16]), 2, 4, true)), [3]);
     }
 
     #[test]
@@ -415,22 +534,85 @@ mod tests {
             q.push(flow(id), Some(A), None);
         }
         q.push(VeloMessage { urgent: true, ..flow(7) }, Some(A), None);
-        assert_eq!(ids(&q.take(A, [1; 16], 1, 4, true)), [1, 2, 3, 4, 7]);
+        assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [1, 2, 3, 4, 7]);
         q.checked_in(A, [2; 16], 2);
-        assert!(ids(&q.take(A, [2; 16], 2, 4, true)).is_empty());
+        assert!(ids(&q.take(A, Way::Reply([2; 16]), 2, 4, true)).is_empty());
         q.ended("F.1");
         q.ended("F.7");
-        assert_eq!(ids(&q.take(A, [2; 16], 2, 4, true)), [5]);
+        assert_eq!(ids(&q.take(A, Way::Reply([2; 16]), 2, 4, true)), [5]);
     }
 
     #[test]
     fn silence_is_asked_about_after_a_minute() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
-        q.take(A, [1; 16], 1, 4, true);
+        q.take(A, Way::Reply([1; 16]), 1, 4, true);
         q.checked_in(A, [2; 16], 1);
-        assert!(q.take(A, [2; 16], ASK_AFTER, 4, true).messages.is_empty());
-        assert_eq!(q.take(A, [2; 16], ASK_AFTER + 2, 4, true).messages.len(), 1);
-        assert!(q.take(A, [3; 16], ASK_AFTER + 3, 4, true).messages.is_empty());
+        assert!(q.take(A, Way::Reply([2; 16]), ASK_AFTER, 4, true).messages.is_empty());
+        assert_eq!(q.take(A, Way::Reply([2; 16]), ASK_AFTER + 2, 4, true).messages.len(), 1);
+        assert!(q.take(A, Way::Reply([3; 16]), ASK_AFTER + 3, 4, true).messages.is_empty());
+    }
+
+    fn delegated() -> (Queue, ProcessId) {
+        let (mut q, p) = (Queue::default(), ProcessId::new("m1", "1"));
+        q.push(flow(1), None, None);
+        let b = q.take(A, Way::Node(&p), 1, 4, true);
+        assert_eq!((ids(&b), b.ungranted.clone()), (vec![1], vec![1]));
+        (q, p)
+    }
+
+    #[test]
+    fn what_another_process_has_is_its_to_send() {
+        let (mut q, p) = delegated();
+        assert_eq!(q.away().len(), 1);
+        assert!(q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty());
+        // A check-in here proves nothing about what was given to others.
+        q.checked_in(A, [2; 16], 2);
+        q.checked_in(B, [3; 16], 2);
+        assert_eq!(q.away().len(), 1);
+        q.reported(&ProcessId::new("m2", "1"), 1, What::Back, 3);
+        assert_eq!(q.away().len(), 1, "not theirs to give back");
+        q.reported(&p, 1, What::Received, 3);
+        assert!(q.inflight().contains_key("F.1") && q.away().is_empty());
+    }
+
+    #[test]
+    fn what_comes_back_is_granted_anew_and_what_is_in_doubt_is_asked_about() {
+        let (mut q, p) = delegated();
+        q.reported(&p, 1, What::Back, 3);
+        let b = q.take(B, Way::Reply([1; 16]), 1, 4, true);
+        assert_eq!((ids(&b), b.ungranted), (vec![1], vec![1]));
+        let (mut q, p) = delegated();
+        q.reported(&p, 1, What::Doubt, 3);
+        let b = q.take(A, Way::Reply([1; 16]), 1, 4, true);
+        assert!(ids(&b) == [0] && b.messages[0].flow_stats_request.is_some());
+        assert_eq!(q.unknown("F.1", A), Verdict::Redeliver);
+    }
+
+    #[test]
+    fn a_broken_stream_loses_only_what_never_arrived() {
+        let (mut q, p) = delegated();
+        q.push(flow(2), None, None);
+        q.take(A, Way::Node(&p), 1, 4, true);
+        q.reconcile(&p, &BTreeSet::from([1]));
+        assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [2]);
+        // After our restart what was granted is in doubt until its holder shows.
+        let mut q = Queue::default();
+        q.push(flow(1), None, None);
+        q.granted(|_| true, A, Some(&p));
+        q.doubt_granted();
+        q.reconcile(&p, &BTreeSet::from([1]));
+        assert_eq!(q.away().len(), 1);
+        q.process_gone(&p);
+        assert!(q.away().is_empty() && q.has_work());
+    }
+
+    #[test]
+    fn a_cancelled_task_that_comes_back_is_never_sent() {
+        let (mut q, p) = delegated();
+        assert!(q.withdraw("F.1"), "somebody may have sent it");
+        q.push(cancel(2, 1), Some([0; 16]), None);
+        q.reported(&p, 1, What::Back, 3);
+        assert!(!q.has_work() && q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty());
     }
 }

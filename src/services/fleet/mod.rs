@@ -4,6 +4,10 @@
 //! its own. Nothing here knows sockets: the stream between them is given to it
 //! as bytes and places.
 
+pub mod hub;
+pub mod minion;
+pub mod outbox;
+pub mod relay;
 mod role;
 
 pub use role::Role;

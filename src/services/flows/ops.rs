@@ -10,6 +10,7 @@ use velociraptor_proto::proto::{
     ArtifactCollectorArgs, ArtifactCollectorContext, Cancel, FlowRequest, VeloMessage,
 };
 
+use crate::services::fleet::hub::Order;
 use crate::services::ids::new_flow_id;
 use crate::services::server::{Org, Server, ServiceError};
 use crate::store::paths::Client;
@@ -67,12 +68,14 @@ impl Server {
             ..Default::default()
         };
         let held = self.sessions.held(&org.id, &client);
+        let at = held.as_ref().and_then(|h| h.process()).cloned();
         let schedule = Schedule {
             context: Some(context),
             tasks: vec![task],
             granted: held.is_some(),
-            cipher_hash: held.map(|h| h.cipher.to_vec()).unwrap_or_default(),
-            ..Default::default()
+            cipher_hash: held.as_ref().map(|h| h.cipher.to_vec()).unwrap_or_default(),
+            node: at.as_ref().map(|p| p.node.clone()).unwrap_or_default(),
+            epoch: at.map(|p| p.epoch).unwrap_or_default(),
         };
         self.decide(org, &client, principal, Kind::Schedule(schedule)).await?;
         self.sessions.wake(&org.id, &client);
@@ -141,6 +144,7 @@ impl Server {
             .collect();
         let cancel = CancelFlow { flow_id: flow.to_owned(), tasks };
         self.decide(org, client, principal, Kind::Cancel(cancel)).await?;
+        self.order(Order::Recall((org.id.clone(), client.to_owned())));
         self.sessions.wake(&org.id, client);
         Ok(())
     }

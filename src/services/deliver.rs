@@ -1,0 +1,161 @@
+//! What a client that is held is given: its tasks with the right to send them,
+//! questions about flows in doubt, its event table, and a first interrogation.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use velociraptor_proto::journal::decision::Kind;
+use velociraptor_proto::journal::{FailFlow, Grant};
+use velociraptor_proto::proto::VeloMessage;
+
+use super::flows::job::Hash;
+use super::server::{Org, Server};
+use super::tasks::{Way, What};
+
+/// A client without an interrogation is asked again after this long.
+const INTERROGATE_AGAIN: Duration = Duration::from_secs(600);
+
+/// What a check-in says of its client.
+#[derive(Clone, Debug)]
+pub struct CheckIn {
+    /// When, microseconds since the epoch.
+    pub time: u64,
+    /// Peer address as known to the frontend.
+    pub remote: String,
+    /// The event table version the client says it has.
+    pub table_claim: Option<u64>,
+}
+
+impl Server {
+    /// Notes what a check-in says.
+    pub fn note_check_in(&self, org: &Org, client: &str, c: &CheckIn) {
+        let mut state = org.state();
+        let client = state.clients.entry(client);
+        client.info.ping = client.info.ping.max(c.time);
+        client.info.ip_address.clone_from(&c.remote);
+        if c.table_claim.is_some() {
+            client.table_claim = c.table_claim;
+        }
+    }
+
+    /// On a client's arrival: asks a new client what it is, and ends flows in
+    /// doubt that an old agent cannot be asked about.
+    pub async fn meet(&self, org: &Arc<Org>, source: &str) {
+        let (new, lost) = {
+            let mut state = org.state();
+            let client = state.clients.entry(source);
+            let new = client.info.last_interrogate_flow_id.is_empty() && !client.interrogating;
+            client.interrogating |= new;
+            let lost = if client.can_ask() { vec![] } else { client.queue.unanswerable() };
+            (new, lost)
+        };
+        if new {
+            match self.interrogate(org, source).await {
+                Ok(flow) => {
+                    tracing::info!(client = source, flow, "interrogation scheduled");
+                    self.interrogate_again_later(org, source);
+                }
+                Err(e) => {
+                    tracing::error!(client = source, error = %e, "interrogation not scheduled");
+                    org.state().clients.entry(source).interrogating = false;
+                }
+            }
+        }
+        for flow_id in lost {
+            let reason = "This server restarted while the task was being sent, and the agent is \
+                          too old to say whether it got it"
+                .to_owned();
+            let kind = Kind::FailFlow(FailFlow { flow_id, reason });
+            if let Err(e) = self.decide(org, source, "", kind).await {
+                tracing::error!(client = source, error = %e, "end of a flow not stored");
+            }
+        }
+    }
+
+    fn interrogate_again_later(&self, org: &Arc<Org>, source: &str) {
+        let (org, source) = (org.clone(), source.to_owned());
+        self.env.spawn(async move {
+            tokio::time::sleep(INTERROGATE_AGAIN).await;
+            org.state().clients.entry(&source).interrogating = false;
+        });
+    }
+
+    /// Two processes speak for one client. The newest is served.
+    pub async fn note_conflict(&self, org: &Org, client: &str, remote: &str, agent: &str) {
+        tracing::warn!(client, remote, "two processes use this client id");
+        let row = serde_json::json!({
+            "ClientId": client, "RemoteAddr": remote, "UserAgent": agent,
+        });
+        let rows = Bytes::from(format!("{row}\n"));
+        let stored = self.push_events(org, "server", "Server.Internal.ClientConflict", rows);
+        if let Err(e) = stored.await {
+            tracing::warn!(error = %e, "conflict event not stored");
+        }
+    }
+
+    /// What may go to the client process `cipher` now, on `way`; everything that
+    /// needs a durable grant has it.
+    pub async fn next_tasks(
+        &self,
+        org: &Org,
+        source: &str,
+        cipher: Hash,
+        way: Way<'_>,
+    ) -> Vec<VeloMessage> {
+        let now = self.env.clock.micros();
+        let (batch, claim) = {
+            let mut state = org.state();
+            let client = state.clients.entry(source);
+            let can_ask = client.can_ask();
+            let cap = self.options.flows_in_flight;
+            let batch = client.queue.take(cipher, way, now, cap, can_ask);
+            (batch, client.table_claim)
+        };
+        if !batch.ungranted.is_empty() {
+            let mut grant = Grant {
+                task_id: batch.ungranted.clone(),
+                cipher_hash: cipher.to_vec(),
+                ..Default::default()
+            };
+            if let Way::Node(p) = way {
+                grant.node.clone_from(&p.node);
+                grant.epoch.clone_from(&p.epoch);
+            }
+            if let Err(e) = self.decide(org, source, "", Kind::Grant(grant)).await {
+                tracing::warn!(client = source, error = %e, "grant not stored; tasks stay queued");
+                let ids: Vec<u64> = batch.messages.iter().map(|m| m.task_id).collect();
+                self.not_sent(org, source, way, &ids);
+                return vec![];
+            }
+        }
+        let mut out = batch.messages;
+        self.counters.tasks_sent.fetch_add(out.len() as u64, Ordering::Relaxed);
+        if let Some(claim) = claim {
+            match self.event_table(org, source, claim).await {
+                Ok(Some(table)) => {
+                    // Until the client says otherwise.
+                    let version = table.update_event_table.as_ref().map(|t| t.version);
+                    out.push(table);
+                    org.state().clients.entry(source).table_claim = version;
+                }
+                Ok(None) => {}
+                Err(e) => tracing::warn!(client = source, error = %e, "event table not made"),
+            }
+        }
+        out
+    }
+
+    /// What was taken did not go out.
+    pub fn not_sent(&self, org: &Org, source: &str, way: Way<'_>, ids: &[u64]) {
+        let mut state = org.state();
+        let queue = &mut state.clients.entry(source).queue;
+        match way {
+            Way::Reply(reply) => queue.give_back(reply),
+            Way::Node(p) => {
+                ids.iter().for_each(|id| queue.reported(p, *id, What::Back, 0));
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! A minion as its master's peer: carries out what comes down the stream, and
+//! says how it is.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use velociraptor_proto::fleet::{
+    Hello, NodeStats, OrgFact, Orgs, Position, Refused, Release, SessionChange, UpBeat, Welcome,
+};
+
+use super::relay::Relay;
+use crate::cluster::{FromMaster, MinionSide};
+use crate::services::ids::OrgId;
+use crate::services::server::Server;
+use crate::services::sessions::Key;
+use crate::services::state::to_hash;
+
+/// What the process adds to [`NodeStats`] that services do not know.
+pub type Probe = Arc<dyn Fn(&mut NodeStats) + Send + Sync>;
+
+/// Called for a client whose key must not be trusted any longer.
+pub type Forgetter = Arc<dyn Fn(&Key) + Send + Sync>;
+
+/// A minion's side of the stream.
+pub struct Minion {
+    server: Arc<Server>,
+    relay: Arc<Relay>,
+    probe: Probe,
+    forget: Forgetter,
+    /// Highest term of a master seen.
+    term: AtomicU64,
+    applied: Mutex<Position>,
+    /// Why this process must end, once that is so.
+    fatal: watch::Sender<Option<String>>,
+}
+
+impl std::fmt::Debug for Minion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Minion").field("relay", &self.relay).finish_non_exhaustive()
+    }
+}
+
+impl Minion {
+    /// For `server`, whose relay is set.
+    pub fn new(
+        server: Arc<Server>,
+        relay: Arc<Relay>,
+        probe: Probe,
+        forget: Forgetter,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            server,
+            relay,
+            probe,
+            forget,
+            term: AtomicU64::new(0),
+            applied: Mutex::default(),
+            fatal: watch::Sender::new(None),
+        })
+    }
+
+    /// Becomes `Some` when the master says for good that this process is not
+    /// wanted.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.fatal.subscribe()
+    }
+
+    /// How far the master has applied this process's journal.
+    pub fn applied(&self) -> Position {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_applied(&self, p: Position) {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        if (p.file, p.offset) > (applied.file, applied.offset) {
+            *applied = p;
+        }
+    }
+
+    fn learn(&self, orgs: &Orgs) {
+        for OrgFact { org_id, name, nonce } in &orgs.orgs {
+            self.server.learn_org(&OrgId::new(org_id.as_str()), name, nonce);
+        }
+    }
+
+    async fn release(&self, r: Release) {
+        let end = self.server.journal.end().file;
+        for k in r.journal_files {
+            if k >= end {
+                tracing::error!(file = k, "asked to remove a journal file in use; it stays");
+                continue;
+            }
+            self.remove(&self.server.own_journal(k)).await;
+        }
+        for name in r.spills {
+            let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
+            if plain {
+                self.remove(&self.server.own_path("spill", &name)).await;
+            } else {
+                tracing::error!(name, "asked to remove something that is no spill file");
+            }
+        }
+        if r.roll
+            && let Err(e) = self.server.journal.roll().await
+        {
+            tracing::warn!(error = %e, "no new journal file");
+        }
+    }
+
+    async fn remove(&self, path: &str) {
+        match self.server.env.fs.remove(path).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path, error = %e, "released file not removed");
+            }
+            _ => tracing::debug!(path, "released file removed"),
+        }
+    }
+}
+
+impl MinionSide for Minion {
+    fn hello(&self) -> (Hello, Vec<SessionChange>) {
+        let (holdings, readers) = self.relay.introduce();
+        let hello = Hello {
+            product: crate::PRODUCT.to_owned(),
+            end: Some(self.server.journal.end().into()),
+            holdings,
+            ..Default::default()
+        };
+        (hello, readers)
+    }
+
+    fn welcome<'a>(&'a self, welcome: Welcome) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let seen = self.term.fetch_max(welcome.term, Ordering::Relaxed);
+            if welcome.term < seen {
+                return Err(format!(
+                    "this master is of term {}, and one of term {seen} has been here: it is \
+                     deposed",
+                    welcome.term
+                ));
+            }
+            self.learn(&welcome.orgs.unwrap_or_default());
+            self.set_applied(welcome.applied.unwrap_or_default());
+            let master = welcome.master.unwrap_or_default();
+            tracing::info!(
+                master = master.node,
+                epoch = master.epoch,
+                "the master has welcomed this minion"
+            );
+            Ok(())
+        })
+    }
+
+    fn frame<'a>(&'a self, frame: FromMaster) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            match frame {
+                FromMaster::Tasks(t) => {
+                    let (org, client) = self.relay.give(t);
+                    self.server.sessions.wake(&org, &client);
+                }
+                FromMaster::Recall(r) => {
+                    let key = (OrgId::new(r.org_id.as_str()), r.client_id);
+                    let elsewhere = (!r.request_hash.is_empty())
+                        .then(|| (to_hash(&r.cipher_hash), to_hash(&r.request_hash)));
+                    self.relay.recall(&key, elsewhere);
+                }
+                FromMaster::Applied(p) => self.set_applied(p),
+                FromMaster::Release(r) => self.release(r).await,
+                FromMaster::Orgs(o) => self.learn(&o),
+                FromMaster::Forget(f) => {
+                    let key = (OrgId::new(f.org_id.as_str()), f.client_id);
+                    self.relay.recall(&key, None);
+                    (self.forget)(&key);
+                    for reader in self.server.sessions.readers(&key.0, &key.1) {
+                        reader.supersede();
+                    }
+                }
+            }
+        })
+    }
+
+    fn beat(&self) -> UpBeat {
+        let c = &self.server.counters;
+        let j = self.server.journal.stats();
+        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        let mut stats = NodeStats {
+            product: crate::PRODUCT.to_owned(),
+            clients: self.relay.clients() as u64,
+            jobs: get(&c.jobs),
+            rows: get(&c.rows),
+            upload_bytes: get(&c.upload_bytes),
+            refused: get(&c.refused),
+            journal_bytes: get(&j.bytes),
+            journal_groups: get(&j.groups),
+            journal_files: get(&j.files),
+            ..Default::default()
+        };
+        (self.probe)(&mut stats);
+        UpBeat {
+            end: Some(self.server.journal.end().into()),
+            stats: Some(stats),
+            ..Default::default()
+        }
+    }
+
+    fn gone(&self) {
+        tracing::warn!("the master is not reached; clients are served without it");
+    }
+
+    fn refused(&self, refusal: &Refused) {
+        tracing::error!(
+            reason = refusal.reason,
+            permanent = refusal.permanent,
+            "the master refuses this minion"
+        );
+        if refusal.permanent {
+            self.fatal.send_replace(Some(refusal.reason.clone()));
+        }
+    }
+}

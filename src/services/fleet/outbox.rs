@@ -1,0 +1,257 @@
+//! What a minion may hand to one client, and what it must say of each task.
+//!
+//! The master decides what is sent to which client process; this only carries
+//! it out and never sends anything twice to anybody. Pure: told what happens on
+//! the connection, it says what to report.
+
+use std::collections::BTreeMap;
+
+use velociraptor_proto::proto::VeloMessage;
+
+use crate::services::flows::job::Hash;
+use crate::services::tasks::What;
+
+#[derive(Clone, Debug)]
+struct Given {
+    message: VeloMessage,
+    cipher: Hash,
+    /// The reply that carries it, while it is on its way.
+    reply: Option<Hash>,
+}
+
+/// One client's tasks on this node.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    given: BTreeMap<u64, Given>,
+    /// Questions and event tables: sent at most once, not reported on.
+    loose: Vec<(Hash, VeloMessage)>,
+}
+
+/// A task and what became of it.
+pub type Told = (u64, What);
+
+impl Outbox {
+    /// The master lets us send these to the client process `cipher`.
+    pub fn give(&mut self, cipher: Hash, messages: Vec<VeloMessage>) {
+        for message in messages {
+            if message.task_id == 0 {
+                self.loose.push((cipher, message));
+            } else {
+                // A task that is here already is on its way: a repeat of the
+                // same frame changes nothing.
+                let given = Given { message, cipher, reply: None };
+                self.given.entry(given.message.task_id).or_insert(given);
+            }
+        }
+    }
+
+    /// Takes what goes into the reply `reply` to the process `cipher`. Tasks
+    /// for another process of the client go back: that one is over.
+    pub fn take(&mut self, cipher: Hash, reply: Hash) -> (Vec<VeloMessage>, Vec<Told>) {
+        let (mut out, mut told) = (Vec::new(), Vec::new());
+        self.given.retain(|id, g| {
+            if g.cipher != cipher {
+                let what = if g.reply.is_some() { What::Doubt } else { What::Back };
+                told.push((*id, what));
+                return false;
+            }
+            if g.reply.is_none() {
+                g.reply = Some(reply);
+                out.push(g.message.clone());
+            }
+            true
+        });
+        for (to, m) in std::mem::take(&mut self.loose) {
+            if to == cipher {
+                out.push(m);
+            }
+        }
+        (out, told)
+    }
+
+    /// The reply did not go out whole: nothing of it was sent.
+    pub fn give_back(&mut self, reply: Hash) {
+        for g in self.given.values_mut().filter(|g| g.reply == Some(reply)) {
+            g.reply = None;
+        }
+    }
+
+    /// A new check-in. The same bytes again show that the reply to them was not
+    /// read; other bytes of the same process, that earlier replies were.
+    pub fn checked_in(&mut self, cipher: Hash, request: Hash) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.given.retain(|id, g| match g.reply {
+            None => true,
+            Some(r) if r == request => {
+                g.reply = None;
+                true
+            }
+            Some(_) => {
+                let same = g.cipher == cipher;
+                told.push((*id, if same { What::Received } else { What::Doubt }));
+                false
+            }
+        });
+        told
+    }
+
+    /// The client consumed this reply (WebSocket clients say so).
+    pub fn consumed(&mut self, reply: Hash) -> Vec<Told> {
+        self.remove(|g| g.reply == Some(reply), What::Received)
+    }
+
+    /// The client process `cipher` has checked in elsewhere with other bytes or the
+    /// same as here: what that shows, then [`Outbox::surrender`].
+    pub fn recall(&mut self, elsewhere: Option<(Hash, Hash)>) -> Vec<Told> {
+        let mut told = Vec::new();
+        if let Some((cipher, request)) = elsewhere {
+            told = self.checked_in(cipher, request);
+        }
+        told.extend(self.surrender());
+        told
+    }
+
+    /// The client is served elsewhere, or has not been seen here for some time.
+    pub fn surrender(&mut self) -> Vec<Told> {
+        self.loose.clear();
+        let mut told = self.remove(|g| g.reply.is_none(), What::Back);
+        told.extend(self.remove(|_| true, What::Doubt));
+        told
+    }
+
+    fn remove(&mut self, which: impl Fn(&Given) -> bool, what: What) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.given.retain(|id, g| {
+            let gone = which(g);
+            if gone {
+                told.push((*id, what));
+            }
+            !gone
+        });
+        told
+    }
+
+    /// Tasks here, and whether each was handed to a socket.
+    pub fn holdings(&self) -> impl Iterator<Item = (u64, bool)> {
+        self.given.iter().map(|(id, g)| (*id, g.reply.is_some()))
+    }
+
+    /// Whether a reply could be made now.
+    pub fn has_work(&self) -> bool {
+        !self.loose.is_empty() || self.given.values().any(|g| g.reply.is_none())
+    }
+
+    /// Whether nothing is here.
+    pub fn is_empty(&self) -> bool {
+        self.given.is_empty() && self.loose.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const A: Hash = [1; 16];
+    const B: Hash = [2; 16];
+
+    fn task(id: u64) -> VeloMessage {
+        VeloMessage { task_id: id, ..Default::default() }
+    }
+
+    #[test]
+    fn sent_once_and_received_with_the_next_request() {
+        let mut o = Outbox::default();
+        o.give(A, vec![task(1), task(0)]);
+        let (out, told) = o.take(A, [10; 16]);
+        assert_eq!((out.len(), told.len()), (2, 0));
+        assert!(o.take(A, [11; 16]).0.is_empty());
+        assert_eq!(o.checked_in(A, [11; 16]), [(1, What::Received)]);
+        assert!(o.is_empty());
+    }
+
+    #[test]
+    fn a_reply_that_was_not_read_is_given_again() {
+        let mut o = Outbox::default();
+        o.give(A, vec![task(1)]);
+        o.take(A, [10; 16]);
+        assert!(o.checked_in(A, [10; 16]).is_empty());
+        assert_eq!(o.take(A, [10; 16]).0.len(), 1);
+    }
+
+    #[test]
+    fn another_process_of_the_client_gets_nothing() {
+        let mut o = Outbox::default();
+        o.give(A, vec![task(1), task(2)]);
+        o.take(A, [10; 16]);
+        o.give(A, vec![task(3)]);
+        let mut told = o.checked_in(B, [20; 16]);
+        let (out, more) = o.take(B, [20; 16]);
+        told.extend(more);
+        assert!(out.is_empty() && o.is_empty());
+        assert_eq!(told, [(1, What::Doubt), (2, What::Doubt), (3, What::Back)]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Give(u64),
+        Take(bool, u8),
+        GiveBack(u8),
+        CheckIn(bool, u8),
+        Surrender,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1..20u64).prop_map(Step::Give),
+            (any::<bool>(), 0..6u8).prop_map(|(a, r)| Step::Take(a, r)),
+            (0..6u8).prop_map(Step::GiveBack),
+            (any::<bool>(), 0..6u8).prop_map(|(a, r)| Step::CheckIn(a, r)),
+            Just(Step::Surrender),
+        ]
+    }
+
+    proptest! {
+        /// Every task is told about at most once; one that was told of, or that
+        /// is for another process, is never sent; `Back` means never sent.
+        #[test]
+        fn nothing_is_sent_after_it_was_told(steps in prop::collection::vec(step(), 0..60)) {
+            let mut o = Outbox::default();
+            let (mut told, mut sent) = (BTreeMap::new(), BTreeMap::<u64, Hash>::new());
+            let mut given = std::collections::BTreeSet::new();
+            for s in steps {
+                let new = match s {
+                    Step::Give(id) => {
+                        if given.insert(id) { o.give(A, vec![task(id)]); }
+                        vec![]
+                    }
+                    Step::Take(a, r) => {
+                        let (out, t) = o.take(if a { A } else { B }, [r; 16]);
+                        for m in out {
+                            prop_assert!(a && !told.contains_key(&m.task_id));
+                            prop_assert!(!sent.contains_key(&m.task_id), "on its way already");
+                            sent.insert(m.task_id, [r; 16]);
+                        }
+                        t
+                    }
+                    Step::GiveBack(r) => {
+                        o.give_back([r; 16]);
+                        sent.retain(|_, x| *x != [r; 16]);
+                        vec![]
+                    }
+                    Step::CheckIn(a, r) => {
+                        let t = o.checked_in(if a { A } else { B }, [r; 16]);
+                        sent.retain(|id, x| *x != [r; 16] || t.iter().any(|t| t.0 == *id));
+                        t
+                    }
+                    Step::Surrender => o.surrender(),
+                };
+                for (id, what) in new {
+                    prop_assert!(told.insert(id, what).is_none());
+                    prop_assert_eq!(what == What::Back, !sent.contains_key(&id));
+                    sent.remove(&id);
+                }
+            }
+        }
+    }
+}
