@@ -1,14 +1,13 @@
-//! A file server shared by every simulated host.
+//! A disk of one host: no caches between, but power loss.
 //!
-//! Bytes are durable once synced; what was written and not synced is lost when
-//! the host that wrote it crashes. Names change atomically and are durable at
-//! the reply, as with a synchronous export. The server is also the oracle: it
-//! knows who has a file open for writing and reports two writers.
+//! Bytes are durable once their file is synced; names once their directory or
+//! any file is, as on a journaling file system. A killed process takes nothing
+//! with it; a host that loses power loses the rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -16,95 +15,72 @@ use futures::future::BoxFuture;
 use velociraptor::env::fs::parent;
 use velociraptor::env::{DirEntry, File, FileSystem, Meta, Open};
 
-type Ino = u64;
+use crate::oracle::{Oracle, Process};
+use crate::tree::{Done, Ino, Loss, Tree, check_rename};
 
-#[derive(Clone, Debug, Default)]
-struct Inode {
-    data: Vec<u8>,
-    durable: Vec<u8>,
-    modified: Option<SystemTime>,
-    writers: BTreeSet<String>,
-    last_writer: String,
+struct State {
+    tree: Tree,
+    oracle: Oracle,
+    boot: u64,
+    processes: u64,
 }
 
-#[derive(Debug, Default)]
-struct Server {
-    names: BTreeMap<String, Ino>,
-    dirs: BTreeSet<String>,
-    inodes: BTreeMap<Ino, Inode>,
-    next: Ino,
-    faults: Vec<String>,
-}
+/// The disk. Clones are the same one.
+#[derive(Clone)]
+pub struct Disk(Arc<Mutex<State>>);
 
-/// The file server.
-#[derive(Clone, Default)]
-pub struct Disk(Arc<Mutex<Server>>);
+impl Default for Disk {
+    fn default() -> Self {
+        let (tree, oracle) = (Tree::new(true), Oracle::default());
+        Disk(Arc::new(Mutex::new(State { tree, oracle, boot: 0, processes: 0 })))
+    }
+}
 
 impl Disk {
-    fn lock(&self) -> MutexGuard<'_, Server> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The disk as `host` sees it; each call takes `latency`.
+    /// The disk as a new process of `host` sees it; each call takes `latency`.
     pub fn mount(&self, host: &str, latency: Duration) -> Arc<dyn FileSystem> {
-        Arc::new(Mount { disk: self.clone(), host: host.to_owned(), latency })
+        let mut s = self.lock();
+        s.processes += 1;
+        let (process, boot) = ((host.into(), s.processes), s.boot);
+        Arc::new(Mount(Arc::new(Caller { disk: self.clone(), process, boot, latency })))
     }
 
-    /// The host dies: what it did not sync is gone.
+    /// The host loses power: what was not synced is gone. Must come before its
+    /// processes are dropped.
     pub fn crash(&self, host: &str) {
-        for i in self.lock().inodes.values_mut() {
-            i.writers.remove(host);
-            if i.last_writer == host {
-                i.data = i.durable.clone();
-            }
-        }
+        let mut s = self.lock();
+        s.boot += 1;
+        s.oracle.host_gone(host);
+        s.tree.power_loss(Loss::All);
+    }
+
+    /// Bytes that fit, from now on; `None` is no limit.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.lock().tree.capacity = bytes;
     }
 
     /// What no correct program does; empty if all is well.
     pub fn faults(&self) -> Vec<String> {
-        self.lock().faults.clone()
+        self.lock().oracle.faults.iter().cloned().collect()
     }
 
     /// Puts a file there before the run.
     pub fn put(&self, path: &str, data: &[u8]) {
-        let mut s = self.lock();
-        let ino = s.new_inode();
-        if let Some(i) = s.inodes.get_mut(&ino) {
-            i.data = data.to_vec();
-            i.durable = data.to_vec();
-        }
-        s.add_name(path, ino);
+        self.lock().tree.put(path, data);
     }
 
-    /// The durable bytes of a file.
+    /// The bytes of a file.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
-        let s = self.lock();
-        Some(s.inodes.get(s.names.get(path)?)?.durable.clone())
+        self.lock().tree.get(path)
     }
 
-    /// All names, in order.
+    /// All files' paths, in order.
     pub fn names(&self) -> Vec<String> {
-        self.lock().names.keys().cloned().collect()
-    }
-}
-
-impl Server {
-    fn new_inode(&mut self) -> Ino {
-        self.next += 1;
-        self.inodes.insert(self.next, Inode::default());
-        self.next
-    }
-
-    fn add_name(&mut self, path: &str, ino: Ino) {
-        self.names.insert(path.to_owned(), ino);
-        let mut d = parent(path);
-        while self.dirs.insert(d.to_owned()) && d != "/" {
-            d = parent(d);
-        }
-    }
-
-    fn find(&self, path: &str) -> io::Result<Ino> {
-        self.names.get(path).copied().ok_or_else(|| error(ErrorKind::NotFound, path))
+        self.lock().tree.files()
     }
 }
 
@@ -112,155 +88,174 @@ fn error(kind: ErrorKind, path: &str) -> io::Error {
     io::Error::new(kind, format!("{path}: {kind}"))
 }
 
-struct Mount {
+fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
+struct Caller {
     disk: Disk,
-    host: String,
+    process: Process,
+    boot: u64,
     latency: Duration,
 }
 
-impl Mount {
+struct Mount(Arc<Caller>);
+
+impl Caller {
     fn call<'a, T: Send + 'a>(
         &'a self,
-        f: impl FnOnce(&mut Server) -> io::Result<T> + Send + 'a,
+        path: &'a str,
+        f: impl FnOnce(&mut Tree, &mut Oracle) -> Done<T> + Send + 'a,
     ) -> BoxFuture<'a, io::Result<T>> {
         async move {
-            tokio::time::sleep(self.latency).await;
-            f(&mut self.disk.lock())
+            if !self.latency.is_zero() {
+                tokio::time::sleep(self.latency).await;
+            }
+            let done = {
+                let mut s = self.disk.lock();
+                let State { tree, oracle, boot, .. } = &mut *s;
+                (*boot == self.boot).then(|| f(tree, oracle))
+            };
+            match done {
+                Some(done) => done.map_err(|kind| error(kind, path)),
+                // The host of this process has lost power.
+                None => std::future::pending().await,
+            }
         }
         .boxed()
     }
 }
 
+/// A directory and its parents, in the order of the standard library.
+fn make_dirs(t: &mut Tree, path: &str) -> Done<()> {
+    let made = t.walk_to(path).and_then(|(dir, name)| match name {
+        "" => Err(ErrorKind::AlreadyExists),
+        name => t.mkdir(dir, name, now()),
+    });
+    match made {
+        Ok(_) => Ok(()),
+        Err(ErrorKind::NotFound) if parent(path) != path => {
+            make_dirs(t, parent(path))?;
+            make_dirs(t, path)
+        }
+        Err(e) => {
+            let there = t.walk(path).and_then(|i| t.attr(i)).is_ok_and(|a| a.is_dir);
+            if there { Ok(()) } else { Err(e) }
+        }
+    }
+}
+
+/// Runs `f`; if a parent of `path` was missing, makes it and tries again.
+fn with_parent<T>(t: &mut Tree, path: &str, f: impl Fn(&mut Tree) -> Done<T>) -> Done<T> {
+    match f(t) {
+        Err(ErrorKind::NotFound) => {
+            make_dirs(t, parent(path))?;
+            f(t)
+        }
+        done => done,
+    }
+}
+
 impl FileSystem for Mount {
     fn open<'a>(&'a self, path: &'a str, how: Open) -> BoxFuture<'a, io::Result<Box<dyn File>>> {
-        self.call(move |s| {
-            let ino = match (how, s.names.get(path).copied()) {
-                (Open::CreateNew, Some(_)) => return Err(error(ErrorKind::AlreadyExists, path)),
-                (Open::CreateNew, None) => {
-                    let ino = s.new_inode();
-                    s.add_name(path, ino);
-                    ino
-                }
-                (_, Some(ino)) => ino,
-                (_, None) => return Err(error(ErrorKind::NotFound, path)),
+        let caller = self.0.clone();
+        self.0.call(path, move |t, oracle| {
+            let a = match how {
+                Open::CreateNew => with_parent(t, path, |t| {
+                    let (dir, name) = t.walk_to(path)?;
+                    t.create(dir, name, now())
+                })?,
+                Open::Read | Open::Write => t.attr(t.walk(path)?)?,
             };
-            if how != Open::Read
-                && let Some(i) = s.inodes.get_mut(&ino)
-            {
-                i.writers.insert(self.host.clone());
-                if i.writers.len() > 1 {
-                    let fault = format!("{path}: open for writing on {:?}", i.writers);
-                    s.faults.push(fault);
-                }
+            if a.is_dir {
+                return Err(ErrorKind::IsADirectory);
             }
-            let handle = Handle {
-                disk: self.disk.clone(),
-                host: self.host.clone(),
-                latency: self.latency,
-                ino,
-                path: path.to_owned(),
-                writes: how != Open::Read,
-            };
-            Ok(Box::new(handle) as Box<dyn File>)
+            t.pin(a.ino);
+            let writes = how != Open::Read;
+            if writes {
+                oracle.opened(a.ino, caller.process.clone(), path);
+            }
+            Ok(Box::new(Handle { caller, ino: a.ino, path: path.to_owned(), writes })
+                as Box<dyn File>)
         })
     }
 
     fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<Vec<DirEntry>>> {
-        self.call(move |s| {
-            let at = format!("{}/", dir.trim_end_matches('/'));
-            let mut out = BTreeSet::new();
-            for name in s.names.range(at.clone()..).map(|n| n.0) {
-                let Some(rest) = name.strip_prefix(&at) else { break };
-                out.insert(match rest.split_once('/') {
-                    Some((d, _)) => DirEntry { name: d.to_owned(), is_dir: true },
-                    None => DirEntry { name: rest.to_owned(), is_dir: false },
-                });
-            }
-            for name in s.dirs.range(at.clone()..) {
-                let Some(rest) = name.strip_prefix(&at) else { break };
-                let d = rest.split('/').next().unwrap_or(rest);
-                out.insert(DirEntry { name: d.to_owned(), is_dir: true });
-            }
-            Ok(out.into_iter().collect())
+        self.0.call(dir, move |t, _| {
+            let ino = match t.walk(dir) {
+                Err(ErrorKind::NotFound) => return Ok(Vec::new()),
+                ino => ino?,
+            };
+            let names = t.names_after(ino, "", usize::MAX)?.0;
+            let all: BTreeSet<DirEntry> =
+                names.into_iter().map(|(name, is_dir)| DirEntry { name, is_dir }).collect();
+            Ok(all.into_iter().collect())
         })
     }
 
     fn stat<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Meta>> {
-        self.call(move |s| {
-            let modified = std::time::UNIX_EPOCH + crate::net::EPOCH;
-            if s.dirs.contains(path) && !s.names.contains_key(path) {
-                return Ok(Meta { len: 0, is_dir: true, modified, inode: 0 });
-            }
-            let ino = s.find(path)?;
-            let i = s.inodes.get(&ino).cloned().unwrap_or_default();
-            Ok(Meta {
-                len: i.data.len() as u64,
-                is_dir: false,
-                modified: i.modified.unwrap_or(modified),
-                inode: ino,
-            })
+        self.0.call(path, move |t, _| {
+            let a = t.attr(t.walk(path)?)?;
+            let modified = std::time::UNIX_EPOCH + crate::net::EPOCH + a.modified;
+            Ok(Meta { len: a.size, is_dir: a.is_dir, modified, inode: a.ino })
         })
     }
 
     fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.call(move |s| {
-            let ino = s.find(from)?;
-            s.names.remove(from);
-            s.add_name(to, ino);
-            Ok(())
+        self.0.call(to, move |t, _| {
+            with_parent(t, to, |t| {
+                let (fd, fname) = t.walk_to(from)?;
+                let (td, tname) = t.walk_to(to)?;
+                t.lookup(fd, fname)?;
+                check_rename(from, to)?;
+                t.rename((fd, fname), (td, tname), now())
+            })
         })
     }
 
     fn link<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.call(move |s| {
-            let ino = s.find(from)?;
-            if s.names.contains_key(to) {
-                return Err(error(ErrorKind::AlreadyExists, to));
-            }
-            s.add_name(to, ino);
-            Ok(())
+        self.0.call(to, move |t, _| {
+            with_parent(t, to, |t| {
+                let ino = t.walk(from)?;
+                let (dir, name) = t.walk_to(to)?;
+                t.link(ino, dir, name, now())
+            })
         })
     }
 
     fn remove<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.call(move |s| {
-            s.find(path)?;
-            s.names.remove(path);
-            Ok(())
+        self.0.call(path, move |t, _| {
+            let (dir, name) = t.walk_to(path)?;
+            t.remove(dir, name, now())
         })
     }
 
     fn remove_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.call(move |s| {
-            let at = format!("{}/", path.trim_end_matches('/'));
-            if s.names.range(at.clone()..).next().is_some_and(|n| n.0.starts_with(&at)) {
-                return Err(error(ErrorKind::DirectoryNotEmpty, path));
-            }
-            s.dirs.remove(path);
-            Ok(())
+        self.0.call(path, move |t, _| {
+            let (dir, name) = t.walk_to(path)?;
+            t.rmdir(dir, name, now())
         })
     }
 
     fn create_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.call(move |s| {
-            s.dirs.insert(path.to_owned());
+        self.0.call(path, move |t, _| make_dirs(t, path))
+    }
+
+    fn sync_dir<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        self.0.call(dir, move |t, _| {
+            t.walk(dir)?;
+            t.commit_names();
             Ok(())
         })
     }
 
-    fn sync_dir<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.call(|_| Ok(()))
-    }
-
-    fn free_space<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<u64>> {
-        self.call(|_| Ok(1 << 40))
+    fn free_space<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<u64>> {
+        self.0.call(path, |t, _| Ok(t.free()))
     }
 }
 
 struct Handle {
-    disk: Disk,
-    host: String,
-    latency: Duration,
+    caller: Arc<Caller>,
     ino: Ino,
     path: String,
     writes: bool,
@@ -272,61 +267,42 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-impl Handle {
-    fn call<'a, T: Send + 'a>(
-        &'a self,
-        f: impl FnOnce(&mut Inode) -> T + Send + 'a,
-    ) -> BoxFuture<'a, io::Result<T>> {
-        async move {
-            tokio::time::sleep(self.latency).await;
-            let mut s = self.disk.lock();
-            let i = s.inodes.get_mut(&self.ino);
-            i.map(f).ok_or_else(|| error(ErrorKind::StaleNetworkFileHandle, &self.path))
-        }
-        .boxed()
-    }
-
-    fn release(&self) {
-        if self.writes
-            && let Some(i) = self.disk.lock().inodes.get_mut(&self.ino)
-        {
-            i.writers.remove(&self.host);
-        }
-    }
-}
-
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.release();
+        let mut s = self.caller.disk.lock();
+        if s.boot == self.caller.boot {
+            s.tree.unpin(self.ino);
+            if self.writes {
+                s.oracle.closed(self.ino, &self.caller.process);
+            }
+        }
     }
 }
 
 impl File for Handle {
     fn read_at(&self, off: u64, len: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
-        self.call(move |i| {
-            let from = usize::try_from(off).unwrap_or(usize::MAX).min(i.data.len());
-            let to = from.saturating_add(len).min(i.data.len());
-            i.data[from..to].to_vec()
-        })
+        self.caller.call(&self.path, move |t, _| Ok(t.read(self.ino, off, len)?.0.to_vec()))
     }
 
     fn write_at(&self, off: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>> {
-        self.call(move |i| {
-            let off = off as usize;
-            if i.data.len() < off + data.len() {
-                i.data.resize(off + data.len(), 0);
+        self.caller.call(&self.path, move |t, _| {
+            if !self.writes {
+                return Err(ErrorKind::PermissionDenied);
             }
-            i.data[off..off + data.len()].copy_from_slice(&data);
-            i.last_writer.clone_from(&self.host);
+            t.write(self.ino, off, data, false, now()).map(drop)
         })
     }
 
     fn size(&self) -> BoxFuture<'_, io::Result<u64>> {
-        self.call(|i| i.data.len() as u64)
+        self.caller.call(&self.path, |t, _| Ok(t.attr(self.ino)?.size))
     }
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
-        self.call(|i| i.durable = i.data.clone())
+        self.caller.call(&self.path, |t, _| {
+            t.commit(self.ino)?;
+            t.commit_names();
+            Ok(())
+        })
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, io::Result<()>> {
@@ -347,10 +323,27 @@ mod tests {
         f.sync().await.unwrap();
         f.write_at(3, Bytes::from_static(b"two")).await.unwrap();
         disk.crash("a");
+        drop(f);
         assert_eq!(disk.read("/x/y").unwrap(), b"one");
         assert!(disk.faults().is_empty());
+        let a = disk.mount("a", Duration::ZERO);
         let _f = a.open("/x/y", Open::Write).await.unwrap();
         let _g = disk.mount("b", Duration::ZERO).open("/x/y", Open::Write).await.unwrap();
         assert_eq!(disk.faults().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_durable_once_its_directory_is_synced() {
+        let disk = Disk::default();
+        disk.put("/d/old", b"old");
+        let a = disk.mount("a", Duration::ZERO);
+        a.rename("/d/old", "/d/new").await.unwrap();
+        disk.crash("a");
+        assert_eq!(disk.names(), ["/d/old"]);
+        let a = disk.mount("a", Duration::ZERO);
+        a.rename("/d/old", "/d/new").await.unwrap();
+        a.sync_dir("/d").await.unwrap();
+        disk.crash("a");
+        assert_eq!(disk.names(), ["/d/new"]);
     }
 }

@@ -7,6 +7,10 @@
 
 pub mod crypto;
 pub mod disk;
+pub mod mounts;
 pub mod net;
+pub mod nfs;
+mod oracle;
 pub mod trace;
+pub mod tree;
 pub mod world;

@@ -1,0 +1,172 @@
+//! The page cache.
+
+use bytes::Bytes;
+
+use super::*;
+
+/// Bytes of a page.
+pub(in crate::nfs) const PAGE: usize = 4096;
+
+#[derive(Debug)]
+pub(in crate::nfs) struct Page {
+    data: Box<[u8]>,
+    /// All of it is known; otherwise only what is dirty.
+    uptodate: bool,
+    dirty: Option<(usize, usize)>,
+    /// WRITEs that hold some of it and are not yet durable.
+    pub(super) held: u32,
+}
+
+impl Page {
+    fn empty() -> Page {
+        Page { data: vec![0; PAGE].into(), uptodate: false, dirty: None, held: 0 }
+    }
+}
+
+/// Part of a page: page number, first byte, end.
+fn spans(off: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
+    let end = off + len as u64;
+    let pages = off / PAGE as u64..end.div_ceil(PAGE as u64).max(off / PAGE as u64);
+    pages.map(move |p| {
+        let base = p * PAGE as u64;
+        (p, off.saturating_sub(base) as usize, (end - base).min(PAGE as u64) as usize)
+    })
+}
+
+impl Cached {
+    fn page_len(&self, page: u64) -> usize {
+        self.size.saturating_sub(page * PAGE as u64).min(PAGE as u64) as usize
+    }
+
+    pub(super) fn any_dirty(&self) -> bool {
+        self.pages.values().any(|p| p.dirty.is_some())
+    }
+
+    /// Drops cached data; unsent data stays, without what surrounds it.
+    pub(super) fn drop_clean_pages(&mut self) {
+        self.pages.retain(|_, p| p.dirty.is_some() || p.held > 0);
+        for p in self.pages.values_mut().filter(|p| p.dirty.is_some()) {
+            p.uptodate = false;
+        }
+    }
+
+    /// Puts written bytes in the cache; false when some must be sent first.
+    pub(in crate::nfs) fn store(&mut self, off: u64, data: &[u8]) -> bool {
+        for (p, from, to) in spans(off, data.len()) {
+            if let Some(page) = self.pages.get(&p)
+                && let Some((a, b)) = page.dirty
+                && !page.uptodate
+                && (to < a || from > b)
+            {
+                return false;
+            }
+        }
+        let mut rest = data;
+        for (p, from, to) in spans(off, data.len()) {
+            let len_before = self.page_len(p);
+            self.size = self.size.max(p * PAGE as u64 + to as u64);
+            let len = self.page_len(p);
+            let page = self.pages.entry(p).or_insert_with(Page::empty);
+            let (head, tail) = rest.split_at(to - from);
+            page.data[from..to].copy_from_slice(head);
+            rest = tail;
+            if len_before == 0 || (from == 0 && to >= len_before) {
+                page.uptodate = true;
+            }
+            let (a, b) = page.dirty.unwrap_or((from, to));
+            // A page that is wholly known goes out whole, and with it whatever
+            // this host believes to stand beside the new bytes.
+            page.dirty = Some(if page.uptodate { (0, len) } else { (a.min(from), b.max(to)) });
+        }
+        true
+    }
+
+    /// The first run of pages of a range that must be fetched; `Err` if one of
+    /// them has unsent data, which must go first.
+    pub(in crate::nfs) fn missing(
+        &self,
+        off: u64,
+        len: usize,
+        most: usize,
+    ) -> Result<Option<(u64, usize)>, ()> {
+        let lacks = |p: u64| self.pages.get(&p).is_none_or(|p| !p.uptodate);
+        let mut pages = spans(off, len).map(|s| s.0).skip_while(|p| !lacks(*p));
+        let Some(first) = pages.next() else { return Ok(None) };
+        let n = 1 + pages.take_while(|p| lacks(*p)).take((most / PAGE).max(1) - 1).count();
+        if (first..first + n as u64)
+            .any(|p| self.pages.get(&p).is_some_and(|p| p.dirty.is_some() || p.held > 0))
+        {
+            return Err(());
+        }
+        Ok(Some((first * PAGE as u64, n * PAGE)))
+    }
+
+    /// Takes in fetched bytes; beyond the end of the file are zeros.
+    pub(in crate::nfs) fn fill(&mut self, off: u64, len: usize, data: &Bytes) {
+        for (p, _, _) in spans(off, len) {
+            let at = ((p * PAGE as u64 - off) as usize).min(data.len());
+            let piece = &data[at..(at + PAGE).min(data.len())];
+            let page = self.pages.entry(p).or_insert_with(Page::empty);
+            if page.dirty.is_none() && page.held == 0 {
+                page.data[..piece.len()].copy_from_slice(piece);
+                page.data[piece.len()..].fill(0);
+                page.uptodate = true;
+            }
+        }
+    }
+
+    /// Bytes of a range that is all there, up to the believed end of the file.
+    pub(in crate::nfs) fn bytes(&self, off: u64, len: usize) -> Vec<u8> {
+        let len = self.size.saturating_sub(off).min(len as u64) as usize;
+        let mut out = Vec::with_capacity(len);
+        for (p, from, to) in spans(off, len) {
+            match self.pages.get(&p) {
+                Some(page) => out.extend_from_slice(&page.data[from..to]),
+                None => out.resize(out.len() + to - from, 0),
+            }
+        }
+        out
+    }
+
+    /// Takes what is unsent as WRITEs of at most `most` bytes; the pages are
+    /// held until [`Cached::release`].
+    pub(super) fn take_dirty(&mut self, most: usize) -> Vec<(u64, Bytes)> {
+        let mut out: Vec<(u64, Vec<u8>)> = Vec::new();
+        for (n, page) in &mut self.pages {
+            let Some((a, b)) = page.dirty.take() else { continue };
+            let at = n * PAGE as u64 + a as u64;
+            match out.last_mut() {
+                Some((off, run)) if *off + run.len() as u64 == at && run.len() + b - a <= most => {
+                    run.extend_from_slice(&page.data[a..b]);
+                }
+                _ => out.push((at, page.data[a..b].to_vec())),
+            }
+        }
+        for (off, data) in &out {
+            for (p, _, _) in spans(*off, data.len()) {
+                if let Some(page) = self.pages.get_mut(&p) {
+                    page.held += 1;
+                }
+            }
+        }
+        out.into_iter().map(|(off, data)| (off, data.into())).collect()
+    }
+
+    pub(super) fn release(&mut self, off: u64, len: usize) {
+        for (p, _, _) in spans(off, len) {
+            if let Some(page) = self.pages.get_mut(&p) {
+                page.held = page.held.saturating_sub(1);
+            }
+        }
+    }
+
+    /// What was sent is gone at the server: it must be sent again.
+    pub(super) fn redirty(&mut self, off: u64, len: usize) {
+        for (p, from, to) in spans(off, len) {
+            if let Some(page) = self.pages.get_mut(&p) {
+                let (a, b) = page.dirty.unwrap_or((from, to));
+                page.dirty = Some((a.min(from), b.max(to)));
+            }
+        }
+    }
+}
