@@ -9,6 +9,7 @@ use axum::Router;
 use velociraptor_proto::proto::api_server::ApiServer;
 use vql::Registry;
 
+use crate::cluster::Fleet;
 use crate::comms::server::{AcceptLimits, Metrics, Serve, Stop, WebHandler, serve};
 use crate::comms::tls::{
     Alpn, ClientAuth, Identity, ServerOptions, TlsError, roots, server_config,
@@ -79,10 +80,15 @@ impl Api {
         Api { server, registry, options: Arc::new(options) }
     }
 
-    /// As a router for the accept loop.
-    pub fn router(&self) -> Router {
+    /// As a router for the accept loop; a master's also takes the streams of its
+    /// minions.
+    pub fn router(&self, fleet: Option<Fleet>) -> Router {
         let service = ApiServer::new(self.clone()).max_decoding_message_size(MAX_RECEIVE);
-        tonic::service::Routes::new(service).into_axum_router()
+        let mut routes = tonic::service::Routes::new(service);
+        if let Some(fleet) = fleet {
+            routes = routes.add_service(fleet.service());
+        }
+        routes.into_axum_router()
     }
 
     /// Serves on `listener` until stopped; `tls` is that of [`tls`].
@@ -93,10 +99,11 @@ impl Api {
         limits: AcceptLimits,
         metrics: Arc<Metrics>,
         stop: Stop,
+        fleet: Option<Fleet>,
     ) {
         let what =
             Serve { tls: Some(tls), proxy_protocol: false, limits, metrics, side: Side::Gui, stop };
-        let handler = Arc::new(WebHandler::new(self.router()));
+        let handler = Arc::new(WebHandler::new(self.router(fleet)));
         serve(self.server.env.clone(), listener, what, handler).await;
     }
 }

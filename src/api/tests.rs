@@ -36,8 +36,15 @@ impl Lab {
         let listener = env.net.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
-            api.serve(listener, tls, AcceptLimits::default(), Arc::default(), Stop::default())
-                .await;
+            api.serve(
+                listener,
+                tls,
+                AcceptLimits::default(),
+                Arc::default(),
+                Stop::default(),
+                None,
+            )
+            .await;
         });
         Lab { address, ..lab }
     }

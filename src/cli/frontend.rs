@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Context;
 use crate::config::load::check_user;
-use crate::config::{Flags, NodeRole, load_node};
+use crate::config::{Flags, load_node};
 use crate::node::{Extras, Node};
 use crate::plugins;
 
@@ -37,18 +37,23 @@ pub async fn run(args: FrontendArgs, ctx: &Context) -> anyhow::Result<()> {
         tracing::warn!("{f}");
     }
     check_user(&ctx.env, &loaded.config).await?;
-    if let NodeRole::Minion { master, .. } = &plan.role {
-        anyhow::bail!("node {} of the master at {master}: minions cannot be run yet", plan.name);
-    }
     let extras = Extras {
         registry: plugins::server::registry(),
         definitions: ctx.global.definitions.clone(),
     };
-    let node = Node::start(ctx.env.clone(), &loaded, extras).await?;
-    wait_for_signal().await?;
+    let node = Node::start_as(ctx.env.clone(), &loaded, &plan, extras).await?;
+    let mut fatal = node.fatal();
+    let refused = tokio::select! {
+        biased;
+        r = fatal.wait_for(Option::is_some) => r.ok().and_then(|r| r.clone()),
+        r = wait_for_signal() => r.map(|()| None)?,
+    };
     tracing::info!("stopping");
     node.stop().await;
-    Ok(())
+    match refused {
+        Some(reason) => anyhow::bail!("the master refuses this node: {reason}"),
+        None => Ok(()),
+    }
 }
 
 /// Returns when the process is asked to end.

@@ -29,5 +29,5 @@ pub use document::Document;
 pub use identity::ServerIdentity;
 pub use load::{ConfigError, Loaded, load, load_node};
 pub use model::Config;
-pub use role::{Flags, NodePlan, NodeRole};
+pub use role::{Address, Flags, NodePlan, NodeRole};
 pub use settings::Settings;

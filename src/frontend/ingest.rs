@@ -20,7 +20,7 @@ use crate::env::File;
 use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
-use crate::services::state::{Effect, FlowKey, MONITORING, PostFacts, STATUS};
+use crate::services::state::{FlowKey, MONITORING, PostFacts, STATUS};
 use crate::store::journal::{CommitError, Committed, Extent, Segment};
 
 /// A POST that is being committed: client, class, identity.
@@ -191,7 +191,7 @@ impl Frontend {
         }
         drop(quiet);
         for (effect, raw) in effects {
-            self.act(who, received, effect, &raw).await;
+            self.server.act(&who.org, received, effect, &raw).await;
         }
         Ok(())
     }
@@ -390,16 +390,5 @@ impl Frontend {
         i.raw = small.freeze();
         i.job.spill = Some(extent);
         Ok(Some(file))
-    }
-
-    /// For effects that are known already.
-    pub(super) fn note(&self, effect: &Effect) {
-        let c = &self.server.counters;
-        match effect {
-            Effect::Duplicate => Counters::inc(&c.duplicates),
-            Effect::Conflict(_) => Counters::inc(&c.conflicts),
-            Effect::Ignored => Counters::inc(&c.ignored),
-            _ => {}
-        }
     }
 }

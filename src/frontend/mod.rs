@@ -3,7 +3,6 @@
 //! The policy above the client wire: opens envelopes, enrols clients, commits
 //! what they send before it is acknowledged, and hands them their tasks.
 
-mod effects;
 mod enrol;
 mod ingest;
 mod open;
@@ -128,6 +127,12 @@ impl Frontend {
     /// The server it works for.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
+    }
+
+    /// Forgets the key and the sessions of a client that was deleted or has
+    /// another key.
+    pub fn forget(&self, source: &str) {
+        self.peers.forget(source);
     }
 
     /// What `/healthz` is to say from now on.

@@ -139,6 +139,24 @@ impl Frontend {
         }
     }
 
+    /// Batches kept here whose clients have enrolled at another frontend.
+    pub async fn retake_enrolled(self: &Arc<Self>) {
+        let enrolled: Vec<(OrgId, String)> = {
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = |(org, source): &&(OrgId, String)| {
+                self.server.org(org).is_some_and(|o| {
+                    o.state().clients.get(source).is_some_and(|c| c.info.first_seen_at > 0)
+                })
+            };
+            waiting.map.keys().filter(known).cloned().collect()
+        };
+        for (org, source) in enrolled {
+            for parked in self.unpark(&org, &source) {
+                self.retake(parked).await;
+            }
+        }
+    }
+
     /// What waited for this client.
     pub(super) fn unpark(&self, org: &OrgId, source: &str) -> Vec<Parked> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

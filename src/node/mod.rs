@@ -4,6 +4,7 @@
 //! The command line starts it from a configuration file, the simulator from
 //! values; both run the same code.
 
+mod fleet;
 mod metrics;
 
 use std::net::SocketAddr;
@@ -21,16 +22,22 @@ use crate::comms::server::{
     AcceptLimits, ClientEndpoint, Endpoint, HttpLimits, Metrics, Serve, Stop, WebHandler, serve,
 };
 use crate::comms::tls::{self, Alpn, ClientAuth, ServerOptions};
-use crate::config::{Loaded, model};
+use crate::config::{Loaded, NodePlan, NodeRole, model};
 use crate::env::{Env, Side};
 use crate::frontend::{Clients, Frontend, Identity, Limits};
+use crate::services::fleet::Role;
 use crate::services::{Options, Server};
+
 use crate::store::StoreRoot;
 use crate::store::journal;
 use crate::store::ops::CountingFs;
+pub use fleet::Cluster;
 
 /// Requests still under way when the process is told to stop get this long.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a minion that stops waits for its master to know what it gave back.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub struct Node {
@@ -44,7 +51,12 @@ pub struct Node {
     pub gui: Option<SocketAddr>,
     /// Where metrics are read.
     pub monitoring: Option<SocketAddr>,
+    /// On a master: its minions.
+    pub cluster: Option<Cluster>,
     stop: CancellationToken,
+    /// What must live longer than everything that ends with `stop`.
+    last_stop: CancellationToken,
+    fatal: tokio::sync::watch::Sender<Option<String>>,
     tasks: TaskTracker,
 }
 
@@ -129,54 +141,76 @@ fn address(host: &str, port: u16, what: &str) -> anyhow::Result<SocketAddr> {
 }
 
 impl Node {
-    /// Opens the datastore and starts to listen. Returns when clients can connect.
+    /// Starts the node that `loaded` describes without any flags: a single server
+    /// or a master.
     pub async fn start(env: Env, loaded: &Loaded, extras: Extras) -> anyhow::Result<Node> {
+        let plan = fleet::plan(&env, loaded)?;
+        Self::start_as(env, loaded, &plan, extras).await
+    }
+
+    /// Opens the datastore and starts to listen, in the role of `plan`; `loaded`
+    /// is the configuration as that node sees it. Returns when clients can connect.
+    pub async fn start_as(
+        env: Env,
+        loaded: &Loaded,
+        plan: &NodePlan,
+        extras: Extras,
+    ) -> anyhow::Result<Node> {
         let c = &loaded.config;
         // Every call to the store has a deadline and is counted.
         let limit = Duration::from_millis(loaded.settings.limits.store_timeout_ms);
         let (env, operations) = crate::store::ops::guard(&env, limit);
-        let identity = loaded.identity()?;
         let store = &c.datastore;
         anyhow::ensure!(!store.location().is_empty(), "Datastore.location is not set");
         let root = StoreRoot::new(store.location(), store.filestore_directory());
-        let server = Server::open(env.clone(), root, options(loaded, &extras.definitions))
+        let minion = matches!(plan.role, NodeRole::Minion { .. });
+        let options = Options {
+            node: plan.name.to_string(),
+            role: if minion { Role::Minion } else { Role::Master },
+            ..options(loaded, &extras.definitions)
+        };
+        let server = Server::open(env.clone(), root, options)
             .await
             .with_context(|| format!("datastore {}", store.location()))?;
-        first_users(&server, c).await?;
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let older: Vec<String> = loaded.settings.rotation.old_private_keys.clone();
-        let comms = Identity::new(&c.frontend.certificate, &c.frontend.private_key, &older)
-            .map_err(anyhow::Error::msg)?;
-        let limits = Limits {
-            sessions: c.frontend.limits().expected_clients as usize,
-            max_poll: c.client.max_poll().as_secs(),
-            ancient_clients: c.security.allow_ancient_clients,
-            packet: crate::crypto::Limits {
-                total_bytes: loaded.settings.limits.packet_inflated_bytes as usize,
-                ..Default::default()
-            },
-            ..Limits::default()
-        };
-        let frontend = Frontend::new(server.clone(), comms, limits);
-        frontend.take_over().await;
+        if !minion {
+            first_users(&server, c).await?;
+        }
+        let frontend = frontend(loaded, server.clone())?;
         let mut node = Node {
             server: server.clone(),
             clients: ([0, 0, 0, 0], 0).into(),
             api: None,
             gui: None,
             monitoring: None,
-            stop,
-            tasks,
+            cluster: None,
+            stop: CancellationToken::new(),
+            last_stop: CancellationToken::new(),
+            fatal: tokio::sync::watch::Sender::new(None),
+            tasks: TaskTracker::new(),
         };
         node.run(&env, Side::Frontend, server.clone().keep_house(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, watch_store(frontend.clone(), node.stop.clone()).boxed());
-        node.serve_api(&env, loaded, &extras).await?;
-        node.serve_gui(&env, loaded, &identity).await?;
+        match &plan.role {
+            NodeRole::Minion { master, identity } => {
+                node.follow(&env, loaded, master.clone(), identity, &frontend, &operations)?;
+            }
+            role => {
+                frontend.take_over().await;
+                let revoked = match role {
+                    NodeRole::Master { revoked, .. } => revoked.clone(),
+                    _ => Default::default(),
+                };
+                let fleet = matches!(role, NodeRole::Master { .. })
+                    .then(|| node.lead(&env, plan.ca.clone(), revoked, &frontend));
+                node.serve_api(&env, loaded, &extras, fleet).await?;
+                node.serve_gui(&env, loaded).await?;
+            }
+        }
         let metrics = node.serve_clients(&env, loaded, frontend).await?;
         node.serve_monitoring(&env, c, metrics, operations).await?;
         tracing::info!(clients = %node.clients, api = ?node.api, gui = ?node.gui,
-            node = server.options.node, epoch = server.epoch.name(), "frontend is up");
+            node = server.options.node, role = plan.role_name(), epoch = server.epoch.name(),
+            "frontend is up");
         Ok(node)
     }
 
@@ -238,6 +272,7 @@ impl Node {
         env: &Env,
         loaded: &Loaded,
         extras: &Extras,
+        fleet: Option<crate::cluster::Fleet>,
     ) -> anyhow::Result<()> {
         let c = &loaded.config;
         if c.api.bind_scheme() != "tcp" {
@@ -260,19 +295,14 @@ impl Node {
         let listener = env.net.bind(at).await?;
         self.api = Some(listener.local_addr()?);
         let (stop, limits) = (self.stopping(), accept_limits(loaded));
-        let task = async move { api.serve(listener, tls, limits, Arc::default(), stop).await };
+        let task =
+            async move { api.serve(listener, tls, limits, Arc::default(), stop, fleet).await };
         self.run(env, Side::Gui, task.boxed());
         Ok(())
     }
 
-    async fn serve_gui(
-        &mut self,
-        env: &Env,
-        loaded: &Loaded,
-        identity: &crate::config::ServerIdentity,
-    ) -> anyhow::Result<()> {
+    async fn serve_gui(&mut self, env: &Env, loaded: &Loaded) -> anyhow::Result<()> {
         let c = &loaded.config;
-        let _ = identity;
         let tls = if c.gui.use_plain_http {
             None
         } else {
@@ -337,7 +367,31 @@ impl Node {
         self.tasks.close();
         self.tasks.wait().await;
         self.server.settle_all().await;
+        if let Some(relay) = self.server.relay() {
+            // The master is told what goes back to it.
+            fleet::last_words(relay.uplink(), LAST_WORDS).await;
+        }
+        self.last_stop.cancel();
     }
+}
+
+/// The frontend of `loaded`, for `server`.
+fn frontend(loaded: &Loaded, server: Arc<Server>) -> anyhow::Result<Arc<Frontend>> {
+    let c = &loaded.config;
+    let older: Vec<String> = loaded.settings.rotation.old_private_keys.clone();
+    let comms = Identity::new(&c.frontend.certificate, &c.frontend.private_key, &older)
+        .map_err(anyhow::Error::msg)?;
+    let limits = Limits {
+        sessions: c.frontend.limits().expected_clients as usize,
+        max_poll: c.client.max_poll().as_secs(),
+        ancient_clients: c.security.allow_ancient_clients,
+        packet: crate::crypto::Limits {
+            total_bytes: loaded.settings.limits.packet_inflated_bytes as usize,
+            ..Default::default()
+        },
+        ..Limits::default()
+    };
+    Ok(Frontend::new(server, comms, limits))
 }
 
 /// The certificate of the listening socket: the comms identity unless a file of

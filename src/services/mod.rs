@@ -10,6 +10,7 @@ pub mod collect;
 pub mod compiler;
 pub mod complete;
 pub mod deliver;
+pub mod effects;
 pub mod events;
 pub mod fleet;
 pub mod flows;

@@ -9,12 +9,15 @@ use velociraptor_proto::journal::{Decision, OpenFlow, Post};
 use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::flows::job::{self, Job};
-use super::ids::OrgId;
+use super::ids::{OrgId, Session};
 use super::server::{Counters, Org, RecoveredPost, Server, ServiceError};
-use super::state::{Effect, PostFacts, to_hash};
+use super::state::{Effect, FlowKey, MONITORING, PostFacts, STATUS, to_hash};
 use crate::store::StoreError;
 use crate::store::journal::{Extent, Found, scan};
 use crate::store::paths::Client;
+
+/// How often it is looked whether a flow is done settling.
+const SETTLING: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Applies everything in the journals at `paths`, oldest first.
 pub async fn recover(server: &Server, paths: Vec<String>) -> Result<(), ServiceError> {
@@ -35,6 +38,7 @@ pub async fn recover(server: &Server, paths: Vec<String>) -> Result<(), ServiceE
         for f in found {
             records += 1;
             bytes += f.payload.len() as u64;
+            server.note_recovered(path, f.end);
             apply(server, f).await?;
         }
     }
@@ -78,6 +82,93 @@ async fn apply(server: &Server, f: Found) -> Result<(), ServiceError> {
     Ok(())
 }
 
+/// Applies a record of another process, and what follows from it.
+pub(super) async fn apply_remote(server: &Server, f: Found) -> Result<(), ServiceError> {
+    let Some(Kind::Post(post)) = &f.record.kind else {
+        if let Some(Kind::Events(e)) = &f.record.kind
+            && let Some(org) = server.org(&OrgId::new(e.org_id.as_str()))
+        {
+            server.bus.publish(super::events::EventBatch {
+                org: org.id.clone(),
+                client: e.client_id.clone(),
+                artifact: e.artifact.clone(),
+                rows: f.payload.clone(),
+            });
+        }
+        return apply(server, f).await;
+    };
+    let Some(org) = server.org(&OrgId::new(post.org_id.as_str())) else { return Ok(()) };
+    let facts = facts_of(post);
+    if org.state().clients.entry(facts.client).ring(facts.class).has(&facts.post) {
+        Counters::inc(&server.counters.duplicates);
+        return Ok(());
+    }
+    let jobs: Vec<Job> = jobs_of(server, post, &f)
+        .into_iter()
+        .filter_map(|job| match job {
+            Ok(j) => Some(j),
+            Err(e) => {
+                Counters::inc(&server.counters.quarantined);
+                tracing::warn!(client = post.client_id, error = %e, "journaled job cannot be read; kept");
+                None
+            }
+        })
+        .collect();
+    // Nothing is settled while something is added to it.
+    let quiet = Committing::begin(&org, facts.client, &jobs).await;
+    let mut effects = Vec::with_capacity(jobs.len());
+    org.state().note_post(&facts);
+    for job in &jobs {
+        let name = server.job_name(&job.message);
+        let flow = Session::parse(&job.message.session_id).flow;
+        if flow.starts_with("F.") && flow != MONITORING && flow != STATUS {
+            server.open_if_stored(&org, facts.client, &flow, std::slice::from_ref(&name)).await?;
+        }
+        let effect = org.state().apply_job(&facts, job, &name);
+        effects.push((effect, f_rows(&f, job)));
+    }
+    drop(quiet);
+    for (effect, raw) in effects {
+        server.act(&org, post.received, effect, &raw).await;
+    }
+    Ok(())
+}
+
+/// Keeps the flows of a POST from being settled while it is applied.
+struct Committing<'a> {
+    org: &'a Org,
+    keys: Vec<FlowKey>,
+}
+
+impl<'a> Committing<'a> {
+    async fn begin(org: &'a Org, client: &str, jobs: &[Job]) -> Self {
+        let flow = |j: &Job| Session::parse(&j.message.session_id).flow;
+        let mut keys: Vec<FlowKey> = jobs.iter().map(|j| (client.to_owned(), flow(j))).collect();
+        keys.sort();
+        keys.dedup();
+        while !org.state().begin_commit(&keys) {
+            tokio::time::sleep(SETTLING).await;
+        }
+        Self { org, keys }
+    }
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        self.org.state().end_commit(&self.keys);
+    }
+}
+
+fn facts_of(post: &Post) -> PostFacts<'_> {
+    PostFacts {
+        client: &post.client_id,
+        class: post.class(),
+        received: post.received,
+        post: to_hash(&post.post_hash),
+        cipher: to_hash(&post.cipher_hash),
+    }
+}
+
 /// The jobs of a journaled POST, parsed again.
 fn jobs_of(server: &Server, post: &Post, f: &Found) -> Vec<Result<Job, job::JobError>> {
     let mut at = 0usize;
@@ -102,13 +193,7 @@ fn jobs_of(server: &Server, post: &Post, f: &Found) -> Vec<Result<Job, job::JobE
 }
 
 fn apply_post(server: &Server, org: &Org, post: &Post, f: &Found) {
-    let facts = PostFacts {
-        client: &post.client_id,
-        class: post.class(),
-        received: post.received,
-        post: to_hash(&post.post_hash),
-        cipher: to_hash(&post.cipher_hash),
-    };
+    let facts = facts_of(post);
     org.state().note_post(&facts);
     for job in jobs_of(server, post, f) {
         let job = match job {

@@ -26,7 +26,7 @@ use crate::crypto::names::NameCipher;
 use crate::env::Env;
 use crate::env::File;
 use crate::store::journal::{
-    self, CommitError, Committed, Epoch, Extent, Journal, ProcessId, Segment,
+    self, CommitError, Committed, Epoch, Extent, Journal, Position, ProcessId, Segment,
 };
 use crate::store::{StoreError, StoreRoot, Tree, paths};
 
@@ -201,6 +201,7 @@ pub struct Server {
     task_counter: AtomicU64,
     parked: Mutex<Vec<RecoveredPost>>,
     relay: OnceLock<Arc<Relay>>,
+    recovered: Mutex<BTreeMap<ProcessId, Position>>,
     orders: OnceLock<mpsc::UnboundedSender<Order>>,
 }
 
@@ -272,6 +273,7 @@ impl Server {
             spills: Mutex::default(),
             parked: Mutex::default(),
             relay: OnceLock::new(),
+            recovered: Mutex::default(),
             orders: OnceLock::new(),
             task_counter: AtomicU64::new(env.entropy.below(1 << 16)),
             env,
@@ -298,6 +300,25 @@ impl Server {
     /// The name of this process.
     pub fn process(&self) -> ProcessId {
         ProcessId::new(self.options.node.as_str(), self.epoch.name())
+    }
+
+    /// A record that ends at `end` of the journal file at `path` was read back.
+    pub(super) fn note_recovered(&self, path: &str, end: u64) {
+        let rest = path.strip_prefix(&fleet_dir(&self.tree.root)).unwrap_or(path);
+        let mut parts = rest.trim_start_matches('/').splitn(3, '/');
+        let (Some(node), Some(epoch), Some(file)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return;
+        };
+        let file = file.strip_suffix(".journal").and_then(|k| k.parse().ok());
+        let Some(file) = file else { return };
+        let mut all = self.recovered.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(ProcessId::new(node, epoch), Position { file, offset: end });
+    }
+
+    /// How far each process's journal was read back at the start.
+    pub fn recovered(&self) -> BTreeMap<ProcessId, Position> {
+        self.recovered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// On a minion: what it does for its master. `None` on a master.
@@ -535,6 +556,11 @@ impl Server {
     }
 
     pub(super) fn note_segment(&self, s: &Arc<Segment>) {
+        // Others remove their own: they may still be writing.
+        let own = format!("{}/{}/", fleet_dir(&self.tree.root), self.options.node);
+        if !s.path.starts_with(&own) {
+            return;
+        }
         let mut all = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
         if all.back() != Some(s) && !all.contains(s) {
             all.push_back(s.clone());

@@ -7,6 +7,7 @@
 pub mod hub;
 pub mod minion;
 pub mod outbox;
+pub mod processes;
 pub mod relay;
 mod role;
 

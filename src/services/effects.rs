@@ -4,55 +4,54 @@ use bytes::Bytes;
 use velociraptor_proto::journal::decision::Kind;
 use velociraptor_proto::journal::{FailFlow, LabelChange};
 
-use super::Frontend;
-use super::open::Who;
-use crate::services::events::{EventBatch, client_members, decorate};
-use crate::services::flows::rows_of_job;
-use crate::services::state::Effect;
+use super::events::{EventBatch, client_members, decorate};
+use super::flows::rows_of_job;
+use super::server::{Counters, Org, Server};
+use super::state::Effect;
 
-impl Frontend {
-    /// Acts on one effect. Failures are logged: the data itself is durable.
-    pub(super) async fn act(&self, who: &Who, received: u64, effect: Effect, raw: &Bytes) {
-        self.note(&effect);
-        let server = &self.server;
+impl Server {
+    /// Acts on one effect of a job received at `received`, microseconds, whose
+    /// bytes are `raw`. Failures are logged: the data itself is durable.
+    pub async fn act(&self, org: &Org, received: u64, effect: Effect, raw: &Bytes) {
+        self.count_effect(&effect);
         match effect {
             Effect::ClientInfo(client) => {
-                let labels = server.apply_client_info(&who.org, &client, raw);
+                let labels = self.apply_client_info(org, &client, raw);
                 if labels.is_empty() {
                     return;
                 }
                 let change = LabelChange {
                     add: labels,
-                    labels_timestamp: server.env.clock.nanos(),
+                    labels_timestamp: self.env.clock.nanos(),
                     ..Default::default()
                 };
-                if let Err(e) = server.decide(&who.org, &client, "", Kind::Label(change)).await {
+                if let Err(e) = self.decide(org, &client, "", Kind::Label(change)).await {
                     tracing::warn!(client, error = %e, "labels an agent asked for not stored");
                 }
             }
             Effect::Events(key) if !key.logs => match rows_of_job(raw) {
-                Ok(rows) => server.bus.publish(EventBatch {
-                    org: who.org.id.clone(),
+                Ok(rows) => self.bus.publish(EventBatch {
+                    org: org.id.clone(),
                     client: key.client.clone(),
                     rows: decorate(&rows, &client_members(&key.client, received, &key.artifact)),
                     artifact: key.artifact,
                 }),
                 Err(e) => tracing::warn!(client = key.client, error = %e, "event rows not shown"),
             },
-            Effect::Progress(key) => server.after_progress(&who.org, &key).await,
+            Effect::Progress(key) => self.after_progress(org, &key).await,
             Effect::Redelivered((client, flow)) => {
                 tracing::info!(client, flow, "the client did not start it: sent again");
-                server.sessions.wake(&who.org.id, &client);
+                self.sessions.wake(&org.id, &client);
             }
             Effect::FlowLost((client, flow)) => {
                 let kind = Kind::FailFlow(FailFlow {
                     flow_id: flow.clone(),
                     reason: "Flow not known: the client restarted before it was finished".into(),
                 });
-                if let Err(e) = server.decide(&who.org, &client, "", kind).await {
+                if let Err(e) = self.decide(org, &client, "", kind).await {
                     tracing::error!(client, flow, error = %e, "end of a lost flow not stored");
                 }
-                server.after_progress(&who.org, &(client, flow)).await;
+                self.after_progress(org, &(client, flow)).await;
             }
             Effect::Conflict((client, flow)) => {
                 tracing::warn!(
@@ -61,6 +60,16 @@ impl Frontend {
                     "a message with other content for a place that is taken; kept aside"
                 );
             }
+            _ => {}
+        }
+    }
+
+    fn count_effect(&self, effect: &Effect) {
+        let c = &self.counters;
+        match effect {
+            Effect::Duplicate => Counters::inc(&c.duplicates),
+            Effect::Conflict(_) => Counters::inc(&c.conflicts),
+            Effect::Ignored => Counters::inc(&c.ignored),
             _ => {}
         }
     }
