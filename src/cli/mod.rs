@@ -13,6 +13,7 @@ use crate::env::{Env, real};
 
 pub mod artifacts;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod frontend;
 pub mod gui;
@@ -125,6 +126,8 @@ pub enum Command {
     Config(config::ConfigArgs),
     /// Run VQL, on this host or through a server's API.
     Query(query::QueryArgs),
+    /// Look at the nodes of a deployment.
+    Cluster(cluster::ClusterArgs),
     /// Look at artifact definitions, and collect them.
     Artifacts(artifacts::ArtifactsArgs),
     /// Make users and say what they may do.
@@ -139,6 +142,7 @@ impl Command {
         match self {
             Command::Gui(_) | Command::Frontend(_) => true,
             Command::Client(_)
+            | Command::Cluster(_)
             | Command::Config(_)
             | Command::Query(_)
             | Command::Artifacts(_)
@@ -177,6 +181,7 @@ async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
         Command::Gui(args) => gui::run(args, ctx).await,
         Command::Frontend(args) => frontend::run(args, ctx).await,
         Command::Config(args) => config::run(args, ctx).await,
+        Command::Cluster(args) => cluster::run(args, ctx).await,
         Command::Query(args) => query::run(args, ctx).await,
         Command::Artifacts(args) => artifacts::run(args, ctx).await,
         Command::User(args) => user::run(args, ctx).await,

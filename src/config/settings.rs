@@ -148,6 +148,9 @@ pub struct Cluster {
     /// Nodes that are no longer believed: a name, or serial number or SHA-256
     /// fingerprint of a certificate. In force where it stands: on the master.
     pub revoked_nodes: Vec<String>,
+    /// On a minion: journal bytes that the master has not applied, beyond which
+    /// clients are refused and keep their data; 0 is 16 GiB.
+    pub unreplicated_bytes: u64,
     /// The certificates that were issued, for `config frontend` and
     /// `config revoke_node`; nothing is allowed or refused by this list.
     pub issued: Vec<Issued>,

@@ -209,6 +209,15 @@ impl Frontend {
         if incoming.is_empty() {
             return Ok(());
         }
+        // Refused, never dropped; statuses last, since they end things.
+        let owed = self.server.unreplicated_bytes();
+        let room = self.server.options.unreplicated_bytes;
+        let room = if class == PostClass::Urgent { room.saturating_mul(2) } else { room };
+        if owed > room {
+            return Err(IngestError::Store(format!(
+                "{owed} bytes wait for the master, more than cluster.unreplicated_bytes allows"
+            )));
+        }
         let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
         self.commit(who, &facts, remote, &mut incoming).await?;
         who.org.state().note_post(&facts);

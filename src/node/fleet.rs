@@ -51,6 +51,7 @@ impl Node {
         let hub = Hub::new(self.server.clone(), processes.clone(), 0);
         let (orders, rx) = mpsc::unbounded_channel();
         self.server.set_orders(orders);
+        self.server.set_hub(&hub);
         let clock = env.clock.clone();
         let verify: cluster::Verify = Arc::new(move |der: &[u8]| {
             let peer = verify_node(&[der], &ca, clock.now(), &revoked);
@@ -90,10 +91,8 @@ impl Node {
         let expires = Certificate::from_pem(&identity.certificate_pem)
             .map(|c| c.validity().1)
             .unwrap_or_default();
-        let started = env.clock.unix();
         let ops = operations.clone();
         let probe = Arc::new(move |s: &mut NodeStats| {
-            s.started = started;
             s.certificate_expires = u64::try_from(expires).unwrap_or(0);
             let counts = ops.counts();
             (s.store_operations, s.store_failures) = (counts.total(), counts.failed);

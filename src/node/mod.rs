@@ -97,6 +97,10 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             acknowledge_early: s.journal.danger_acknowledge_early,
             ..journal::Options::default()
         },
+        unreplicated_bytes: match s.cluster.unreplicated_bytes {
+            0 => Options::default().unreplicated_bytes,
+            n => n,
+        },
         spill_bytes: s.journal.spill_bytes as usize,
         settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),
         default_client_monitoring: c.frontend.default_client_monitoring_artifacts.clone(),

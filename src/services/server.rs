@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use velociraptor_proto::proto::OrgRecord;
 use super::acl::Permission;
 use super::events::{Bus, EventBatch};
 use super::fleet::Role;
-use super::fleet::hub::Order;
+use super::fleet::hub::{Hub, Order};
 use super::fleet::relay::Relay;
 use super::ids::{OrgId, new_org_id};
 use super::monitoring::Monitoring;
@@ -53,6 +53,9 @@ pub struct Options {
     pub journal: journal::Options,
     /// Upload chunks of more than this many bytes go to files beside the journal.
     pub spill_bytes: usize,
+    /// On a minion: journal bytes that the master has not applied, beyond which
+    /// clients are refused; statuses get twice as much.
+    pub unreplicated_bytes: u64,
     /// How often the server looks at what has become complete.
     pub settle_every: Duration,
     /// How often client records are written to the stock snapshot, seconds.
@@ -82,6 +85,7 @@ impl Default for Options {
             collection_error_regex: None,
             journal: journal::Options::default(),
             spill_bytes: 256 << 10,
+            unreplicated_bytes: 16 << 30,
             settle_every: Duration::from_millis(500),
             snapshot_seconds: 300,
             default_client_monitoring: Vec::new(),
@@ -201,6 +205,9 @@ pub struct Server {
     task_counter: AtomicU64,
     parked: Mutex<Vec<RecoveredPost>>,
     relay: OnceLock<Arc<Relay>>,
+    hub: OnceLock<Weak<Hub>>,
+    /// When this process started, seconds since the epoch.
+    pub started: u64,
     recovered: Mutex<BTreeMap<ProcessId, Position>>,
     orders: OnceLock<mpsc::UnboundedSender<Order>>,
 }
@@ -273,6 +280,8 @@ impl Server {
             spills: Mutex::default(),
             parked: Mutex::default(),
             relay: OnceLock::new(),
+            hub: OnceLock::new(),
+            started: env.clock.unix(),
             recovered: Mutex::default(),
             orders: OnceLock::new(),
             task_counter: AtomicU64::new(env.entropy.below(1 << 16)),
@@ -326,11 +335,36 @@ impl Server {
         self.relay.get()
     }
 
+    /// On a minion: journal bytes that the master has not applied, as far as it
+    /// has said; whole files in between count with the size at which they roll.
+    pub fn unreplicated_bytes(&self) -> u64 {
+        let Some(relay) = self.relay() else { return 0 };
+        let (end, applied) = (self.journal.end(), relay.applied());
+        match end.file.checked_sub(applied.file) {
+            None => 0,
+            Some(0) => end.offset.saturating_sub(applied.offset),
+            Some(files) => {
+                let whole = self.options.journal.roll_bytes;
+                (files * whole + end.offset).saturating_sub(applied.offset.min(whole))
+            }
+        }
+    }
+
     /// Makes this server a minion's, once, before it serves anybody.
     pub fn set_relay(&self, relay: Arc<Relay>) {
         if self.relay.set(relay).is_err() {
             tracing::error!("a minion's relay was set twice; the first stays");
         }
+    }
+
+    /// On a master with minions: what it knows of them.
+    pub fn hub(&self) -> Option<Arc<Hub>> {
+        self.hub.get()?.upgrade()
+    }
+
+    /// Lets services see the minions, once.
+    pub fn set_hub(&self, hub: &Arc<Hub>) {
+        let _ = self.hub.set(Arc::downgrade(hub));
     }
 
     /// Says something to all minions, if there are any.

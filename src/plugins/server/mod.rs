@@ -9,6 +9,7 @@ mod args;
 pub mod artifact;
 mod artifacts;
 mod clients;
+mod cluster;
 mod events;
 mod flows;
 mod guard;
@@ -30,6 +31,7 @@ pub fn register(registry: &mut Registry) {
     artifact::register(registry);
     artifacts::register(registry);
     clients::register(registry);
+    cluster::register(registry);
     events::register(registry);
     flows::register(registry);
     monitoring::register(registry);

@@ -483,7 +483,7 @@ impl MasterSide for Hub {
             tracing::info!(node = %process, ?applied, "a minion has joined");
             Ok(Welcome {
                 master: Some(self.server.process().into()),
-                product: crate::PRODUCT.to_owned(),
+                product: crate::ABOUT.to_owned(),
                 applied: Some(applied.into()),
                 orgs: Some(self.orgs()),
                 term: self.term,

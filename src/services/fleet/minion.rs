@@ -1,16 +1,17 @@
 //! A minion as its master's peer: carries out what comes down the stream, and
 //! says how it is.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use velociraptor_proto::fleet::{
-    Hello, NodeStats, OrgFact, Orgs, Position, Refused, Release, SessionChange, UpBeat, Welcome,
+    Hello, NodeStats, OrgFact, Orgs, Refused, Release, SessionChange, UpBeat, Welcome,
 };
 
 use super::relay::Relay;
+use super::status::own_stats;
 use crate::cluster::{FromMaster, MinionSide};
 use crate::services::ids::OrgId;
 use crate::services::server::Server;
@@ -31,7 +32,6 @@ pub struct Minion {
     forget: Forgetter,
     /// Highest term of a master seen.
     term: AtomicU64,
-    applied: Mutex<Position>,
     /// Why this process must end, once that is so.
     fatal: watch::Sender<Option<String>>,
 }
@@ -56,7 +56,6 @@ impl Minion {
             probe,
             forget,
             term: AtomicU64::new(0),
-            applied: Mutex::default(),
             fatal: watch::Sender::new(None),
         })
     }
@@ -65,18 +64,6 @@ impl Minion {
     /// wanted.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
         self.fatal.subscribe()
-    }
-
-    /// How far the master has applied this process's journal.
-    pub fn applied(&self) -> Position {
-        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_applied(&self, p: Position) {
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        if (p.file, p.offset) > (applied.file, applied.offset) {
-            *applied = p;
-        }
     }
 
     fn learn(&self, orgs: &Orgs) {
@@ -123,7 +110,7 @@ impl MinionSide for Minion {
     fn hello(&self) -> (Hello, Vec<SessionChange>) {
         let (holdings, readers) = self.relay.introduce();
         let hello = Hello {
-            product: crate::PRODUCT.to_owned(),
+            product: crate::ABOUT.to_owned(),
             end: Some(self.server.journal.end().into()),
             holdings,
             ..Default::default()
@@ -142,7 +129,7 @@ impl MinionSide for Minion {
                 ));
             }
             self.learn(&welcome.orgs.unwrap_or_default());
-            self.set_applied(welcome.applied.unwrap_or_default());
+            self.relay.set_applied(welcome.applied.unwrap_or_default().into());
             let master = welcome.master.unwrap_or_default();
             tracing::info!(
                 master = master.node,
@@ -166,7 +153,7 @@ impl MinionSide for Minion {
                         .then(|| (to_hash(&r.cipher_hash), to_hash(&r.request_hash)));
                     self.relay.recall(&key, elsewhere);
                 }
-                FromMaster::Applied(p) => self.set_applied(p),
+                FromMaster::Applied(p) => self.relay.set_applied(p.into()),
                 FromMaster::Release(r) => self.release(r).await,
                 FromMaster::Orgs(o) => self.learn(&o),
                 FromMaster::Forget(f) => {
@@ -182,20 +169,10 @@ impl MinionSide for Minion {
     }
 
     fn beat(&self) -> UpBeat {
-        let c = &self.server.counters;
-        let j = self.server.journal.stats();
-        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
         let mut stats = NodeStats {
-            product: crate::PRODUCT.to_owned(),
             clients: self.relay.clients() as u64,
-            jobs: get(&c.jobs),
-            rows: get(&c.rows),
-            upload_bytes: get(&c.upload_bytes),
-            refused: get(&c.refused),
-            journal_bytes: get(&j.bytes),
-            journal_groups: get(&j.groups),
-            journal_files: get(&j.files),
-            ..Default::default()
+            unreplicated_bytes: self.server.unreplicated_bytes(),
+            ..own_stats(&self.server)
         };
         (self.probe)(&mut stats);
         UpBeat {

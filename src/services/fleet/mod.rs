@@ -10,5 +10,6 @@ pub mod outbox;
 pub mod processes;
 pub mod relay;
 mod role;
+pub mod status;
 
 pub use role::Role;

@@ -20,6 +20,7 @@ use crate::services::ids::OrgId;
 use crate::services::sessions::Key;
 use crate::services::state::to_hash;
 use crate::services::tasks::What;
+use crate::store::journal::Position;
 
 /// Session changes wait this long for others, so that a herd costs few frames.
 const GATHER: Duration = Duration::from_millis(5);
@@ -71,6 +72,7 @@ struct State {
 #[derive(Debug)]
 pub struct Relay {
     state: Mutex<State>,
+    applied: Mutex<Position>,
     dirty: Notify,
     uplink: Uplink,
 }
@@ -118,11 +120,27 @@ impl State {
 impl Relay {
     /// A relay that reports over `uplink`.
     pub fn new(uplink: Uplink) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), dirty: Notify::new(), uplink })
+        Arc::new(Self {
+            state: Mutex::default(),
+            applied: Mutex::default(),
+            dirty: Notify::new(),
+            uplink,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the master has applied this process's journal.
+    pub fn applied(&self) -> Position {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The master says how far it has come.
+    pub fn set_applied(&self, p: Position) {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        *applied = p.max(*applied);
     }
 
     /// The way to the master.
