@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 const BINARY: &str = env!("CARGO_BIN_EXE_velociraptor");
 
 /// How long anything may take; stock agents pause for up to 90 s after an error.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(400);
 
 fn setting(name: &str, default: usize) -> usize {
     let text = std::env::var(format!("VELOCIRAPTOR_TEST_{name}"));
@@ -41,11 +41,15 @@ struct Cluster {
     agents: Vec<Running>,
 }
 
+/// Milliseconds of collecting for each kill.
+const PACE: usize = 4000;
+
 /// One of the frontends.
 const MASTER: usize = 0;
 
 impl Cluster {
-    fn new() -> Self {
+    /// `rate`: bytes a second that each frontend takes from all clients; 0 for all.
+    fn new(rate: usize) -> Self {
         let held: Vec<TcpListener> =
             (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let p: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
@@ -59,7 +63,8 @@ impl Cluster {
         let ds = c.path("ds");
         std::fs::create_dir_all(&ds).unwrap();
         let merge = serde_json::json!({
-            "Frontend": {"hostname": "127.0.0.1", "bind_address": "127.0.0.1", "bind_port": p[0]},
+            "Frontend": {"hostname": "127.0.0.1", "bind_address": "127.0.0.1", "bind_port": p[0],
+                "resources": {"global_upload_rate": rate}},
             "API": {"hostname": "127.0.0.1", "bind_port": p[3]},
             "GUI": {"bind_port": p[4]},
             "Monitoring": {"bind_port": p[5]},
@@ -153,7 +158,11 @@ impl Cluster {
     }
 
     fn all() -> Self {
-        let mut c = Self::new();
+        Self::slow(0)
+    }
+
+    fn slow(rate: usize) -> Self {
+        let mut c = Self::new(rate);
         (0..3).for_each(|n| c.start(n));
         c
     }
@@ -264,7 +273,8 @@ fn exact(ids: &[u64], n: usize) {
     assert!(ids.iter().enumerate().all(|(i, id)| i as u64 == *id), "each row once, in order");
 }
 
-const SLOW: &str = "SELECT * FROM foreach(row={ SELECT _value AS A, sleep(ms=50) AS S FROM range(start=0, end=END, step=1) }, query={ SELECT A * 250 + _value AS I FROM range(start=0, end=250, step=1) })";
+/// Rows in parts of 250, so slowly that kills hit the middle.
+const SLOW: &str = "SELECT * FROM foreach(row={ SELECT _value AS A, sleep(ms=PAUSE) AS S FROM range(start=0, end=END, step=1) }, query={ SELECT A * 250 + _value AS I FROM range(start=0, end=250, step=1) })";
 
 #[test]
 fn clients_of_every_frontend_are_tasked_through_the_master() {
@@ -279,11 +289,15 @@ fn clients_of_every_frontend_are_tasked_through_the_master() {
         c.finished(id, flow);
         exact(&c.ids(id, flow, "Custom.Rows"), 5000);
     }
-    let status = c.command(&["--api_config", "api.yaml", "cluster", "status", "--json"]);
-    let nodes: Vec<serde_json::Value> =
-        status.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!(nodes.len(), 3, "{status}");
-    assert!(nodes.iter().all(|n| n["Connected"] == true && n["Clients"] == 1), "{status}");
+    // Between two polls a client is nowhere for a moment.
+    c.until("every node holds one client", |c| {
+        let status = c.command(&["--api_config", "api.yaml", "cluster", "status", "--json"]);
+        let nodes: Vec<serde_json::Value> =
+            status.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(nodes.len(), 3, "{status}");
+        assert!(nodes.iter().all(|n| n["Connected"] == true), "{status}");
+        nodes.iter().all(|n| n["Clients"] == 1).then_some(())
+    });
 }
 
 #[test]
@@ -292,9 +306,10 @@ fn what_clients_send_survives_kills_of_any_frontend() {
     c.agent(&[1, 2, 0], "https");
     c.agent(&[2, 0, 1], "wss");
     let (clients, n) = (c.clients(2), setting("ROWS", 20_000));
-    c.define("Custom.Slow", &SLOW.replace("END", &(n / 250).to_string()));
+    let (parts, kills) = (n / 250, setting("KILLS", 6));
+    let pause = (PACE * kills / parts).max(1).to_string();
+    c.define("Custom.Slow", &SLOW.replace("END", &parts.to_string()).replace("PAUSE", &pause));
     let flows: Vec<String> = clients.iter().map(|id| c.collect(id, "Custom.Slow")).collect();
-    let kills = setting("KILLS", 6);
     for k in 0..kills {
         let rows = |c: &Cluster| {
             let f = c.flow(&clients[0], &flows[0])?;
@@ -317,9 +332,10 @@ fn what_clients_send_survives_kills_of_any_frontend() {
 
 #[test]
 fn an_upload_survives_kills_of_any_frontend() {
-    let mut c = Cluster::all();
+    let (size, kills) = (setting("UPLOAD_MB", 48) << 20, setting("KILLS", 6));
+    let mut c = Cluster::slow(size * 1000 / (PACE * kills.max(1)));
     c.agent(&[1, 2, 0], "https");
-    let (client, size) = (c.clients(1).remove(0), setting("UPLOAD_MB", 48) << 20);
+    let client = c.clients(1).remove(0);
     let source = c.path("source.bin");
     let mut x = 0x2545_f491_4f6c_dd1du64;
     let mut data = Vec::with_capacity(size + 8);
@@ -336,7 +352,6 @@ fn an_upload_survives_kills_of_any_frontend() {
         &format!("SELECT upload(file='{}') AS Upload FROM scope()", source.display()),
     );
     let flow = c.collect(&client, "Custom.Upload");
-    let kills = setting("KILLS", 6);
     for k in 0..kills {
         let mark = (size * k / kills) as u64;
         let at = c.until("progress", |c| {
@@ -366,7 +381,7 @@ fn clients_are_served_while_the_master_is_away() {
     let mut c = Cluster::all();
     c.agent(&[1], "https");
     let client = c.clients(1).remove(0);
-    c.define("Custom.Slow", &SLOW.replace("END", "80"));
+    c.define("Custom.Slow", &SLOW.replace("END", "80").replace("PAUSE", "50"));
     let flow = c.collect(&client, "Custom.Slow");
     c.until("first rows", |c| {
         c.flow(&client, &flow)?["total_collected_rows"].as_u64().filter(|n| *n > 0)
