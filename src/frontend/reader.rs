@@ -44,6 +44,8 @@ struct HeldReader {
     agent: String,
     /// Frames handed to the transport and not known to be consumed, oldest first.
     frames: Mutex<VecDeque<(u64, Hash)>>,
+    /// When tasks in frames became durable, microseconds, until they are written.
+    durable: Mutex<VecDeque<(u64, u64)>>,
     over: Notify,
 }
 
@@ -83,6 +85,7 @@ impl Frontend {
             transport: head.transport,
             agent: head.user_agent,
             frames: Mutex::default(),
+            durable: Mutex::default(),
             over: Notify::new(),
         });
         reader.tell_master(claim, Some(id), &head.remote);
@@ -145,7 +148,14 @@ impl HeldReader {
                 Transport::Http => request,
                 Transport::Ws => frame_id(self.held.id, seq),
             };
-            let jobs = self.next(reply).await;
+            let (jobs, durable) = self.next(reply).await;
+            if let Some(t) = durable {
+                let mut all = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+                all.push_back((seq, t));
+                if all.len() > DEPTH {
+                    all.pop_front();
+                }
+            }
             if !jobs.is_empty() {
                 match self.frontend.seal(&self.who, &jobs).await {
                     Ok(body) => {
@@ -184,8 +194,8 @@ impl HeldReader {
     }
 
     /// What may go out now, serialized; everything that needs a durable grant
-    /// has it.
-    async fn next(&self, reply: Hash) -> Vec<Vec<u8>> {
+    /// has it. With the time at which the last of it became durable.
+    async fn next(&self, reply: Hash) -> (Vec<Vec<u8>>, Option<u64>) {
         let server = &self.frontend.server;
         let messages = match server.relay() {
             Some(relay) => relay.take(&self.who.key(), self.who.cipher, reply),
@@ -194,10 +204,13 @@ impl HeldReader {
                 server.next_tasks(&self.who.org, &self.who.source, self.who.cipher, way).await
             }
         };
-        if self.who.api_version < 4 {
-            return messages.iter().flat_map(for_old_agents).collect();
-        }
-        messages.iter().map(Message::encode_to_vec).collect()
+        let ids = messages.iter().map(|m| m.task_id).filter(|id| *id > 0);
+        let durable = server.delivery().take(ids);
+        let jobs = match self.who.api_version < 4 {
+            true => messages.iter().flat_map(for_old_agents).collect(),
+            false => messages.iter().map(Message::encode_to_vec).collect(),
+        };
+        (jobs, durable)
     }
 
     fn give_back(&self, reply: Hash) {
@@ -256,6 +269,13 @@ fn frame_id(session: u64, seq: u64) -> Hash {
 impl ReaderSession for HeldReader {
     fn delivered(&self, seq: u64, proof: Proof) {
         if proof == Proof::Written {
+            let mut all = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(i) = all.iter().position(|d| d.0 == seq)
+                && let Some((_, durable)) = all.remove(i)
+            {
+                let server = &self.frontend.server;
+                server.delivery().delivered(durable, server.env.clock.micros());
+            }
             return;
         }
         let lost = {

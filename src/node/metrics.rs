@@ -11,6 +11,7 @@ use axum::routing::get;
 
 use crate::comms::server::Metrics;
 use crate::services::Server;
+use crate::services::wakes::{BUCKETS, Measured};
 use crate::store::ops::CountingFs;
 
 /// Serves `/metrics`.
@@ -47,10 +48,26 @@ impl Text {
     }
 }
 
+impl Text {
+    fn delivery(&mut self, m: &Measured) {
+        const NAME: &str = "velociraptor_task_delivery_seconds";
+        const HELP: &str = "From a task's durable record to the socket of a client that is held.";
+        let _ = writeln!(self.0, "# HELP {NAME} {HELP}\n# TYPE {NAME} histogram");
+        for (bound, n) in BUCKETS.iter().zip(&m.buckets) {
+            let le = *bound as f64 / 1e6;
+            let _ = writeln!(self.0, "{NAME}_bucket{{le=\"{le}\"}} {n}");
+        }
+        let all = m.buckets[BUCKETS.len()];
+        let _ = writeln!(self.0, "{NAME}_bucket{{le=\"+Inf\"}} {all}");
+        let _ = writeln!(self.0, "{NAME}_sum {}\n{NAME}_count {all}", m.sum as f64 / 1e6);
+    }
+}
+
 fn render(server: &Server, m: &Metrics, operations: &CountingFs) -> String {
     let mut t = Text(String::new());
     let load = |v: &AtomicU64| v.load(Ordering::Relaxed);
     t.gauge("client_comms_current_connections", "Client connections open now.", load(&m.open));
+    t.delivery(&server.delivery().measured());
     t.gauge("velociraptor_clients_held", "Clients held for tasks.", server.sessions.len() as u64);
     t.gauge("velociraptor_websockets", "Client WebSockets open now.", load(&m.websockets));
     t.counter("velociraptor_connections_total", "Connections accepted.", &m.connections);

@@ -129,6 +129,7 @@ impl Server {
                 self.not_sent(org, source, way, &ids);
                 return vec![];
             }
+            self.wakes.durable(batch.ungranted.iter().copied(), self.env.clock.micros());
         }
         let mut out = batch.messages;
         self.counters.tasks_sent.fetch_add(out.len() as u64, Ordering::Relaxed);

@@ -30,6 +30,7 @@ mod settle_uploads;
 pub mod state;
 pub mod tasks;
 pub mod users;
+pub mod wakes;
 
 pub use fleet::Role;
 pub use server::{Options, Org, Server, ServiceError};

@@ -193,6 +193,8 @@ pub struct Server {
     pub sessions: Sessions,
     /// Live events.
     pub bus: Bus,
+    /// How quickly tasks are delivered.
+    pub wakes: super::wakes::Wakes,
     /// Counters.
     pub counters: Counters,
     /// Users and their rights.
@@ -266,6 +268,7 @@ impl Server {
             epoch,
             sessions: Sessions::default(),
             bus: Bus::default(),
+            wakes: Default::default(),
             counters: Counters::default(),
             users: Users::new(
                 Tree::new(&env, root),
@@ -333,6 +336,11 @@ impl Server {
     /// On a minion: what it does for its master. `None` on a master.
     pub fn relay(&self) -> Option<&Arc<Relay>> {
         self.relay.get()
+    }
+
+    /// How quickly tasks reach the clients held here.
+    pub fn delivery(&self) -> &super::wakes::Wakes {
+        self.relay().map_or(&self.wakes, |r| &r.wakes)
     }
 
     /// On a minion: journal bytes that the master has not applied, as far as it

@@ -41,6 +41,8 @@ pub(super) fn register(r: &mut Registry) {
                 .with("StoreOperations", s.store_operations)
                 .with("StoreFailures", s.store_failures)
                 .with("StoreError", s.store_error.as_str())
+                .with("DeliveryP50Micros", s.delivery_p50)
+                .with("DeliveryP99Micros", s.delivery_p99)
                 .with("Started", s.started)
                 .with("CertificateExpires", s.certificate_expires);
             emitter.send(row).await?;

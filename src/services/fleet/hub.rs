@@ -341,7 +341,9 @@ impl Hub {
             return;
         }
         let ids: Vec<u64> = messages.iter().map(|m| m.task_id).filter(|id| *id > 0).collect();
+        let durable = self.server.wakes.take(ids.iter().copied()).unwrap_or(0);
         let frame = Tasks {
+            durable,
             org_id: key.0.id().to_owned(),
             client_id: key.1.clone(),
             cipher_hash: held.cipher.to_vec(),

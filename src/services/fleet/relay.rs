@@ -20,6 +20,7 @@ use crate::services::ids::OrgId;
 use crate::services::sessions::Key;
 use crate::services::state::to_hash;
 use crate::services::tasks::What;
+use crate::services::wakes::Wakes;
 use crate::store::journal::Position;
 
 /// Session changes wait this long for others, so that a herd costs few frames.
@@ -73,6 +74,8 @@ struct State {
 pub struct Relay {
     state: Mutex<State>,
     applied: Mutex<Position>,
+    /// When tasks became durable at the master, by its clock.
+    pub wakes: Wakes,
     dirty: Notify,
     uplink: Uplink,
 }
@@ -123,6 +126,7 @@ impl Relay {
         Arc::new(Self {
             state: Mutex::default(),
             applied: Mutex::default(),
+            wakes: Wakes::default(),
             dirty: Notify::new(),
             uplink,
         })
@@ -217,6 +221,10 @@ impl Relay {
 
     /// The master lets this node hand these out. The caller wakes the reader.
     pub fn give(&self, t: Tasks) -> Key {
+        if t.durable > 0 {
+            let ids = t.messages.iter().map(|m| m.task_id).filter(|id| *id > 0);
+            self.wakes.durable(ids, t.durable);
+        }
         let key = (OrgId::new(t.org_id.as_str()), t.client_id);
         let mut state = self.state();
         let slot = state.slots.entry(key.clone()).or_default();

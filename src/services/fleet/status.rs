@@ -101,7 +101,10 @@ impl NodeView {
 pub fn own_stats(server: &Server) -> NodeStats {
     let (c, j) = (&server.counters, server.journal.stats());
     let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+    let delivery = server.delivery().measured();
     NodeStats {
+        delivery_p50: delivery.p50,
+        delivery_p99: delivery.p99,
         product: crate::ABOUT.to_owned(),
         started: server.started,
         jobs: get(&c.jobs),

@@ -69,6 +69,7 @@ impl Server {
         };
         let held = self.sessions.held(&org.id, &client);
         let at = held.as_ref().and_then(|h| h.process()).cloned();
+        let (id, is_held) = (task.task_id, held.is_some());
         let schedule = Schedule {
             context: Some(context),
             tasks: vec![task],
@@ -78,6 +79,9 @@ impl Server {
             epoch: at.map(|p| p.epoch).unwrap_or_default(),
         };
         self.decide(org, &client, principal, Kind::Schedule(schedule)).await?;
+        if is_held {
+            self.wakes.durable([id], self.env.clock.micros());
+        }
         self.sessions.wake(&org.id, &client);
         Ok(flow_id)
     }
