@@ -10,6 +10,7 @@ use super::Api;
 use super::status::{denied, status};
 use crate::comms::server::PeerInfo;
 use crate::crypto::certs::Certificate;
+use crate::crypto::node::CN_PREFIX;
 use crate::services::acl::{Permission, Policy};
 use crate::services::ids::OrgId;
 use crate::services::{Org, ServiceError};
@@ -56,6 +57,12 @@ impl Api {
         let name = certificate
             .name()
             .ok_or_else(|| Status::unauthenticated("the client certificate has no name"))?;
+        // No user can have such a name, but say what is wrong.
+        if name.starts_with(CN_PREFIX) {
+            return Err(Status::permission_denied(
+                "PermissionDenied: a node's certificate calls the other nodes, not the API",
+            ));
+        }
         if name == self.options.pinned_server_name {
             let org = self.org(org_id.unwrap_or_default())?;
             let policy = Policy::super_user().locked_down(self.server.users.denied());

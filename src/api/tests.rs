@@ -8,8 +8,8 @@ use velociraptor_proto::proto::*;
 
 use super::*;
 use crate::config::model::ApiClientConfig;
-use crate::crypto::PrivateKey;
 use crate::crypto::certs::Authority;
+use crate::crypto::{NodeIdentity, NodeName, PrivateKey};
 use crate::plugins::server::tests::{CLIENT, server};
 use crate::services::ids::OrgId;
 
@@ -205,6 +205,30 @@ async fn callers_are_who_their_certificates_say() {
     if let Ok(mut c) = client::connect(&lab.server.env, &config).await {
         assert!(c.check(HealthCheckRequest::default()).await.is_err());
     }
+}
+
+/// A node's certificate passes TLS on this listener, and opens nothing behind it.
+#[tokio::test]
+async fn a_nodes_certificate_has_no_rights() {
+    let lab = Lab::new().await;
+    let env = &lab.server.env;
+    let (now, name) = (env.clock.now(), NodeName::parse("b-8000").unwrap());
+    let id = NodeIdentity::issue(&lab.ca, &*env.entropy, now, 10, &name).unwrap();
+    let mut config = lab.config("unused", &lab.ca);
+    config.client_cert = id.certificate_pem;
+    config.client_private_key = id.private_key_pem.to_string();
+    let mut api = client::connect(env, &config).await.unwrap();
+    api.check(HealthCheckRequest::default()).await.unwrap();
+    let query = args("SELECT 1 AS A FROM scope()", 1);
+    let e = api.query(query.clone()).await.unwrap_err();
+    assert_eq!(e.code(), Code::PermissionDenied, "{e}");
+    // It cannot speak for a user, as the gateway can, and no user can have its name.
+    lab.user("ann", "root", "administrator").await;
+    let mut request = Request::new(query);
+    request.metadata_mut().insert("user", r#"{"name":"ann"}"#.parse().unwrap());
+    let e = api.query(request).await.unwrap_err();
+    assert!(e.code() == Code::PermissionDenied && e.message().contains("node"), "{e}");
+    assert!(lab.server.users.create(&name.common_name()).await.is_err());
 }
 
 #[tokio::test]

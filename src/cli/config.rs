@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{Context, Usage};
-use crate::config::{Document, Level, Loaded, Role, load, patch};
+use crate::config::{Document, Level, Loaded, Role, load, nodes, patch};
 use crate::env::Env;
 use crate::env::fs::replace;
 
@@ -15,12 +15,16 @@ mod api_client;
 mod check;
 #[path = "config_client.rs"]
 mod client;
+#[path = "config_frontend.rs"]
+mod frontend;
 #[path = "config_generate.rs"]
 mod generate;
 #[path = "config_questions.rs"]
 mod questions;
 #[path = "config_reissue_certs.rs"]
 mod reissue_certs;
+#[path = "config_revoke_node.rs"]
+mod revoke_node;
 #[path = "config_rotate_keys.rs"]
 mod rotate_keys;
 #[path = "config_show.rs"]
@@ -47,6 +51,11 @@ enum ConfigCommand {
     ApiClient(api_client::ApiClientArgs),
     /// Say what is wrong with a configuration, with line numbers.
     Check(check::CheckArgs),
+    /// Add minions to a deployment, and write the files of every node.
+    Frontend(frontend::FrontendArgs),
+    /// Withdraw a node's certificate.
+    #[command(name = "revoke_node")]
+    RevokeNode(revoke_node::RevokeNodeArgs),
     /// Print the configuration with new keys and certificates for the server.
     #[command(name = "rotate_keys")]
     RotateKeys(rotate_keys::RotateKeysArgs),
@@ -63,6 +72,8 @@ pub async fn run(args: ConfigArgs, ctx: &Context) -> anyhow::Result<()> {
         ConfigCommand::Client(a) => client::run(a, ctx).await,
         ConfigCommand::ApiClient(a) => api_client::run(a, ctx).await,
         ConfigCommand::Check(a) => check::run(a, ctx).await,
+        ConfigCommand::Frontend(a) => frontend::run(a, ctx).await,
+        ConfigCommand::RevokeNode(a) => revoke_node::run(a, ctx).await,
         ConfigCommand::RotateKeys(a) => rotate_keys::run(a, ctx).await,
         ConfigCommand::ReissueCerts(a) => reissue_certs::run(a, ctx).await,
     }
@@ -132,6 +143,51 @@ async fn read(env: &Env, path: &str) -> anyhow::Result<String> {
 /// Loads the file named on the command line for rewriting.
 async fn load_tool(ctx: &Context) -> anyhow::Result<Loaded> {
     Ok(load::load(&ctx.env, ctx.config_path()?, ctx.global.settings.as_deref(), Role::Tool).await?)
+}
+
+/// Where the CA's key is when the configuration does not hold it.
+#[derive(Args, Debug, Default)]
+struct CaKey {
+    /// The CA's private key (PEM). Default: CA.private_key of the configuration, else
+    /// ca.key beside it if there is one.
+    #[arg(long = "ca_key", value_name = "FILE")]
+    ca_key: Option<String>,
+}
+
+/// Where a CA's key was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeyPlace {
+    Configuration,
+    File,
+    Nowhere,
+}
+
+impl CaKey {
+    /// Puts the key into the typed view, where it is looked for; the document, which is
+    /// printed or written, stays without.
+    async fn add(&self, ctx: &Context, loaded: &mut Loaded) -> anyhow::Result<KeyPlace> {
+        let path = match &self.ca_key {
+            Some(path) => path.clone(),
+            None if !loaded.config.ca.private_key.is_empty() => {
+                return Ok(KeyPlace::Configuration);
+            }
+            None => beside(ctx.config_path()?, nodes::CA_KEY_FILE),
+        };
+        match read(&ctx.env, &path).await {
+            Ok(key) => loaded.config.ca.private_key = key,
+            Err(e) if self.ca_key.is_some() => return Err(e),
+            Err(_) => return Ok(KeyPlace::Nowhere),
+        }
+        Ok(KeyPlace::File)
+    }
+}
+
+/// A file in the directory of another.
+fn beside(path: &str, name: &str) -> String {
+    match path.rfind('/') {
+        Some(i) => format!("{}/{name}", &path[..i]),
+        None => name.to_owned(),
+    }
 }
 
 /// Replaces a file that holds secrets: only its owner may read it.

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Context, load_tool, report, write_private};
+use super::{CaKey, Context, load_tool, report, write_private};
 use crate::cli::Usage;
 use crate::config::{Config, api_client, document};
 use crate::env::Env;
@@ -30,6 +30,9 @@ pub struct ApiClientArgs {
     #[arg(long, value_delimiter = ',', value_name = "ROLE")]
     role: Vec<String>,
 
+    #[command(flatten)]
+    ca: CaKey,
+
     /// The file to write.
     #[arg(value_name = "OUTPUT")]
     output: String,
@@ -42,8 +45,9 @@ pub async fn run(args: ApiClientArgs, ctx: &Context) -> anyhow::Result<()> {
         .iter()
         .map(|r| Role::parse(r).ok_or_else(|| Usage(format!("--role: no role is called {r:?}"))))
         .collect::<Result<Vec<_>, _>>()?;
-    let loaded = load_tool(ctx).await?;
+    let mut loaded = load_tool(ctx).await?;
     report(&loaded);
+    args.ca.add(ctx, &mut loaded).await?;
     let file = api_client::issue(
         &loaded.config,
         &loaded.settings,

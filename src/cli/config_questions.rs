@@ -13,14 +13,17 @@ pub struct Answers {
     pub output: String,
 }
 
-struct Session<'a> {
-    input: &'a mut dyn BufRead,
-    out: &'a mut dyn Write,
+/// Questions on one stream, answers from another.
+pub struct Session<'a> {
+    /// Where answers come from.
+    pub input: &'a mut dyn BufRead,
+    /// Where questions go.
+    pub out: &'a mut dyn Write,
 }
 
 impl Session<'_> {
     /// One answer, the default if it is empty, asked again until `parse` takes it.
-    fn ask<T>(
+    pub fn ask<T>(
         &mut self,
         question: &str,
         default: &str,
@@ -50,7 +53,8 @@ impl Session<'_> {
         Ok(line.trim().to_owned())
     }
 
-    fn yes(&mut self, question: &str, default: bool) -> io::Result<bool> {
+    /// Yes or no.
+    pub fn yes(&mut self, question: &str, default: bool) -> io::Result<bool> {
         self.ask(question, if default { "yes" } else { "no" }, |a| {
             match a.to_ascii_lowercase().as_str() {
                 "y" | "yes" => Ok(true),
@@ -69,11 +73,13 @@ fn path(a: &str) -> Result<String, String> {
     }
 }
 
-fn port(a: &str) -> Result<u16, String> {
+/// A port number.
+pub fn port(a: &str) -> Result<u16, String> {
     a.parse().ok().filter(|p| *p > 0).ok_or("a port from 1 to 65535".into())
 }
 
-fn host(a: &str) -> Result<String, String> {
+/// A DNS name or an address.
+pub fn host(a: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     if !a.is_empty() && (a.chars().all(good) || a.parse::<std::net::IpAddr>().is_ok()) {
         Ok(a.to_owned())

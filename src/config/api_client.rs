@@ -39,7 +39,7 @@ pub fn issue(
         .map_err(|(path, e)| ConfigError::Change(format!("{path}: {e}")))?;
     let ca = id.authority.ok_or_else(|| {
         ConfigError::Change(
-            "CA.private_key is not in this file: run the command where the CA's key is kept".into(),
+            "CA.private_key is not in this file: give --ca_key FILE, or run the command where that key is".into(),
         )
     })?;
     let key = PrivateKey::generate().map_err(CertError::from)?;

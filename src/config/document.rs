@@ -127,6 +127,18 @@ impl Document {
         *at = value;
     }
 
+    /// Removes the key at a dotted path, if it is there.
+    pub fn remove(&mut self, path: &str) {
+        let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let parent = match parent {
+            "" => Some(&mut self.value),
+            p => p.split('.').try_fold(&mut self.value, |v, key| v.get_mut(key)),
+        };
+        if let Some(Value::Object(map)) = parent {
+            map.shift_remove(key);
+        }
+    }
+
     /// As YAML text, in the file's order. Comments are not kept.
     pub fn to_yaml(&self) -> String {
         to_yaml(&self.value)
@@ -223,6 +235,10 @@ mod tests {
             d.to_yaml(),
             "Client:\n  nonce: b\nFrontend:\n  resources:\n    concurrency: 3\n"
         );
+        for path in ["Frontend.resources", "Client", "Frontend.none.deeper", "None"] {
+            d.remove(path);
+        }
+        assert_eq!(d.to_yaml(), "Frontend: {}\n");
     }
 
     proptest::proptest! {

@@ -135,7 +135,8 @@ pub async fn load(
     settings: Option<&str>,
     role: Role,
 ) -> Result<Loaded, ConfigError> {
-    load_with(env, path, settings, None, role).await
+    let settings = load_settings(env, path, settings, None).await?;
+    with_settings(env, path, settings, role).await
 }
 
 /// Loads `path` for the node that the flags name: what is loaded is the configuration
@@ -148,17 +149,19 @@ pub async fn load_node(
 ) -> Result<(Loaded, NodePlan), ConfigError> {
     let node = flags.node.as_deref().filter(|n| flags.minion && !n.is_empty());
     let role = if flags.minion { Role::Minion } else { Role::Server };
-    load_with(env, path, settings, node, role).await?.for_node(flags, env.clock.now())
+    let settings = load_settings(env, path, settings, node).await?;
+    // Before what a file for another role lacks.
+    role::check_role(&settings.0, flags)
+        .map_err(|e| ConfigError::Role(settings.1.clone(), e.without_place()))?;
+    with_settings(env, path, settings, role).await?.for_node(flags, env.clock.now())
 }
 
-async fn load_with(
+async fn with_settings(
     env: &Env,
     path: &str,
-    settings: Option<&str>,
-    node: Option<&str>,
+    (settings, settings_path, over): (Settings, String, Vec<Finding>),
     role: Role,
 ) -> Result<Loaded, ConfigError> {
-    let (settings, settings_path, over) = load_settings(env, path, settings, node).await?;
     let text = text(env, path).await?;
     let document = match role {
         Role::ApiClient => Document::parse_api_client(&text, path)?,
@@ -203,10 +206,7 @@ impl Loaded {
     fn role_error(&self, e: RoleError) -> ConfigError {
         match e.place {
             Place::Config => self.document.finding(Level::Error, &e.path, e.message).into(),
-            Place::Settings => {
-                let e = RoleError { place: Place::Config, ..e };
-                ConfigError::Role(self.settings_path.clone(), e)
-            }
+            Place::Settings => ConfigError::Role(self.settings_path.clone(), e.without_place()),
             Place::CommandLine => ConfigError::Change(e.to_string()),
         }
     }

@@ -16,6 +16,7 @@ pub mod identity;
 mod lines;
 pub mod load;
 pub mod model;
+pub mod nodes;
 pub mod patch;
 mod reader;
 pub mod role;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
+use super::model::ApiClientConfig;
 use super::settings::NodeKind;
 use super::{Config, Document, Settings, check, identity, split};
 use crate::crypto::certs::Certificate;
@@ -79,6 +80,21 @@ impl NodePlan {
             NodeRole::Master { identity, .. } => identity.as_ref(),
             NodeRole::Minion { identity, .. } => Some(identity),
         }
+    }
+
+    /// How a minion calls the listener of the master's API, for `config check`: the node's
+    /// certificate has no rights there beyond asking whether it is well.
+    pub fn master_api(&self) -> Option<ApiClientConfig> {
+        let NodeRole::Minion { master, identity } = &self.role else { return None };
+        Some(ApiClientConfig {
+            ca_certificate: self.ca.to_pem(),
+            client_cert: identity.certificate_pem.clone(),
+            client_private_key: identity.private_key_pem.to_string(),
+            api_connection_string: master.to_string(),
+            name: self.name.common_name(),
+            pinned_server_name: self.config.client.pinned_server_name().to_owned(),
+            max_grpc_recv_size: 0,
+        })
     }
 
     /// The word for the role, as in logs and the cluster's status.
@@ -161,6 +177,13 @@ impl fmt::Display for Place {
     }
 }
 
+impl RoleError {
+    /// For a message that names the file already.
+    pub(super) fn without_place(self) -> Self {
+        Self { place: Place::Config, ..self }
+    }
+}
+
 type Result<T, E = RoleError> = std::result::Result<T, E>;
 
 fn wrong<T>(place: Place, path: &str, message: impl Into<String>) -> Result<T> {
@@ -177,20 +200,25 @@ pub fn resolve(
 ) -> Result<NodePlan> {
     let ca = identity::certificate("Client.ca_certificate", &config.client.ca_certificate)
         .or_else(|(path, e)| wrong(Place::Config, path, e.to_string()))?;
-    match (settings.node.role, flags.minion) {
-        (Some(NodeKind::Minion), false) => {
-            let message = "is minion: start it with --minion, or a second master would run";
-            return wrong(Place::Settings, "node.role", message);
-        }
-        (Some(NodeKind::Master), true) => {
-            return wrong(Place::Settings, "node.role", "is master, and --minion was given");
-        }
-        _ => {}
-    }
+    check_role(settings, flags)?;
     if flags.minion {
         minion(document, config, settings, flags, ca, now)
     } else {
         leader(document, config, settings, flags, ca, now)
+    }
+}
+
+/// Whether the files were made for the role that the flags ask for.
+pub fn check_role(settings: &Settings, flags: &Flags) -> Result<()> {
+    match (settings.node.role, flags.minion) {
+        (Some(NodeKind::Minion), false) => {
+            let message = "is minion: start it with --minion, or a second master would run";
+            wrong(Place::Settings, "node.role", message)
+        }
+        (Some(NodeKind::Master), true) => {
+            wrong(Place::Settings, "node.role", "is master, and --minion was given")
+        }
+        _ => Ok(()),
     }
 }
 

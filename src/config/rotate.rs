@@ -21,7 +21,7 @@ const KEPT: usize = 4;
 fn authority(identity: ServerIdentity) -> Result<Authority, ConfigError> {
     identity.authority.ok_or_else(|| {
         ConfigError::Change(
-            "CA.private_key is not in this file: run the command where the CA's key is kept".into(),
+            "CA.private_key is not in this file: give --ca_key FILE, or run the command where that key is".into(),
         )
     })
 }

@@ -17,6 +17,7 @@ use velociraptor_proto::proto::{ApiClientAcl, VelociraptorUser};
 
 use super::acl::{Permission, Policy, Role};
 use super::ids::OrgId;
+use crate::crypto::node::CN_PREFIX;
 use crate::env::Env;
 use crate::store::paths::{User, acl_dir, users_dir};
 use crate::store::{StoreError, Tree};
@@ -138,6 +139,9 @@ impl Users {
         let bad = |c: char| c.is_control() || matches!(c, '/' | '\\');
         if name.trim().is_empty() || name.len() > MAX_NAME || name.contains(bad) {
             return Err(UserError::Invalid(format!("`{}` is no user name", name.escape_debug())));
+        }
+        if name.to_lowercase().starts_with(CN_PREFIX) {
+            return Err(UserError::Invalid(format!("`{name}` is the name of a node")));
         }
         if self.reserved.contains(&name.to_lowercase()) {
             return Err(UserError::Invalid(format!("the name {name} is reserved")));
@@ -323,6 +327,7 @@ mod tests {
         u.create("Mike@x.org").await.unwrap();
         assert!(matches!(u.create("mike@X.org").await, Err(UserError::Invalid(_))));
         assert!(u.create("velociraptorserver").await.is_err());
+        assert!(u.create("node:b").await.is_err() && u.create("Node:").await.is_err());
         assert!(u.create("a/b").await.is_err() && u.create(" ").await.is_err());
         u.set_acl(&OrgId::root(), "mike@x.org", &reader()).await.unwrap();
         u.set_password(&env, "MIKE@x.org", "secret").await.unwrap();
