@@ -16,8 +16,9 @@ use velociraptor_proto::journal::{Decision, EventRows, Post, Repeat, Repeats};
 use super::table::{Applied, Proc};
 use crate::services::events::EventBatch;
 use crate::services::flows::job::{self, Job};
+use crate::services::handover::RecoveredPost;
 use crate::services::ids::{OrgId, Session};
-use crate::services::server::{Counters, Org, RecoveredPost, Server, ServiceError};
+use crate::services::server::{Counters, Org, Server, ServiceError};
 use crate::services::state::{Effect, FlowKey, Known, MONITORING, PostFacts, STATUS, to_hash};
 use crate::store::journal::{Extent, Found, Position};
 

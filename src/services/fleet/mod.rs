@@ -20,7 +20,7 @@ mod tail;
 
 use std::time::Duration;
 
-pub(in crate::services) use apply::{ApplyError, Parsed, facts_of};
+pub(in crate::services) use apply::facts_of;
 pub(in crate::services) use processes::seen_position;
 pub use role::Role;
 pub(in crate::services) use table::Proc;
