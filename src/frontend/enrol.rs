@@ -97,26 +97,8 @@ impl Frontend {
         {
             tracing::warn!(client = source, error = %e, "enrolment event not stored");
         }
-        for parked in self.unpark(&org.id, source) {
-            self.retake(parked).await;
-        }
+        self.retake_all(&org.id, source).await;
         Ok(())
-    }
-
-    /// Takes up a batch that met its client's missing key.
-    pub(super) async fn retake(self: &Arc<Self>, parked: Parked) {
-        match self.open(parked.body.clone()).await {
-            Ok(Sender::Proved(who, opened)) => {
-                let class = parked.class;
-                if let Err(e) = self.ingest(&who, class, &parked.remote, opened).await {
-                    tracing::error!(client = who.source, error = %e, "kept batch not stored");
-                }
-            }
-            Ok(Sender::Stranger { client, .. }) => {
-                tracing::warn!(%client, "a kept batch was signed by another key; it stays in the journal");
-            }
-            Err(e) => tracing::warn!(error = %e, "a kept batch cannot be opened"),
-        }
     }
 }
 

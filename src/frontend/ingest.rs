@@ -1,7 +1,6 @@
 //! Commit, then acknowledge: from an opened POST to durable records.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
@@ -20,7 +19,7 @@ use crate::env::File;
 use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
-use crate::services::state::{FlowKey, MONITORING, PostFacts, STATUS};
+use crate::services::state::{Known, PostFacts};
 use crate::store::journal::{CommitError, Committed, Extent, Segment};
 
 /// A POST that is being committed: client, class, identity.
@@ -46,40 +45,12 @@ pub enum IngestError {
     Interrupted,
 }
 
-/// How often a POST looks whether a flow of its is done settling.
-const SETTLING: Duration = Duration::from_millis(20);
-
 /// A job on its way into the journal.
 struct Incoming {
     raw: Bytes,
     job: Job,
     name: String,
     session: Session,
-}
-
-/// Keeps the flows of a POST from being settled while it is committed.
-struct Committing<'a> {
-    who: &'a Who,
-    keys: Vec<FlowKey>,
-}
-
-impl<'a> Committing<'a> {
-    async fn begin(who: &'a Who, incoming: &[Incoming]) -> Self {
-        let mut keys: Vec<FlowKey> =
-            incoming.iter().map(|i| (who.source.clone(), i.session.flow.clone())).collect();
-        keys.sort();
-        keys.dedup();
-        while !who.org.state().begin_commit(&keys) {
-            tokio::time::sleep(SETTLING).await;
-        }
-        Self { who, keys }
-    }
-}
-
-impl Drop for Committing<'_> {
-    fn drop(&mut self) {
-        self.who.org.state().end_commit(&self.keys);
-    }
 }
 
 impl Frontend {
@@ -158,29 +129,32 @@ impl Frontend {
         if !self.server.is_master() {
             return self.store_for_master(who, class, remote, received, post, incoming).await;
         }
-        let quiet = Committing::begin(who, &incoming).await;
-        self.open_flows(who, &incoming).await?;
+        let keys = incoming.iter().map(|i| (who.source.clone(), i.session.flow.clone()));
+        let open = who.org.gates.enter(keys.collect()).await;
         let mut fresh = Vec::with_capacity(incoming.len());
         {
             let state = who.org.state();
             for i in incoming {
-                if state.has(&who.source, &i.session, &i.job) {
-                    Counters::inc(&self.server.counters.duplicates);
-                } else {
-                    fresh.push(i);
+                match state.known(&who.source, &i.session, &i.job, &i.name, received) {
+                    Known::No => fresh.push(i),
+                    _ => Counters::inc(&self.server.counters.duplicates),
                 }
             }
         }
         if fresh.is_empty() {
             return Ok(());
         }
+        self.server
+            .open_flows_of(&who.org, &who.source, fresh.iter().map(|i| (&i.session, &i.name)))
+            .await
+            .map_err(|e| IngestError::Store(e.to_string()))?;
         let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
         let committed = self.commit(who, &facts, remote, &mut fresh).await?;
         let mut at = committed.payload;
         let mut effects = Vec::new();
         {
             let mut state = who.org.state();
-            state.note_post(&facts);
+            state.note_post(&facts, &committed.segment);
             for i in &mut fresh {
                 let len = i.raw.len() as u64;
                 i.job.extent = Extent { segment: committed.segment.clone(), offset: at, len };
@@ -189,7 +163,7 @@ impl Frontend {
                 effects.push((state.apply_job(&facts, &i.job, &i.name), i.raw.clone()));
             }
         }
-        drop(quiet);
+        drop(open);
         for (effect, raw) in effects {
             self.server.act(&who.org, received, effect, &raw).await;
         }
@@ -219,10 +193,13 @@ impl Frontend {
             )));
         }
         let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
-        self.commit(who, &facts, remote, &mut incoming).await?;
-        who.org.state().note_post(&facts);
+        let done = self.commit(who, &facts, remote, &mut incoming).await?;
+        who.org.state().note_post(&facts, &done.segment);
         for i in &incoming {
             self.count(&i.job);
+            if let Some(spill) = &i.job.spill {
+                self.server.note_spill_record(&spill.segment, done.end);
+            }
         }
         Ok(())
     }
@@ -296,12 +273,8 @@ impl Frontend {
                 }
                 Err(e) => {
                     tracing::warn!(client = who.source, error = %e, bytes = raw.len(), "job set aside");
-                    let parked = Parked {
-                        class: PostClass::Normal,
-                        remote: remote.to_owned(),
-                        body: raw,
-                        _pin: None,
-                    };
+                    let parked =
+                        Parked { class: PostClass::Normal, remote: remote.to_owned(), body: raw };
                     self.quarantine(&who.org.id, &who.source, &parked, &e.to_string())
                         .await
                         .map_err(IngestError::Store)?;
@@ -309,27 +282,6 @@ impl Frontend {
             }
         }
         Ok(out)
-    }
-
-    /// Flows that are not live may have stock files: note what those hold.
-    async fn open_flows(&self, who: &Who, incoming: &[Incoming]) -> Result<(), IngestError> {
-        let mut seen = std::collections::BTreeMap::<&str, Vec<String>>::new();
-        for i in incoming {
-            let flow = i.session.flow.as_str();
-            if flow.starts_with("F.") && flow != MONITORING && flow != STATUS {
-                let names = seen.entry(flow).or_default();
-                if !i.name.is_empty() && !names.contains(&i.name) {
-                    names.push(i.name.clone());
-                }
-            }
-        }
-        for (flow, names) in seen {
-            self.server
-                .open_if_stored(&who.org, &who.source, flow, &names)
-                .await
-                .map_err(|e| IngestError::Store(e.to_string()))?;
-        }
-        Ok(())
     }
 
     /// Builds the record. Bulk data goes to spill files, which are written now

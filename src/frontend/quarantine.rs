@@ -6,16 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use velociraptor_proto::journal::record::Kind;
 use velociraptor_proto::journal::{PostClass, Quarantine};
 
-use super::Frontend;
+use super::open::{OpenError, Sender};
+use super::{Frontend, IngestError};
 use crate::services::flows::job::hash;
+use crate::services::handover::{Handed, RecoveredPost};
 use crate::services::ids::OrgId;
 use crate::services::server::Counters;
-use crate::store::journal::{CommitError, Segment};
+use crate::store::journal::{CommitError, Extent};
+
+/// Pause between two rounds of taking up what was kept.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Batches kept for one client that has not enrolled.
 const PER_CLIENT: usize = 8;
@@ -29,15 +37,49 @@ pub struct Parked {
     pub remote: String,
     /// The body.
     pub body: Bytes,
-    /// Keeps the journal that holds it.
-    pub _pin: Option<Arc<Segment>>,
+}
+
+/// How long a minion remembers what it kept: by then its master has taken charge.
+const ON_MINION: Duration = Duration::from_secs(600);
+
+/// A batch that waits, in the journal.
+#[derive(Clone, Debug)]
+struct Kept {
+    post: RecoveredPost,
+    since: Instant,
 }
 
 /// What waits, by organisation and client id as stored.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    bytes: usize,
-    map: BTreeMap<(OrgId, String), Vec<Parked>>,
+    bytes: u64,
+    map: BTreeMap<(OrgId, String), Vec<Kept>>,
+}
+
+impl Waiting {
+    fn add(&mut self, post: RecoveredPost) {
+        let key = (OrgId::new(post.about.org_id.as_str()), post.about.client_id.clone());
+        self.bytes += post.body.len;
+        self.map.entry(key).or_default().push(Kept { post, since: Instant::now() });
+    }
+
+    fn take(&mut self, key: &(OrgId, String)) -> Vec<RecoveredPost> {
+        let out = self.map.remove(key).unwrap_or_default();
+        self.bytes -= out.iter().map(|k| k.post.body.len).sum::<u64>();
+        out.into_iter().map(|k| k.post).collect()
+    }
+
+    fn forget_older(&mut self, age: Duration) {
+        let bytes = &mut self.bytes;
+        for list in self.map.values_mut() {
+            list.retain(|k| {
+                let stays = k.since.elapsed() < age;
+                *bytes -= if stays { 0 } else { k.post.body.len };
+                stays
+            });
+        }
+        self.map.retain(|_, list| !list.is_empty());
+    }
 }
 
 /// Why a batch could not be set aside.
@@ -61,21 +103,23 @@ impl Frontend {
     ) -> Result<(), ParkError> {
         let key = (org.clone(), source.to_owned());
         {
-            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.server.is_master() {
+                waiting.forget_older(ON_MINION);
+            }
             let theirs = waiting.map.get(&key).map_or(0, Vec::len);
-            if theirs >= PER_CLIENT
-                || waiting.bytes + parked.body.len() > self.limits.quarantine_bytes
-            {
+            let bytes = waiting.bytes + parked.body.len() as u64;
+            if theirs >= PER_CLIENT || bytes > self.limits.quarantine_bytes as u64 {
                 return Err(ParkError::Full);
             }
         }
         let about = self.describe(org, source, &parked, "");
-        let done =
-            self.server.commit(Kind::Quarantine(about), vec![parked.body.clone()], vec![]).await?;
-        let parked = Parked { _pin: Some(done.segment), ..parked };
+        let len = parked.body.len() as u64;
+        let kind = Kind::Quarantine(about.clone());
+        let done = self.server.commit(kind, vec![parked.body], vec![]).await?;
+        let body = Extent { segment: done.segment, offset: done.payload, len };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.bytes += parked.body.len();
-        waiting.map.entry(key).or_default().push(parked);
+        waiting.add(RecoveredPost { about, body });
         Ok(())
     }
 
@@ -116,52 +160,84 @@ impl Frontend {
         }
     }
 
-    /// Takes over what earlier processes kept for clients that had not enrolled.
+    /// Takes over what other processes kept for clients that had not enrolled, and
+    /// what waited for clients that have enrolled through others.
     pub async fn take_over(self: &Arc<Self>) {
-        for p in self.server.take_parked() {
-            let org = OrgId::new(p.about.org_id.as_str());
-            let source = p.about.client_id.clone();
-            let parked = Parked {
-                class: p.about.class(),
-                remote: p.about.remote_addr,
-                body: p.body,
-                _pin: Some(p.pin),
-            };
-            match super::stored_key(&self.server, &source, &org).await {
-                Ok(None) => {
-                    let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                    waiting.bytes += parked.body.len();
-                    waiting.map.entry((org, source)).or_default().push(parked);
+        for handed in self.server.handover().take() {
+            match handed {
+                Handed::Enrolled(org, client) => {
+                    self.peers.forget(&client);
+                    self.retake_all(&org, &client).await;
                 }
-                // Enrolled since: a repeat of what was stored is recognised.
-                _ => self.retake(parked).await,
+                Handed::Post(post) => {
+                    let org = OrgId::new(post.about.org_id.as_str());
+                    match super::stored_key(&self.server, &post.about.client_id, &org).await {
+                        Ok(None) => {
+                            let waiting = &self.waiting;
+                            waiting.lock().unwrap_or_else(PoisonError::into_inner).add(post);
+                        }
+                        // Enrolled since: a repeat of what was stored is recognised.
+                        Ok(Some(_)) => self.retake(post).await,
+                        Err(e) => {
+                            tracing::warn!(error = e, "kept batch not looked at; tried again");
+                            self.server.handover().again(post);
+                        }
+                    }
+                }
             }
         }
     }
 
-    /// Batches kept here whose clients have enrolled at another frontend.
-    pub async fn retake_enrolled(self: &Arc<Self>) {
-        let enrolled: Vec<(OrgId, String)> = {
-            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = |(org, source): &&(OrgId, String)| {
-                self.server.org(org).is_some_and(|o| {
-                    o.state().clients.get(source).is_some_and(|c| c.info.first_seen_at > 0)
-                })
-            };
-            waiting.map.keys().filter(known).cloned().collect()
+    /// [`Frontend::take_over`], as often as there is something, until `stop`.
+    pub async fn keep_taking_over(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.server.handover().changed() => {}
+            }
+            self.take_over().await;
+            // What failed is tried again, not at once.
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Takes up what waited for this client.
+    pub(super) async fn retake_all(self: &Arc<Self>, org: &OrgId, source: &str) {
+        let key = (org.clone(), source.to_owned());
+        let posts = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take(&key);
+        for post in posts {
+            self.retake(post).await;
+        }
+    }
+
+    /// Takes up a batch that met its client's missing key.
+    async fn retake(self: &Arc<Self>, post: RecoveredPost) {
+        let body = match post.body.read(&*self.server.env.fs).await {
+            Ok(body) => body,
+            Err(e) => {
+                tracing::error!(client = post.about.client_id, error = %e, "kept batch not read; tried again");
+                return self.server.handover().again(post);
+            }
         };
-        for (org, source) in enrolled {
-            for parked in self.unpark(&org, &source) {
-                self.retake(parked).await;
+        match self.open(body).await {
+            Ok(Sender::Proved(who, opened)) => {
+                let (class, remote) = (post.about.class(), &post.about.remote_addr);
+                if let Err(e) = self.ingest(&who, class, remote, opened).await {
+                    tracing::error!(client = who.source, error = %e, "kept batch not stored; tried again");
+                    if !matches!(e, IngestError::Never(_)) {
+                        self.server.handover().again(post);
+                    }
+                }
             }
+            Ok(Sender::Stranger { client, .. }) => {
+                tracing::warn!(%client, "a kept batch was signed by another key; it stays in the journal");
+            }
+            Err(OpenError::Store(e)) => {
+                tracing::warn!(error = e, "kept batch not opened; tried again");
+                self.server.handover().again(post);
+            }
+            Err(e) => tracing::warn!(error = %e, "a kept batch cannot be opened"),
         }
-    }
-
-    /// What waited for this client.
-    pub(super) fn unpark(&self, org: &OrgId, source: &str) -> Vec<Parked> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let out = waiting.map.remove(&(org.clone(), source.to_owned())).unwrap_or_default();
-        waiting.bytes -= out.iter().map(|p| p.body.len()).sum::<usize>();
-        out
     }
 }

@@ -58,8 +58,7 @@ impl Frontend {
         let (who, opened) = match self.open(body.clone()).await {
             Ok(Sender::Proved(who, opened)) => (who, opened),
             Ok(stranger) => {
-                let parked =
-                    Parked { class: PostClass::Reader, remote: head.remote, body, _pin: None };
+                let parked = Parked { class: PostClass::Reader, remote: head.remote, body };
                 return ReaderAnswer::Done(self.stranger(stranger, parked).await);
             }
             Err(e) => return ReaderAnswer::Done(service::refusal(&e)),

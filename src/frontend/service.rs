@@ -43,7 +43,7 @@ impl Frontend {
         let (who, opened) = match self.open(body.clone()).await {
             Ok(Sender::Proved(who, opened)) => (who, opened),
             Ok(stranger) => {
-                return self.stranger(stranger, Parked { class, remote, body, _pin: None }).await;
+                return self.stranger(stranger, Parked { class, remote, body }).await;
             }
             Err(e) => {
                 tracing::warn!(remote, error = %e, "packet refused");
@@ -56,7 +56,7 @@ impl Frontend {
         match self.ingest(&who, class, &remote, opened).await {
             Ok(()) => {}
             Err(IngestError::Never(why)) => {
-                let parked = Parked { class, remote, body, _pin: None };
+                let parked = Parked { class, remote, body };
                 let kept = self.quarantine(&who.org.id, &who.source, &parked, &why).await;
                 tracing::error!(client = who.source, why, "POST can never be stored; set aside");
                 return match kept {
@@ -104,7 +104,6 @@ impl ClientService for Clients {
                 class: class_of(body.head.urgent),
                 remote: body.head.remote.clone(),
                 body: body.prefix,
-                _pin: None,
             };
             let why = format!("body is larger than {} bytes", body.limit);
             let root = self.0.server.root();

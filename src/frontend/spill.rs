@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use velociraptor_proto::proto::FileBuffer;
 
 use crate::env::{File, Open};
@@ -19,12 +21,17 @@ use crate::store::journal::{Extent, Segment};
 /// Uploads of at most this size stay in the journal.
 const INLINE_FILE: u64 = 1 << 20;
 
+/// A file to which nothing was written for this long is closed: what comes later
+/// goes to another.
+const IDLE: Duration = Duration::from_secs(600);
+
 type Key = (String, String, UploadKey);
 
 #[derive(Clone)]
 struct Spill {
     file: Arc<dyn File>,
     segment: Arc<Segment>,
+    used: Instant,
 }
 
 /// Open spill files.
@@ -54,7 +61,15 @@ impl Spills {
             return Ok(None);
         }
         let key = (client.to_owned(), parsed.flow, upload);
-        let known = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            // An upload that was given up would keep its file for ever.
+            open.retain(|_, s| s.used.elapsed() < IDLE);
+            open.get_mut(&key).map(|s| {
+                s.used = Instant::now();
+                s.clone()
+            })
+        };
         let bulk =
             b.size > INLINE_FILE || data.len() > server.options.spill_bytes || known.is_some();
         if !bulk {
@@ -65,12 +80,11 @@ impl Spills {
             Some(s) if b.offset > 0 => s,
             _ => {
                 let n = self.next.fetch_add(1, Ordering::Relaxed);
-                let segment = Arc::new(server.new_spill(&n.to_string()));
+                let segment = server.spill(&n.to_string());
                 let file = server.env.fs.open(&segment.path, Open::CreateNew).await?;
                 let file: Arc<dyn File> = file.into();
                 server.env.fs.sync_dir(crate::env::fs::parent(&segment.path)).await?;
-                server.note_spill(&segment);
-                let s = Spill { file, segment };
+                let s = Spill { file, segment, used: Instant::now() };
                 self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, s.clone());
                 s
             }

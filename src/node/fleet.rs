@@ -64,9 +64,8 @@ impl Node {
         let fleet = Fleet::new(env.clone(), limits, hub.clone(), verify, self.stop.clone());
         self.run(env, Side::Frontend, hub.clone().run(rx, self.stop.clone()).boxed());
         self.run(env, Side::Frontend, processes.tail(self.stop.clone()).boxed());
-        let frontend = frontend.clone();
-        let stop = self.stop.clone();
-        self.run(env, Side::Frontend, take_over_often(frontend, stop).boxed());
+        let taking = frontend.clone().keep_taking_over(self.stop.clone());
+        self.run(env, Side::Frontend, taking.boxed());
         self.cluster = Some(Cluster { hub, fleet: fleet.clone() });
         fleet
     }
@@ -165,20 +164,6 @@ pub(super) async fn last_words(uplink: &Uplink, limit: std::time::Duration) {
     };
     if tokio::time::timeout(limit, told).await.is_err() {
         tracing::warn!("stopped before the master knew everything; it will ask the clients");
-    }
-}
-
-/// Batches kept for clients that have enrolled since, wherever they came.
-async fn take_over_often(frontend: Arc<Frontend>, stop: CancellationToken) {
-    const EVERY: std::time::Duration = std::time::Duration::from_secs(2);
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
-        frontend.take_over().await;
-        frontend.retake_enrolled().await;
     }
 }
 

@@ -64,6 +64,22 @@ pub(super) async fn check(env: &Env, root: &StoreRoot, node: &str) -> Result<(),
     if last(env, &at).await?.as_ref() == Some(&beat) { Ok(()) } else { refuse() }
 }
 
+/// A node's last sign of life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sign {
+    /// The epoch of the process that gave it.
+    pub epoch: String,
+    /// Counts its signs.
+    pub count: u64,
+}
+
+/// The last sign of life of a node; `None`: it ended in good order, or never
+/// began.
+pub(super) async fn sign(env: &Env, fleet: &str, node: &str) -> Result<Option<Sign>, ServiceError> {
+    let beat = last(env, &format!("{fleet}/{node}/beat")).await?;
+    Ok(beat.map(|b| Sign { epoch: b.epoch, count: b.count }))
+}
+
 impl Server {
     /// Shows that this process is alive.
     pub(super) async fn beat(&self, count: u64) -> Result<(), ServiceError> {

@@ -2,7 +2,10 @@
 //!
 //! A client that slept for weeks sends again the POST it had in flight. Its
 //! hash is remembered without a time limit: in journals while they exist, and
-//! in this node's checkpoint, which is written before any journal is deleted.
+//! in this node's checkpoint, which is written before any journal is deleted and
+//! holds those whose record is in no journal any more.
+
+use std::sync::Weak;
 
 use prost::Message;
 use velociraptor_proto::journal::{Checkpoint, PostRing};
@@ -26,13 +29,16 @@ pub(super) async fn write(server: &Server) -> Result<(), ServiceError> {
         let state = org.state();
         for (id, c) in state.clients.iter() {
             for (class, ring) in c.rings() {
-                let post_hash: Vec<Vec<u8>> = ring.iter().map(|h| h.to_vec()).collect();
+                let gone = ring.without_record();
+                let (post_hash, received): (Vec<Vec<u8>>, Vec<u64>) =
+                    gone.map(|(h, t)| (h.to_vec(), t)).unzip();
                 if !post_hash.is_empty() {
                     rings.push(PostRing {
                         org_id: org.id.id().to_owned(),
                         client_id: id.clone(),
                         class: class.into(),
                         post_hash,
+                        received,
                     });
                 }
             }
@@ -65,8 +71,9 @@ pub(super) async fn read(server: &Server) -> Result<(), ServiceError> {
             // A client that was deleted since is not brought back.
             let Some(client) = state.clients.get_mut(&ring.client_id) else { continue };
             let class = ring.class();
-            for h in &ring.post_hash {
-                client.ring(class).push(to_hash(h));
+            let times = ring.received.iter().copied().chain(std::iter::repeat(0));
+            for (h, received) in ring.post_hash.iter().zip(times) {
+                client.ring(class).push(to_hash(h), received, Weak::new());
             }
         }
     }

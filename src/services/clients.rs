@@ -1,7 +1,7 @@
 //! Client records in memory, and finding them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use velociraptor_proto::journal::PostClass;
 use velociraptor_proto::proto::{AgentInformation, ApiClient, ClientInfo, Uname};
@@ -18,30 +18,54 @@ pub const ONLINE: u64 = 900_000_000;
 /// repeat is its last; the rest is margin for clones.
 const RING: usize = 4;
 
+#[derive(Clone, Debug)]
+struct Remembered {
+    hash: Hash,
+    received: u64,
+    at: Weak<Segment>,
+}
+
 /// The last POSTs of one class.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ring(VecDeque<Hash>);
+///
+/// The last as they were received, and as they were applied: the journal of a
+/// process that was cut off can bring old ones late, and clocks differ.
+#[derive(Clone, Debug, Default)]
+pub struct Ring(VecDeque<Remembered>);
 
 impl Ring {
-    /// Remembers a committed POST.
-    pub fn push(&mut self, h: Hash) {
-        if self.has(&h) {
+    /// Remembers a POST received at `received`, microseconds; `at` holds its
+    /// record, as long as it exists.
+    pub fn push(&mut self, hash: Hash, received: u64, at: Weak<Segment>) {
+        if self.has(&hash) {
             return;
         }
-        if self.0.len() == RING {
+        self.0.push_back(Remembered { hash, received, at });
+        if self.0.len() <= RING {
+            return;
+        }
+        let mut times: Vec<u64> = self.0.iter().map(|p| p.received).collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        let (newest, late) = (times[RING - 1], self.0.len() - RING);
+        let mut i = 0;
+        self.0.retain(|p| {
+            i += 1;
+            i > late || p.received >= newest
+        });
+        while self.0.len() > 2 * RING {
             self.0.pop_front();
         }
-        self.0.push_back(h);
     }
 
     /// Whether it is one of the last.
     pub fn has(&self, h: &Hash) -> bool {
-        self.0.contains(h)
+        self.0.iter().any(|p| p.hash == *h)
     }
 
-    /// Oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &Hash> {
-        self.0.iter()
+    /// Those whose record is gone, or about to go, with the time each was
+    /// received; oldest first. The others are found in journals.
+    pub fn without_record(&self) -> impl Iterator<Item = (&Hash, u64)> {
+        let gone = |p: &&Remembered| p.at.upgrade().is_none_or(|s| s.is_doomed());
+        self.0.iter().filter(gone).map(|p| (&p.hash, p.received))
     }
 }
 
@@ -323,11 +347,34 @@ mod tests {
     #[test]
     fn rings_forget_the_oldest() {
         let mut r = Ring::default();
+        let mut push = |i: u8, at: u64| {
+            r.push([i; 16], at, Weak::new());
+            r.clone()
+        };
         for i in 0..6 {
-            r.push([i; 16]);
-            r.push([i; 16]);
+            push(i, i.into());
+            push(i, 99);
         }
+        let r = push(5, 5);
         assert!(r.has(&[5; 16]) && r.has(&[2; 16]) && !r.has(&[1; 16]));
+        // A journal that comes late brings many that are older.
+        let mut push = |r: &Ring, i: u8, at: u64| {
+            let mut r = r.clone();
+            r.push([i; 16], at, Weak::new());
+            r
+        };
+        let mut late = r.clone();
+        for i in 100..120 {
+            late = push(&late, i, 1);
+        }
+        assert!((2..6).chain(116..120).all(|i| late.has(&[i; 16])) && late.0.len() == 8);
+        // A clock that is ahead does not keep newer ones out.
+        let mut ahead = push(&r, 200, 1 << 40);
+        for i in 201..205 {
+            ahead = push(&ahead, i, (1 << 40) + u64::from(i));
+        }
+        let ahead = push(&ahead, 9, 9);
+        assert!(ahead.has(&[9; 16]) && ahead.has(&[204; 16]));
     }
 
     #[test]

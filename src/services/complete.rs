@@ -11,6 +11,9 @@ use super::state::FlowKey;
 /// The artifact that describes an endpoint; a site's own version comes first.
 pub const INTERROGATION: [&str; 2] = ["Custom.Generic.Client.Info", "Generic.Client.Info"];
 
+/// The artifact of events that tell the end of a flow.
+pub const COMPLETION: &str = "System.Flow.Completion";
+
 impl Server {
     /// After something was stored for a flow: announces its end, once, when all
     /// of it is here.
@@ -41,8 +44,7 @@ impl Server {
             "FlowId": flow,
             "ClientId": client,
         });
-        self.push_events(org, client, "System.Flow.Completion", Bytes::from(format!("{row}\n")))
-            .await?;
+        self.push_events(org, client, COMPLETION, Bytes::from(format!("{row}\n"))).await?;
         self.sessions.wake(&org.id, client);
         Ok(())
     }

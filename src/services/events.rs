@@ -65,6 +65,16 @@ impl LiveEvents {
         new
     }
 
+    /// Whether this very message is known.
+    pub fn has(&self, hash: &Hash) -> bool {
+        self.seen.contains(hash)
+    }
+
+    /// The messages known.
+    pub fn hashes(&self) -> impl Iterator<Item = Hash> {
+        self.seen.iter().copied()
+    }
+
     /// Rows held.
     pub fn rows(&self) -> u64 {
         self.parts.iter().map(|p| p.rows).sum()
@@ -76,6 +86,22 @@ impl LiveEvents {
 pub struct EventTable {
     /// By client, artifact and day.
     pub sets: BTreeMap<EventKey, LiveEvents>,
+}
+
+impl EventTable {
+    /// The day under which a message of this artifact is held, whichever that is.
+    pub fn day_of(&self, client: &str, artifact: &str, logs: bool, hash: &Hash) -> Option<&str> {
+        let from = EventKey {
+            client: client.to_owned(),
+            artifact: artifact.to_owned(),
+            day: String::new(),
+            logs: false,
+        };
+        let days = self.sets.range(from..);
+        days.take_while(|(k, _)| k.client == client && k.artifact == artifact)
+            .find(|(k, set)| k.logs == logs && set.has(hash))
+            .map(|(k, _)| k.day.as_str())
+    }
 }
 
 /// Rows as subscribers get them: complete rows, one JSON object a line.

@@ -11,6 +11,10 @@ use super::state::FlowKey;
 /// How long after midnight a day's events may still arrive, microseconds.
 const DAY_GRACE: u64 = 60_000_000;
 
+/// How often it is looked what may be deleted: each time the last POSTs of all
+/// clients are written before.
+const GARBAGE: Duration = Duration::from_secs(5);
+
 /// What to settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
@@ -24,6 +28,7 @@ impl Server {
     /// Runs until `stop` is cancelled.
     pub async fn keep_house(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         let mut last_snapshot = tokio::time::Instant::now();
+        let mut last_garbage = last_snapshot;
         let (mut last_beat, mut beats) = (tokio::time::Instant::now(), 0);
         loop {
             tokio::select! {
@@ -47,7 +52,10 @@ impl Server {
                 last_snapshot = tokio::time::Instant::now();
                 self.snapshot_clients().await;
             }
-            self.collect_garbage().await;
+            if last_garbage.elapsed() >= GARBAGE {
+                last_garbage = tokio::time::Instant::now();
+                self.collect_garbage().await;
+            }
         }
     }
 
@@ -182,24 +190,6 @@ impl Server {
                 let mut state = org.state();
                 state.clients.dirty = true;
                 state.clients.pins.extend(pins);
-            }
-        }
-    }
-
-    /// Deletes journals and private files that nobody refers to.
-    pub async fn collect_garbage(&self) {
-        if self.has_unused_journal()
-            && let Err(e) = super::checkpoint::write(self).await
-        {
-            tracing::error!(error = %e, "checkpoint not written; journals stay");
-            return;
-        }
-        for path in self.take_unused() {
-            match self.env.fs.remove(&path).await {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(path, error = %e, "unused journal file not removed");
-                }
-                _ => tracing::debug!(path, "unused journal file removed"),
             }
         }
     }

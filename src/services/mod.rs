@@ -14,6 +14,8 @@ pub mod effects;
 pub mod events;
 pub mod fleet;
 pub mod flows;
+pub mod gates;
+pub mod handover;
 pub mod housekeeping;
 pub mod ids;
 pub mod interrogate;
@@ -29,6 +31,7 @@ pub mod settle_events;
 mod settle_uploads;
 pub mod state;
 pub mod tasks;
+pub mod tombstones;
 pub mod users;
 pub mod wakes;
 

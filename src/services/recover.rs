@@ -1,46 +1,54 @@
-//! Reads the journals of earlier processes back, record by record, through the
-//! same functions that apply new ones.
+//! Reads the journals of all processes back, through the same functions that
+//! apply new records, in the order in which the masters before this one had them.
+//!
+//! A decision says how far its master had applied the journals of others: so before
+//! it goes what it had seen. After the last decision nothing is known of an order;
+//! the rest is applied by time, as new records are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use velociraptor_proto::journal::decision::Kind as DecisionKind;
 use velociraptor_proto::journal::record::Kind;
-use velociraptor_proto::journal::{Decision, OpenFlow, Post};
+use velociraptor_proto::journal::{Decision, EventRows, OpenFlow, Opened};
 use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
-use super::flows::job::{self, Job};
-use super::ids::{OrgId, Session};
-use super::server::{Counters, Org, RecoveredPost, Server, ServiceError};
-use super::state::{Effect, FlowKey, MONITORING, PostFacts, STATUS, to_hash};
+use super::complete::COMPLETION;
+use super::events::EventKey;
+use super::fleet::{Applied, Proc, Role, Step, facts_of, seen_position};
+use super::flows::job;
+use super::handover::RecoveredPost;
+use super::ids::OrgId;
+use super::server::{Org, Server, ServiceError};
+use super::state::Effect;
 use crate::store::StoreError;
-use crate::store::journal::{Extent, Found, scan};
+use crate::store::journal::{Found, Listed, Position, ProcessId};
 use crate::store::paths::Client;
 
-/// How often it is looked whether a flow is done settling.
-const SETTLING: std::time::Duration = std::time::Duration::from_millis(20);
+/// Bytes of records kept back until it is known whether a decision follows.
+const KEPT_BACK: usize = 64 << 20;
 
-/// Applies everything in the journals at `paths`, oldest first.
-pub async fn recover(server: &Server, paths: Vec<String>) -> Result<(), ServiceError> {
-    let (mut records, mut bytes) = (0u64, 0u64);
-    for path in &paths {
-        let mut found = Vec::new();
-        let torn =
-            scan(&*server.env.fs, path, |f| found.push(f)).await.map_err(StoreError::from)?;
-        if let Some(t) = torn {
-            tracing::warn!(
-                path = t.path,
-                offset = t.offset,
-                ignored = t.ignored,
-                reason = t.reason,
-                "torn journal tail ignored: it was never acknowledged"
-            );
-        }
-        for f in found {
-            records += 1;
-            bytes += f.payload.len() as u64;
-            server.note_recovered(path, f.end);
-            apply(server, f).await?;
-        }
+/// A process that was master before.
+struct Master {
+    proc: Arc<Proc>,
+    /// What its journal was opened with: term, time, and what it had read back.
+    opened: Option<(u64, u64, BTreeMap<ProcessId, Position>)>,
+    /// How far its decisions count.
+    limit: Option<Position>,
+}
+
+/// Applies everything in the journals of the processes `found`, and opens this
+/// one's.
+pub async fn recover(server: &Arc<Server>, found: &[Listed]) -> Result<(), ServiceError> {
+    for l in found {
+        server.admit(l).await?;
+    }
+    server.bury_own();
+    let mut replay = Replay { server, records: 0, bytes: 0 };
+    let masters = replay.masters().await?;
+    let last = masters.len().saturating_sub(1);
+    for (i, m) in masters.iter().enumerate() {
+        replay.master(m, i == last).await?;
     }
     for org in server.orgs() {
         let mut state = org.state();
@@ -49,178 +57,345 @@ pub async fn recover(server: &Server, paths: Vec<String>) -> Result<(), ServiceE
             state.clients.entry(&id).queue.doubt_granted();
         }
     }
-    if !paths.is_empty() {
-        tracing::info!(files = paths.len(), records, bytes, "journals recovered");
+    open(server, !masters.is_empty()).await?;
+    replay.rest().await?;
+    cover(server, &masters);
+    if !found.is_empty() {
+        let (records, bytes) = (replay.records, replay.bytes);
+        tracing::info!(processes = found.len(), records, bytes, "journals recovered");
     }
     Ok(())
 }
 
-async fn apply(server: &Server, f: Found) -> Result<(), ServiceError> {
-    server.note_segment(&f.extent.segment);
-    match f.record.kind.clone() {
-        Some(Kind::Post(post)) => {
-            let Some(org) = server.org(&OrgId::new(post.org_id.as_str())) else { return Ok(()) };
-            apply_post(server, &org, &post, &f);
+/// This master decides from now on.
+async fn open(server: &Arc<Server>, has_predecessors: bool) -> Result<(), ServiceError> {
+    let opened = Opened { term: server.options.term };
+    server.decide(&server.root(), "", "", DecisionKind::Opened(opened)).await?;
+    if has_predecessors {
+        // That record is needed for as long as anything of them is left; what
+        // follows it need not be.
+        server.journal.roll().await?;
+        server.processes.own().files().opening_alone = true;
+    }
+    Ok(())
+}
+
+/// What a master's decisions may be about goes before its journal: everything that
+/// is not a later master's.
+fn cover(server: &Server, masters: &[Master]) {
+    let mut all = server.processes.positions.all();
+    for m in masters.iter().rev() {
+        all.remove(&m.proc.id);
+        let mut files = m.proc.files();
+        let numbers: Vec<u64> = files.journal.keys().copied().collect();
+        for k in numbers {
+            files.covers.insert(k, all.clone());
         }
-        Some(Kind::Decision(d)) => {
-            let Some(org) = server.org(&OrgId::new(d.org_id.as_str())) else { return Ok(()) };
-            apply_decision(server, &org, &d, &f).await?;
-        }
-        Some(Kind::Events(e)) => {
-            if let Some(org) = server.org(&OrgId::new(e.org_id.as_str())) {
-                let mut s = org.state();
-                s.apply_events(&e.client_id, &e.artifact, e.time, &f.payload, f.extent.clone());
+    }
+}
+
+struct Replay<'a> {
+    server: &'a Arc<Server>,
+    records: u64,
+    bytes: u64,
+}
+
+impl Replay<'_> {
+    /// Who was master, in order, and how far the decisions of each count.
+    async fn masters(&self) -> Result<Vec<Master>, ServiceError> {
+        let mut all = Vec::new();
+        for proc in self.server.processes.others() {
+            if proc.role == Role::Master {
+                let opened = self.opened(&proc).await?;
+                all.push(Master { proc, opened, limit: None });
             }
         }
-        Some(Kind::Quarantine(about)) => server.park(RecoveredPost {
-            about,
-            body: f.payload.clone(),
-            pin: f.extent.segment.clone(),
-        }),
-        None => {}
-    }
-    Ok(())
-}
-
-/// Applies a record of another process, and what follows from it.
-pub(super) async fn apply_remote(server: &Server, f: Found) -> Result<(), ServiceError> {
-    let Some(Kind::Post(post)) = &f.record.kind else {
-        if let Some(Kind::Events(e)) = &f.record.kind
-            && let Some(org) = server.org(&OrgId::new(e.org_id.as_str()))
-        {
-            server.bus.publish(super::events::EventBatch {
-                org: org.id.clone(),
-                client: e.client_id.clone(),
-                artifact: e.artifact.clone(),
-                rows: f.payload.clone(),
-            });
-        }
-        return apply(server, f).await;
-    };
-    let Some(org) = server.org(&OrgId::new(post.org_id.as_str())) else { return Ok(()) };
-    let facts = facts_of(post);
-    if org.state().clients.entry(facts.client).ring(facts.class).has(&facts.post) {
-        Counters::inc(&server.counters.duplicates);
-        return Ok(());
-    }
-    let jobs: Vec<Job> = jobs_of(server, post, &f)
-        .into_iter()
-        .filter_map(|job| match job {
-            Ok(j) => Some(j),
-            Err(e) => {
-                Counters::inc(&server.counters.quarantined);
-                tracing::warn!(client = post.client_id, error = %e, "journaled job cannot be read; kept");
-                None
-            }
-        })
-        .collect();
-    // Nothing is settled while something is added to it.
-    let quiet = Committing::begin(&org, facts.client, &jobs).await;
-    let mut effects = Vec::with_capacity(jobs.len());
-    org.state().note_post(&facts);
-    for job in &jobs {
-        let name = server.job_name(&job.message);
-        let flow = Session::parse(&job.message.session_id).flow;
-        if flow.starts_with("F.") && flow != MONITORING && flow != STATUS {
-            server.open_if_stored(&org, facts.client, &flow, std::slice::from_ref(&name)).await?;
-        }
-        let effect = org.state().apply_job(&facts, job, &name);
-        effects.push((effect, f_rows(&f, job)));
-    }
-    drop(quiet);
-    for (effect, raw) in effects {
-        server.act(&org, post.received, effect, &raw).await;
-    }
-    Ok(())
-}
-
-/// Keeps the flows of a POST from being settled while it is applied.
-struct Committing<'a> {
-    org: &'a Org,
-    keys: Vec<FlowKey>,
-}
-
-impl<'a> Committing<'a> {
-    async fn begin(org: &'a Org, client: &str, jobs: &[Job]) -> Self {
-        let flow = |j: &Job| Session::parse(&j.message.session_id).flow;
-        let mut keys: Vec<FlowKey> = jobs.iter().map(|j| (client.to_owned(), flow(j))).collect();
-        keys.sort();
-        keys.dedup();
-        while !org.state().begin_commit(&keys) {
-            tokio::time::sleep(SETTLING).await;
-        }
-        Self { org, keys }
-    }
-}
-
-impl Drop for Committing<'_> {
-    fn drop(&mut self) {
-        self.org.state().end_commit(&self.keys);
-    }
-}
-
-fn facts_of(post: &Post) -> PostFacts<'_> {
-    PostFacts {
-        client: &post.client_id,
-        class: post.class(),
-        received: post.received,
-        post: to_hash(&post.post_hash),
-        cipher: to_hash(&post.cipher_hash),
-    }
-}
-
-/// The jobs of a journaled POST, parsed again.
-fn jobs_of(server: &Server, post: &Post, f: &Found) -> Vec<Result<Job, job::JobError>> {
-    let mut at = 0usize;
-    let mut out = Vec::with_capacity(post.jobs.len());
-    for meta in &post.jobs {
-        let len = meta.length as usize;
-        let raw = f.payload.slice(at.min(f.payload.len())..(at + len).min(f.payload.len()));
-        let extent = Extent {
-            segment: f.extent.segment.clone(),
-            offset: f.extent.offset + at as u64,
-            len: meta.length,
+        // One whose opening is gone came before all others: it is kept while a
+        // predecessor has anything.
+        let order = |m: &Master| {
+            let opened = m.opened.as_ref().map(|o| (o.0, o.1));
+            (opened, m.proc.epoch.clone(), m.proc.id.clone())
         };
-        let spill = meta.spill.as_ref().map(|s| Extent {
-            segment: server.recovered_spill(&s.file),
-            offset: s.offset,
-            len: s.length,
-        });
-        out.push(job::parse(&raw, to_hash(&meta.hash), extent, spill));
-        at += len;
+        all.sort_by_key(order);
+        for i in 0..all.len() {
+            let id = all[i].proc.id.clone();
+            let next = all[i + 1..].iter().find_map(|m| m.opened.as_ref());
+            // What a successor did not know of, it did not respect.
+            let limit = next.map(|(_, _, seen)| seen.get(&id).copied().unwrap_or_default());
+            all[i].limit = limit;
+        }
+        let mut names: Vec<ProcessId> = all.iter().map(|m| m.proc.id.clone()).collect();
+        names.push(self.server.process());
+        self.server.processes.set_masters(names);
+        Ok(all)
     }
-    out
-}
 
-fn apply_post(server: &Server, org: &Org, post: &Post, f: &Found) {
-    let facts = facts_of(post);
-    org.state().note_post(&facts);
-    for job in jobs_of(server, post, f) {
-        let job = match job {
-            Ok(j) => j,
-            Err(e) => {
-                Counters::inc(&server.counters.quarantined);
-                tracing::warn!(client = post.client_id, error = %e, "journaled job cannot be read; kept");
+    /// The record with which a master opened its journal, if it is still there.
+    async fn opened(
+        &self,
+        p: &Arc<Proc>,
+    ) -> Result<Option<(u64, u64, BTreeMap<ProcessId, Position>)>, ServiceError> {
+        let mut tail = p.tail.lock().await;
+        let at = self.server.processes.positions.of(&p.id);
+        if at != Position::START {
+            return Ok(None);
+        }
+        let step = tail.peek(&*self.server.env.fs, p, at).await.map_err(StoreError::from)?;
+        let Some(Step::Record(f, end)) = step else { return Ok(None) };
+        let Some(Kind::Decision(d)) = &f.record.kind else { return Ok(None) };
+        let Some(DecisionKind::Opened(o)) = &d.kind else { return Ok(None) };
+        let seen = d.seen.iter().map(seen_position).collect();
+        let (opened, end) = ((o.term, d.time, seen), *end);
+        // Whether it is alone in its file.
+        tail.next(&*self.server.env.fs, p, at).await.map_err(StoreError::from)?;
+        let next = tail.next(&*self.server.env.fs, p, end).await.map_err(StoreError::from)?;
+        p.files().opening_alone = matches!(next, Some(Step::NextFile(None, _)));
+        tail.reset();
+        Ok(Some(opened))
+    }
+
+    fn position(&self, p: &Proc) -> Position {
+        self.server.processes.positions.of(&p.id)
+    }
+
+    fn passed(&mut self, p: &Proc, step: &Step) {
+        self.server.processes.positions.advance(&p.id, step.end());
+    }
+
+    /// Replays what a master decided, and before each decision what it had seen.
+    async fn master(&mut self, m: &Master, last: bool) -> Result<(), ServiceError> {
+        let fs = self.server.env.fs.clone();
+        let mut tail = m.proc.tail.lock().await;
+        let mut at = self.position(&m.proc);
+        let (mut kept, mut bytes) = (VecDeque::new(), 0usize);
+        loop {
+            let step = tail.next(&*fs, &m.proc, at).await.map_err(StoreError::from)?;
+            let Some(step) = step else { break };
+            at = step.end();
+            if m.limit.is_some_and(|limit| at > limit) {
+                break;
+            }
+            let decision = match &step {
+                Step::Record(f, _) => decides(f).cloned(),
+                _ => None,
+            };
+            if let Step::Record(f, _) = &step {
+                bytes += f.payload.len() + 256;
+            }
+            kept.push_back(step);
+            if decision.is_none() && bytes < KEPT_BACK {
                 continue;
             }
-        };
-        let name = server.job_name(&job.message);
-        let effect = org.state().apply_job(&facts, &job, &name);
-        if let Effect::ClientInfo(client) = effect {
-            server.apply_client_info(org, &client, &f_rows(f, &job));
+            bytes = 0;
+            if let Some(d) = &decision {
+                self.see(d).await?;
+            }
+            for step in kept.drain(..) {
+                self.apply(&m.proc, &step, true).await?;
+            }
         }
+        // What came after its last decision: its successor tells how far it had
+        // read, or it is part of the rest.
+        tail.reset();
+        drop(tail);
+        if let (Some(limit), false) = (m.limit, last) {
+            tracing::debug!(process = %m.proc.id, limit = %limit, "decisions count up to there");
+        }
+        Ok(())
+    }
+
+    /// Applies what the master that decided this had applied before.
+    async fn see(&mut self, d: &Decision) -> Result<(), ServiceError> {
+        if self.server.options.fleet.danger.ignore_seen {
+            return Ok(());
+        }
+        for (id, to) in d.seen.iter().map(seen_position) {
+            // Nothing is left of one that is not known.
+            if let Some(p) = self.server.processes.get(&id) {
+                self.advance(&p, to).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn advance(&mut self, p: &Arc<Proc>, to: Position) -> Result<(), ServiceError> {
+        let fs = self.server.env.fs.clone();
+        let mut tail = p.tail.lock().await;
+        loop {
+            let at = self.position(p);
+            if at >= to {
+                return Ok(());
+            }
+            let step = tail.next(&*fs, p, at).await.map_err(StoreError::from)?;
+            let Some(step) = step else {
+                tracing::error!(process = %p.id, at = %at, seen = %to,
+                    "a journal is shorter than a master had seen it");
+                return Ok(());
+            };
+            self.apply(p, &step, false).await?;
+        }
+    }
+
+    /// Applies what was read back; `decides`: decisions of this process count.
+    async fn apply(
+        &mut self,
+        p: &Arc<Proc>,
+        step: &Step,
+        decides: bool,
+    ) -> Result<(), ServiceError> {
+        match step {
+            Step::Record(f, end) => {
+                self.records += 1;
+                self.bytes += f.payload.len() as u64;
+                self.record(p, f, *end, decides).await?;
+            }
+            Step::Poison { end, reason, .. } => {
+                // It was set aside when it was met first.
+                Applied::add(&self.server.processes.applied.poison, 1);
+                tracing::error!(process = %p.id, place = %end, reason,
+                    "a journal record cannot be read; passed over");
+            }
+            Step::NextFile(Some(t), _) => {
+                tracing::warn!(
+                    path = t.path,
+                    offset = t.offset,
+                    ignored = t.ignored,
+                    reason = t.reason,
+                    "torn journal tail ignored: it was never acknowledged"
+                );
+            }
+            Step::NextFile(None, _) => {}
+        }
+        self.passed(p, step);
+        Ok(())
+    }
+
+    async fn record(
+        &self,
+        p: &Arc<Proc>,
+        f: &Found,
+        end: Position,
+        decides: bool,
+    ) -> Result<(), ServiceError> {
+        let server = self.server;
+        let org = |id: &str| server.org(&OrgId::new(id));
+        match &f.record.kind {
+            Some(Kind::Post(post)) => {
+                let noted = server.processes.take_repeat(&p.id, end);
+                if noted.as_ref().is_some_and(BTreeSet::is_empty) {
+                    return Ok(());
+                }
+                let Some(org) = org(&post.org_id) else { return Ok(()) };
+                let facts = facts_of(post);
+                let skip = noted.unwrap_or_default();
+                let jobs = server.jobs_of(p, post, f);
+                org.state().note_post(&facts, &f.extent.segment);
+                for j in jobs.into_iter().filter(|j| !skip.contains(&j.index)) {
+                    let effect = org.state().apply_job(&facts, &j.job, &j.name);
+                    if let Effect::ClientInfo(client) = effect {
+                        server.apply_client_info(&org, &client, &j.raw);
+                    }
+                }
+            }
+            Some(Kind::Decision(d)) => {
+                let fact = matches!(d.kind, Some(DecisionKind::Enrol(_)));
+                if !decides && !fact {
+                    server.refuse_decision(p, d, end);
+                } else if let Some(org) = org(&d.org_id) {
+                    decision(server, &org, d, f).await?;
+                }
+            }
+            Some(Kind::Events(e)) => {
+                if let Some(org) = org(&e.org_id) {
+                    let mut s = org.state();
+                    let (extent, rows) = (f.extent.clone(), &f.payload);
+                    s.apply_events(&e.client_id, &e.artifact, e.time, rows, extent);
+                    for flow in announced(e, rows) {
+                        s.announced(&e.client_id, &flow);
+                    }
+                }
+            }
+            Some(Kind::Quarantine(about)) => {
+                server.park(RecoveredPost { about: about.clone(), body: f.extent.clone() });
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// What no decision had seen, by time across all processes, as new records.
+    async fn rest(&mut self) -> Result<(), ServiceError> {
+        let fs = self.server.env.fs.clone();
+        let others = self.server.processes.others();
+        let mut heads = BTreeSet::new();
+        for (i, p) in others.iter().enumerate() {
+            heads.extend(self.head(p).await?.map(|t| (t, i)));
+        }
+        while let Some((_, i)) = heads.pop_first() {
+            let p = &others[i];
+            let at = self.position(p);
+            let mut tail = p.tail.lock().await;
+            let step = tail.next(&*fs, p, at).await.map_err(StoreError::from)?;
+            let Some(step) = step else { continue };
+            if let Step::Record(f, _) = &step {
+                self.records += 1;
+                self.bytes += f.payload.len() as u64;
+            }
+            self.server.apply_step(p, step).await?;
+            drop(tail);
+            heads.extend(self.head(p).await?.map(|t| (t, i)));
+        }
+        for p in &others {
+            p.tail.lock().await.reset();
+            p.life().read_out = true;
+        }
+        Ok(())
+    }
+
+    /// When the next record of a process was received; `None`: there is none.
+    async fn head(&self, p: &Arc<Proc>) -> Result<Option<u64>, ServiceError> {
+        let at = self.position(p);
+        let mut tail = p.tail.lock().await;
+        let step = tail.peek(&*self.server.env.fs, p, at).await.map_err(StoreError::from)?;
+        Ok(step.map(|s| match s {
+            Step::Record(f, _) => time_of(f),
+            _ => 0,
+        }))
     }
 }
 
-/// The payload bytes of a job found in a journal.
-fn f_rows(f: &Found, job: &Job) -> bytes::Bytes {
-    let at = (job.extent.offset - f.extent.offset) as usize;
-    let end = (at + job.extent.len as usize).min(f.payload.len());
-    f.payload.slice(at.min(end)..end)
+fn time_of(f: &Found) -> u64 {
+    match &f.record.kind {
+        Some(Kind::Post(p)) => p.received,
+        Some(Kind::Decision(d)) => d.time,
+        Some(Kind::Events(e)) => e.time,
+        Some(Kind::Quarantine(q)) => q.received,
+        None => 0,
+    }
 }
 
-async fn apply_decision(
-    server: &Server,
+/// The decision in a record, if it is one that only a master takes.
+fn decides(f: &Found) -> Option<&Decision> {
+    match &f.record.kind {
+        Some(Kind::Decision(d)) if !matches!(d.kind, Some(DecisionKind::Enrol(_))) => Some(d),
+        _ => None,
+    }
+}
+
+/// Flows whose end these rows announce.
+fn announced(e: &EventRows, rows: &[u8]) -> Vec<String> {
+    if e.artifact != COMPLETION {
+        return vec![];
+    }
+    let flow = |row: &[u8]| {
+        let row: serde_json::Value = serde_json::from_slice(row).ok()?;
+        row["FlowId"].as_str().map(str::to_owned)
+    };
+    job::lines(rows).filter_map(flow).collect()
+}
+
+async fn decision(
+    server: &Arc<Server>,
     org: &Org,
     d: &Decision,
     f: &Found,
@@ -231,15 +406,24 @@ async fn apply_decision(
             let (context, reports) = stored_flow(server, &org.id, &d.client_id, &o.flow_id).await?;
             org.state().open_flow(&d.client_id, o, context, reports, pin.clone());
         }
-        Some(DecisionKind::SettledFlow(s)) => org.state().settled_flow(&d.client_id, &s.flow_id),
+        Some(DecisionKind::SettledFlow(s)) => {
+            org.state().settled_flow(&d.client_id, &s.flow_id, d.time);
+        }
         Some(DecisionKind::SettledEvents(s)) => {
-            let mut state = org.state();
-            state.events.sets.retain(|k, _| {
-                !(k.client == d.client_id
-                    && k.artifact == s.artifact
-                    && k.day == s.day
-                    && k.logs == s.logs)
-            });
+            let key = EventKey {
+                client: d.client_id.clone(),
+                artifact: s.artifact.clone(),
+                day: s.day.clone(),
+                logs: s.logs,
+            };
+            org.state().settled_events(&key, d.time);
+        }
+        Some(DecisionKind::Repeats(r)) => {
+            for r in &r.repeats {
+                let id = ProcessId::new(r.node.as_str(), r.epoch.as_str());
+                let end = Position { file: r.file, offset: r.offset };
+                server.processes.note_repeat(id, end, r.job.iter().copied());
+            }
         }
         _ => org.state().apply_decision(d, pin),
     }

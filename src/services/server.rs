@@ -1,6 +1,6 @@
 //! The server as one value: what every frontend, API call and query works on.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -8,19 +8,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use velociraptor_proto::journal::record::Kind as RecordKind;
-use velociraptor_proto::journal::{Decision, EventRows, Quarantine, Record, decision};
+use velociraptor_proto::journal::{Decision, EventRows, Record, decision};
 use velociraptor_proto::proto::OrgRecord;
 
 use super::acl::Permission;
 use super::events::{Bus, EventBatch};
-use super::fleet::Role;
 use super::fleet::hub::{Hub, Order};
 use super::fleet::relay::Relay;
+use super::fleet::{self, ProcessTable, Role};
+use super::gates::Gates;
+use super::handover::{Handed, Handover, RecoveredPost};
 use super::ids::{OrgId, new_org_id};
 use super::monitoring::Monitoring;
 use super::repository::{self, Repository};
 use super::sessions::Sessions;
-use super::state::OrgState;
+use super::state::{MONITORING, OrgState};
+use super::tombstones::Tombstones;
 use super::users::Users;
 use crate::crypto::names::NameCipher;
 use crate::env::Env;
@@ -37,6 +40,10 @@ pub struct Options {
     pub node: String,
     /// Master or minion.
     pub role: Role,
+    /// Counts masters; 0 where nobody does.
+    pub term: u64,
+    /// How a master treats other processes.
+    pub fleet: fleet::Options,
     /// Nonce of the root organisation.
     pub root_nonce: String,
     /// Key of query name obfuscation.
@@ -77,6 +84,8 @@ impl Default for Options {
         Self {
             node: "master".into(),
             role: Role::Master,
+            term: 0,
+            fleet: fleet::Options::default(),
             root_nonce: String::new(),
             obfuscation_nonce: String::new(),
             obfuscate: true,
@@ -165,6 +174,8 @@ pub struct Org {
     pub repository: Arc<Repository>,
     /// Its event tables.
     pub monitoring: Monitoring,
+    /// Order between what is added to its flows and what is decided about them.
+    pub gates: Gates,
     state: Mutex<OrgState>,
 }
 
@@ -201,28 +212,16 @@ pub struct Server {
     pub users: Users,
     /// Artifact definitions of the root organisation.
     pub repository: Arc<Repository>,
+    /// This process and the others: their files, how far they are applied.
+    pub processes: ProcessTable,
     orgs: RwLock<BTreeMap<OrgId, Arc<Org>>>,
-    segments: Mutex<VecDeque<Arc<Segment>>>,
-    spills: Mutex<Vec<Arc<Segment>>>,
     task_counter: AtomicU64,
-    parked: Mutex<Vec<RecoveredPost>>,
+    handover: Handover,
     relay: OnceLock<Arc<Relay>>,
     hub: OnceLock<Weak<Hub>>,
     /// When this process started, seconds since the epoch.
     pub started: u64,
-    recovered: Mutex<BTreeMap<ProcessId, Position>>,
     orders: OnceLock<mpsc::UnboundedSender<Order>>,
-}
-
-/// A sealed POST found in a journal, whose sender was not enrolled when it came.
-#[derive(Clone, Debug)]
-pub struct RecoveredPost {
-    /// What is known of it.
-    pub about: Quarantine,
-    /// The body.
-    pub body: Bytes,
-    /// The journal that holds it.
-    pub pin: Arc<Segment>,
 }
 
 impl std::fmt::Debug for Server {
@@ -253,12 +252,13 @@ impl Server {
             }
             Role::Minion => Vec::new(),
         };
-        let old = old.iter().flat_map(|l| l.paths(&fleet)).collect();
         let epoch = journal::take_epoch(&env, &fleet, &options.node, options.role.marker())
             .await
             .map_err(StoreError::from)?;
-        let process = ProcessId::new(options.node.as_str(), epoch.name());
-        let journal = Journal::start(&env, &fleet, process, options.journal.clone(), None)
+        let me = ProcessId::new(options.node.as_str(), epoch.name());
+        let processes = ProcessTable::new(&fleet, me.clone(), options.role);
+        let stamp = processes.stamp();
+        let journal = Journal::start(&env, &fleet, me, options.journal.clone(), Some(stamp))
             .await
             .map_err(StoreError::from)?;
         let server = Arc::new(Self {
@@ -279,13 +279,11 @@ impl Server {
                 Repository::built_in().map_err(|e| ServiceError::Invalid(e.to_string()))?,
             ),
             orgs: RwLock::default(),
-            segments: Mutex::default(),
-            spills: Mutex::default(),
-            parked: Mutex::default(),
+            processes,
+            handover: Handover::default(),
             relay: OnceLock::new(),
             hub: OnceLock::new(),
             started: env.clock.unix(),
-            recovered: Mutex::default(),
             orders: OnceLock::new(),
             task_counter: AtomicU64::new(env.entropy.below(1 << 16)),
             env,
@@ -300,7 +298,7 @@ impl Server {
         super::load::load_clients(&server).await?;
         server.beat(0).await?;
         super::checkpoint::read(&server).await?;
-        super::recover::recover(&server, old).await?;
+        super::recover::recover(&server, &old).await?;
         Ok(server)
     }
 
@@ -312,25 +310,6 @@ impl Server {
     /// The name of this process.
     pub fn process(&self) -> ProcessId {
         ProcessId::new(self.options.node.as_str(), self.epoch.name())
-    }
-
-    /// A record that ends at `end` of the journal file at `path` was read back.
-    pub(super) fn note_recovered(&self, path: &str, end: u64) {
-        let rest = path.strip_prefix(&fleet_dir(&self.tree.root)).unwrap_or(path);
-        let mut parts = rest.trim_start_matches('/').splitn(3, '/');
-        let (Some(node), Some(epoch), Some(file)) = (parts.next(), parts.next(), parts.next())
-        else {
-            return;
-        };
-        let file = file.strip_suffix(".journal").and_then(|k| k.parse().ok());
-        let Some(file) = file else { return };
-        let mut all = self.recovered.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(ProcessId::new(node, epoch), Position { file, offset: end });
-    }
-
-    /// How far each process's journal was read back at the start.
-    pub fn recovered(&self) -> BTreeMap<ProcessId, Position> {
-        self.recovered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// On a minion: what it does for its master. `None` on a master.
@@ -423,6 +402,14 @@ impl Server {
         }
     }
 
+    fn new_state(&self) -> OrgState {
+        let mut state = OrgState::default();
+        if self.options.fleet.danger.no_tombstones {
+            state.tombstones = Tombstones::without_memory();
+        }
+        state
+    }
+
     fn add_org(&self, id: OrgId, record: &OrgRecord) -> Arc<Org> {
         let name = if id.is_root() { "<root>".to_owned() } else { record.name.clone() };
         let org = Arc::new(Org {
@@ -431,7 +418,8 @@ impl Server {
             nonce: record.nonce.clone(),
             repository: self.repository_of(&id),
             monitoring: Monitoring::default(),
-            state: Mutex::default(),
+            gates: Gates::default(),
+            state: Mutex::new(self.new_state()),
         });
         self.orgs.write().unwrap_or_else(PoisonError::into_inner).insert(id, org.clone());
         org
@@ -491,7 +479,8 @@ impl Server {
                 nonce: self.options.root_nonce.clone(),
                 repository: self.repository.clone(),
                 monitoring: Monitoring::default(),
-                state: Mutex::default(),
+                gates: Gates::default(),
+                state: Mutex::new(self.new_state()),
             })
         })
     }
@@ -528,19 +517,43 @@ impl Server {
         principal: &str,
         kind: decision::Kind,
     ) -> Result<(), CommitError> {
+        // What is received for the flow at the same time comes before or after it,
+        // in memory as in the record.
+        let flow = match &kind {
+            decision::Kind::Cancel(c) => Some(c.flow_id.clone()),
+            decision::Kind::FailFlow(f) => Some(f.flow_id.clone()),
+            _ => None,
+        };
+        let _closed = match flow {
+            Some(flow) => Some(org.gates.close((client.to_owned(), flow)).await),
+            None => None,
+        };
+        self.decide_alone(org, client, principal, kind).await.map(drop)
+    }
+
+    /// As [`Server::decide`], for a caller that has closed the gate of the flow.
+    /// Returns the time in the record, microseconds.
+    pub(super) async fn decide_alone(
+        &self,
+        org: &Org,
+        client: &str,
+        principal: &str,
+        kind: decision::Kind,
+    ) -> Result<u64, CommitError> {
         let d = Decision {
             org_id: org.id.id().to_owned(),
             client_id: client.to_owned(),
             time: self.env.clock.micros(),
             principal: principal.to_owned(),
             kind: Some(kind),
+            // Filled in when it is written.
             seen: Vec::new(),
         };
         let done = self.commit(RecordKind::Decision(d.clone()), vec![], vec![]).await?;
         if self.is_master() {
             org.state().apply_decision(&d, &done.segment);
         }
-        Ok(())
+        Ok(d.time)
     }
 
     /// Stores rows of a server-side event (`client` is `server` or the client it
@@ -567,6 +580,7 @@ impl Server {
             time,
             jsonl: Vec::new(),
         };
+        let _open = org.gates.enter(vec![(client.to_owned(), MONITORING.to_owned())]).await;
         let done = self.commit(RecordKind::Events(event), vec![rows.clone()], vec![]).await?;
         if !self.is_master() {
             return Ok(());
@@ -597,77 +611,35 @@ impl Server {
         }
     }
 
-    pub(super) fn note_segment(&self, s: &Arc<Segment>) {
-        // Others remove their own: they may still be writing.
-        let own = format!("{}/{}/", fleet_dir(&self.tree.root), self.options.node);
-        if !s.path.starts_with(&own) {
-            return;
-        }
-        let mut all = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.back() != Some(s) && !all.contains(s) {
-            all.push_back(s.clone());
+    fn note_segment(&self, s: &Arc<Segment>) {
+        if let Some(k) = s.file() {
+            self.processes.own().files().journal.entry(k).or_insert_with(|| s.clone());
         }
     }
 
-    /// A spill file of this process that is about to be made.
-    pub fn new_spill(&self, name: &str) -> Segment {
-        Segment::spill(&fleet_dir(&self.tree.root), &self.process(), name)
+    /// The spill file of this process with that name. Deleted once nobody refers to
+    /// it.
+    pub fn spill(&self, name: &str) -> Arc<Segment> {
+        self.processes.own().spill(name)
     }
 
-    /// Spill files are deleted once nobody refers to them.
-    pub fn note_spill(&self, s: &Arc<Segment>) {
-        self.spills.lock().unwrap_or_else(PoisonError::into_inner).push(s.clone());
+    /// On a minion: a record that ends at `end` refers to a spill file.
+    pub fn note_spill_record(&self, spill: &Segment, end: Position) {
+        self.processes.own().files().referred.insert(spill.name().to_owned(), end);
     }
 
-    /// The spill file at `path`, as found in a journal record.
-    pub(super) fn recovered_spill(&self, path: &str) -> Arc<Segment> {
-        let mut all = self.spills.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(s) = all.iter().find(|s| s.path == path) {
-            return s.clone();
-        }
-        let s = Arc::new(Segment::of_path(path));
-        all.push(s.clone());
-        s
-    }
-
-    /// Whether a journal could be deleted.
-    pub(super) fn has_unused_journal(&self) -> bool {
-        let all = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        all.len() > 1 && all.front().is_some_and(|s| Arc::strong_count(s) == 1)
-    }
-
-    /// Journal files and spill files that nobody needs any more, oldest first.
-    /// Journals go in order, so that a record is never there without the later
-    /// one that says it is settled.
-    pub(super) fn take_unused(&self) -> Vec<String> {
-        let mut out = Vec::new();
-        let mut all = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        while all.len() > 1 && all.front().is_some_and(|s| Arc::strong_count(s) == 1) {
-            out.extend(all.pop_front().map(|s| s.path.clone()));
-        }
-        let mut spills = self.spills.lock().unwrap_or_else(PoisonError::into_inner);
-        spills.retain(|s| {
-            let used = Arc::strong_count(s) > 1;
-            if !used {
-                out.push(s.path.clone());
-            }
-            used
-        });
-        out
+    /// What frontends have to take up: batches of clients that were not enrolled
+    /// when they came, and clients that have enrolled elsewhere.
+    pub fn handover(&self) -> &Handover {
+        &self.handover
     }
 
     pub(super) fn park(&self, post: RecoveredPost) {
-        self.parked.lock().unwrap_or_else(PoisonError::into_inner).push(post);
+        self.handover.push(Handed::Post(post));
     }
 
-    /// POSTs found at recovery whose senders were not enrolled; given out once.
-    pub fn take_parked(&self) -> Vec<RecoveredPost> {
-        std::mem::take(&mut self.parked.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Journal file `k` of this process.
-    pub fn own_journal(&self, k: u64) -> String {
-        Segment::journal(&fleet_dir(&self.tree.root), &self.process(), k).path
+    pub(super) fn enrolled(&self, org: &OrgId, client: &str) {
+        self.handover.push(Handed::Enrolled(org.clone(), client.to_owned()));
     }
 
     /// A path for something of this process that has no stock name.
@@ -682,6 +654,6 @@ impl Server {
 
     /// Journal files in use.
     pub fn journal_files(&self) -> usize {
-        self.segments.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.processes.journal_files()
     }
 }

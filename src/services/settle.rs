@@ -89,12 +89,9 @@ impl Server {
 
     /// Puts everything of a flow into stock files and forgets it.
     pub async fn settle_flow(&self, org: &Org, key: &FlowKey) -> Result<(), ServiceError> {
-        if !org.state().begin_settle(key) {
-            return Ok(()); // something is coming in: later
-        }
-        let done = self.settle_quiet_flow(org, key).await;
-        org.state().end_settle(key);
-        done
+        // Something is coming in: later.
+        let Some(_closed) = org.gates.try_close(key.clone()) else { return Ok(()) };
+        self.settle_quiet_flow(org, key).await
     }
 
     async fn settle_quiet_flow(&self, org: &Org, key: &FlowKey) -> Result<(), ServiceError> {
@@ -117,8 +114,8 @@ impl Server {
             return Ok(()); // more came meanwhile: settle again later
         }
         let kind = Kind::SettledFlow(SettledFlow { flow_id: flow.clone() });
-        self.decide(org, client, "", kind).await?;
-        org.state().settled_flow(client, flow);
+        let at = self.decide_alone(org, client, "", kind).await?;
+        org.state().settled_flow(client, flow, at);
         Counters::inc(&self.counters.settled);
         Ok(())
     }

@@ -6,6 +6,7 @@ use velociraptor_proto::journal::decision::Kind;
 use super::events::{EventKey, Form, LiveEvents, client_members, decorate};
 use super::flows::job;
 use super::server::{Org, Server, ServiceError};
+use super::state::MONITORING;
 use crate::env::fs::parent;
 use crate::store::paths::{EventKind, Events};
 use crate::store::resultset::TimedWriter;
@@ -47,39 +48,49 @@ impl Server {
         let data = self.tree.temp(StoreKind::Files);
         let index = format!("{data}.tidx");
         self.write_events(key, &events, &data, &index).await?;
+        // What came meanwhile would be covered by the record and be in no file.
+        let _closed = org.gates.close((key.client.clone(), MONITORING.to_owned())).await;
+        let parts = org.state().events.sets.get(key).map_or(0, |now| now.parts.len());
+        if parts == events.parts.len() {
+            self.link_events(org, key, &data, &index).await?;
+            let kind = Kind::SettledEvents(SettledEvents {
+                artifact: key.artifact.clone(),
+                day: key.day.clone(),
+                logs: key.logs,
+            });
+            let at = self.decide_alone(org, &key.client, "", kind).await?;
+            org.state().settled_events(key, at);
+        }
+        for p in [&data, &index] {
+            let _ = self.env.fs.remove(p).await;
+        }
+        Ok(())
+    }
+
+    async fn link_events(
+        &self,
+        org: &Org,
+        key: &EventKey,
+        data: &str,
+        index: &str,
+    ) -> Result<(), ServiceError> {
         let place = event_paths(org, key);
         let epoch = self.epoch.name();
         let plain = place.day(&key.day);
         let own = place.day_of(&key.day, &self.options.node, &epoch);
         self.tree.record_long_names(&plain.0).await?;
         // The index first: stock rewrites a day file that has none.
-        let taken = !self.link_day(&index, &data, &plain).await?
-            && !self.link_day(&index, &data, &own).await?;
+        let taken =
+            !self.link_day(index, data, &plain).await? && !self.link_day(index, data, &own).await?;
         if taken {
             // This process settled this day before: a third name.
             let n = self.env.entropy.next_u64();
             let third = place.day_of(&key.day, &self.options.node, &format!("{epoch}-{n:016x}"));
-            if !self.link_day(&index, &data, &third).await? {
+            if !self.link_day(index, data, &third).await? {
                 return Err(ServiceError::Invalid(format!(
                     "no free name for events of {}",
                     key.day
                 )));
-            }
-        }
-        for p in [&data, &index] {
-            let _ = self.env.fs.remove(p).await;
-        }
-        let kind = Kind::SettledEvents(SettledEvents {
-            artifact: key.artifact.clone(),
-            day: key.day.clone(),
-            logs: key.logs,
-        });
-        self.decide(org, &key.client, "", kind).await?;
-        let mut state = org.state();
-        if let Some(now) = state.events.sets.get_mut(key) {
-            now.parts.drain(..events.parts.len().min(now.parts.len()));
-            if now.parts.is_empty() {
-                state.events.sets.remove(key);
             }
         }
         Ok(())

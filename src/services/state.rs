@@ -3,7 +3,8 @@
 //! Live operation and recovery go through the same functions here: a record is
 //! applied after it is committed, or when a journal is read back. No I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::flows::job::{Hash, Job, hash};
 use super::flows::{LiveFlow, Outcome};
 use super::ids::Session;
 use super::tasks::Verdict;
+use super::tombstones::{Buried, Tombstones};
 use crate::store::journal::{Extent, ProcessId, Segment};
 
 /// The session of event queries.
@@ -65,6 +67,18 @@ pub enum Effect {
     Duplicate,
 }
 
+/// Whether a message was taken before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Not that we know.
+    No,
+    /// By something unsettled, which holds it.
+    Live,
+    /// By something else: what is settled, or the events of another day. Nothing
+    /// will tell so later, when that is forgotten.
+    Settled,
+}
+
 /// Everything known about an organisation that is not only in stock files.
 #[derive(Debug, Default)]
 pub struct OrgState {
@@ -74,57 +88,50 @@ pub struct OrgState {
     pub flows: BTreeMap<FlowKey, LiveFlow>,
     /// Unsettled events.
     pub events: EventTable,
-    /// Flows for which something is being committed, and how much.
-    busy: BTreeMap<FlowKey, usize>,
-    /// Flows that are being put into stock files: nothing may be committed for
-    /// them until that is over, or the record that says they are settled would
-    /// cover what it does not know.
-    settling: BTreeSet<FlowKey>,
+    /// What is settled and may be sent again.
+    pub tombstones: Tombstones,
 }
 
 impl OrgState {
-    /// Before something is committed for these flows; `false`: wait and ask again.
-    pub fn begin_commit(&mut self, keys: &[FlowKey]) -> bool {
-        if keys.iter().any(|k| self.settling.contains(k)) {
-            return false;
+    /// Whether this message was taken before, as far as memory tells. `received`
+    /// is when it came now, microseconds, and `name` its readable query name.
+    pub fn known(
+        &self,
+        client: &str,
+        session: &Session,
+        job: &Job,
+        name: &str,
+        received: u64,
+    ) -> Known {
+        let m = &job.message;
+        let monitoring = session.flow == MONITORING;
+        if session.flow == STATUS || (monitoring && name == CLIENT_INFO) {
+            return Known::No;
         }
-        for k in keys {
-            *self.busy.entry(k.clone()).or_default() += 1;
+        if monitoring && m.file_buffer.is_none() {
+            let logs = m.log_message.is_some();
+            let day = self.events.day_of(client, name, logs, &job.hash);
+            let (client, artifact) = (client.to_owned(), name.to_owned());
+            return match day {
+                Some(day) if day == day_of(received) => Known::Live,
+                Some(_) => Known::Settled,
+                None => self.buried(&Buried::Events { client, artifact, logs }, job),
+            };
         }
-        true
-    }
-
-    /// What was begun is committed and applied, or has failed.
-    pub fn end_commit(&mut self, keys: &[FlowKey]) {
-        for k in keys {
-            if let Some(n) = self.busy.get_mut(k) {
-                *n = n.saturating_sub(1);
-                if *n == 0 {
-                    self.busy.remove(k);
-                }
-            }
-        }
-    }
-
-    /// Before a flow is settled; `false`: something is being committed for it.
-    pub fn begin_settle(&mut self, key: &FlowKey) -> bool {
-        !self.busy.contains_key(key) && self.settling.insert(key.clone())
-    }
-
-    /// The flow is settled, or that has failed.
-    pub fn end_settle(&mut self, key: &FlowKey) {
-        self.settling.remove(key);
-    }
-
-    /// Whether this message was taken before, as far as memory tells.
-    pub fn has(&self, client: &str, session: &Session, job: &Job) -> bool {
         let key = (client.to_owned(), session.flow.clone());
-        self.flows.get(&key).is_some_and(|f| f.has(job))
+        if self.flows.get(&key).is_some_and(|f| f.has(job)) {
+            return Known::Live;
+        }
+        self.buried(&Buried::Flow(key), job)
     }
 
-    /// Remembers a committed POST.
-    pub fn note_post(&mut self, p: &PostFacts<'_>) {
-        self.clients.entry(p.client).ring(p.class).push(p.post);
+    fn buried(&self, what: &Buried, job: &Job) -> Known {
+        if self.tombstones.has(what, &job.hash) { Known::Settled } else { Known::No }
+    }
+
+    /// Remembers a committed POST; `at` holds its record.
+    pub fn note_post(&mut self, p: &PostFacts<'_>, at: &Arc<Segment>) {
+        self.clients.entry(p.client).ring(p.class).push(p.post, p.received, Arc::downgrade(at));
     }
 
     /// Applies one committed job. `name` is the readable query or event name.
@@ -283,10 +290,15 @@ impl OrgState {
                 self.clients.remove(client);
                 self.flows.retain(|k, _| k.0 != client);
                 self.events.sets.retain(|k, _| k.client != client);
+                self.tombstones.remove_client(client);
                 self.touch_clients(pin);
             }
             Some(
-                Kind::OpenFlow(_) | Kind::SettledFlow(_) | Kind::SettledEvents(_) | Kind::Opened(_),
+                Kind::OpenFlow(_)
+                | Kind::SettledFlow(_)
+                | Kind::SettledEvents(_)
+                | Kind::Opened(_)
+                | Kind::Repeats(_),
             )
             | None => {}
         }
@@ -300,7 +312,10 @@ impl OrgState {
     fn schedule(&mut self, client: &str, s: &Schedule, pin: &Arc<Segment>) {
         let Some(context) = &s.context else { return };
         let key = (client.to_owned(), context.session_id.clone());
-        self.flows.insert(key, LiveFlow::scheduled(s, pin.clone()));
+        match self.flows.entry(key) {
+            Entry::Occupied(mut f) => f.get_mut().adopt(s, pin.clone()),
+            Entry::Vacant(v) => drop(v.insert(LiveFlow::scheduled(s, pin.clone()))),
+        }
         let queue = &mut self.clients.entry(client).queue;
         let (cipher, grantee) = (to_hash(&s.cipher_hash), grantee(&s.node, &s.epoch));
         for t in &s.tasks {
@@ -324,11 +339,38 @@ impl OrgState {
         self.flows.entry(key).or_insert_with(|| LiveFlow::opened(o, context, reports, pin));
     }
 
-    /// The flow's part so far is in stock files: forget it.
-    pub fn settled_flow(&mut self, client: &str, flow: &str) {
-        self.flows.remove(&(client.to_owned(), flow.to_owned()));
+    /// The flow's part so far is in stock files, since `at`, microseconds: only
+    /// what was sent is remembered.
+    pub fn settled_flow(&mut self, client: &str, flow: &str, at: u64) {
+        let key = (client.to_owned(), flow.to_owned());
+        if let Some(f) = self.flows.remove(&key) {
+            self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments(), at);
+        }
         if let Some(c) = self.clients.get_mut(client) {
             c.queue.ended(flow);
+        }
+    }
+
+    /// This set of events is in stock files, since `at`, microseconds.
+    pub fn settled_events(&mut self, key: &EventKey, at: u64) {
+        let Some(set) = self.events.sets.remove(key) else { return };
+        // Nobody sends again what the server made.
+        if set.parts.iter().all(|p| p.form == Form::Lines) {
+            return;
+        }
+        let what = Buried::Events {
+            client: key.client.clone(),
+            artifact: key.artifact.clone(),
+            logs: key.logs,
+        };
+        let pins = set.parts.iter().map(|p| p.extent.segment.clone());
+        self.tombstones.bury(what, set.hashes(), pins, at);
+    }
+
+    /// An end of a flow is among the events: it is not announced again.
+    pub fn announced(&mut self, client: &str, flow: &str) {
+        if let Some(f) = self.flows.get_mut(&(client.to_owned(), flow.to_owned())) {
+            f.announced = true;
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use velociraptor_proto::fleet::{
-    Hello, NodeStats, OrgFact, Orgs, Refused, Release, SessionChange, UpBeat, Welcome,
+    Hello, NodeStats, OrgFact, Orgs, Refused, SessionChange, UpBeat, Welcome,
 };
 
 use super::relay::Relay;
@@ -71,39 +71,6 @@ impl Minion {
             self.server.learn_org(&OrgId::new(org_id.as_str()), name, nonce);
         }
     }
-
-    async fn release(&self, r: Release) {
-        let end = self.server.journal.end().file;
-        for k in r.journal_files {
-            if k >= end {
-                tracing::error!(file = k, "asked to remove a journal file in use; it stays");
-                continue;
-            }
-            self.remove(&self.server.own_journal(k)).await;
-        }
-        for name in r.spills {
-            let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
-            if plain {
-                self.remove(&self.server.own_path("spill", &name)).await;
-            } else {
-                tracing::error!(name, "asked to remove something that is no spill file");
-            }
-        }
-        if r.roll
-            && let Err(e) = self.server.journal.roll().await
-        {
-            tracing::warn!(error = %e, "no new journal file");
-        }
-    }
-
-    async fn remove(&self, path: &str) {
-        match self.server.env.fs.remove(path).await {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(path, error = %e, "released file not removed");
-            }
-            _ => tracing::debug!(path, "released file removed"),
-        }
-    }
 }
 
 impl MinionSide for Minion {
@@ -154,7 +121,7 @@ impl MinionSide for Minion {
                     self.relay.recall(&key, elsewhere);
                 }
                 FromMaster::Applied(p) => self.relay.set_applied(p.into()),
-                FromMaster::Release(r) => self.release(r).await,
+                FromMaster::Release(r) => self.server.release(&r).await,
                 FromMaster::Orgs(o) => self.learn(&o),
                 FromMaster::Forget(f) => {
                     let key = (OrgId::new(f.org_id.as_str()), f.client_id);

@@ -9,7 +9,7 @@ use velociraptor_proto::journal::{OpenFlow, Schedule};
 use velociraptor_proto::proto::artifact_collector_context::State;
 use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
-use super::job::Job;
+use super::job::{Hash, Job};
 use super::live_set::{LiveSet, Order, Placed};
 use super::live_upload::{LiveUpload, UploadKey};
 use super::status;
@@ -86,6 +86,9 @@ pub struct LiveFlow {
     /// Context objects on disk differ from what is known.
     pub dirty: bool,
     bases: Bases,
+    /// Reports and statuses taken: told twice they change nothing, but told again
+    /// when the flow is settled they would bring it back.
+    statuses: BTreeSet<Hash>,
     /// Records this flow was built from that are not extents of some set.
     pins: BTreeSet<Arc<Segment>>,
 }
@@ -105,6 +108,7 @@ impl LiveFlow {
             announced: false,
             dirty: true,
             bases,
+            statuses: BTreeSet::new(),
             pins: BTreeSet::new(),
         }
     }
@@ -114,6 +118,15 @@ impl LiveFlow {
         let mut f = Self::with(s.context.clone(), Bases::default());
         f.pins.insert(pin);
         f
+    }
+
+    /// It is asked for, and something of it was here before that: what another
+    /// frontend received can overtake the request.
+    pub fn adopt(&mut self, s: &Schedule, pin: Arc<Segment>) {
+        self.context.clone_from(&s.context);
+        self.dirty = true;
+        self.pin(pin);
+        self.note_end(self.last_received);
     }
 
     /// A flow that nobody here asked for, of which no stock file exists.
@@ -157,6 +170,22 @@ impl LiveFlow {
             || (job.message.file_buffer.is_some() && self.uploads.values().any(|u| u.has(h)))
     }
 
+    /// The messages taken.
+    pub fn hashes(&self) -> impl Iterator<Item = Hash> {
+        let sets = self.sets().flat_map(LiveSet::hashes);
+        let uploads = self.uploads.values().flat_map(super::LiveUpload::hashes);
+        sets.chain(uploads).chain(self.statuses.iter().copied())
+    }
+
+    /// The journals from which this flow can be made again.
+    pub fn segments(&self) -> BTreeSet<Arc<Segment>> {
+        self.sets().flat_map(LiveSet::segments).chain(&self.pins).cloned().collect()
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &LiveSet> {
+        self.results.values().chain([&self.logs, &self.transactions])
+    }
+
     /// Takes a committed job. `name` is the readable query name.
     pub fn apply(&mut self, session: &Session, job: &Job, name: &str, received: u64) -> Outcome {
         let m = &job.message;
@@ -189,10 +218,14 @@ impl LiveFlow {
             self.transactions.add(run, None, job).into()
         } else if let Some(s) = &m.flow_stats {
             self.pin(job.extent.segment.clone());
+            if !status::is_unknown(s) {
+                self.statuses.insert(job.hash);
+            }
             self.report(&session.child, s.clone());
             Outcome::Stored
         } else if let Some(s) = &m.status {
             self.pin(job.extent.segment.clone());
+            self.statuses.insert(job.hash);
             self.legacy_status(&session.child, m.request_id, s.clone());
             Outcome::Stored
         } else {

@@ -4,9 +4,10 @@
 //! at one place keep the first where it is, put the other aside and count it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::job::{Hash, Job};
-use crate::store::journal::Extent;
+use crate::store::journal::{Extent, Segment};
 
 /// What became of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,16 @@ impl LiveSet {
         self.seen.contains(hash)
     }
 
+    /// The parts taken.
+    pub fn hashes(&self) -> impl Iterator<Item = Hash> {
+        self.seen.iter().copied()
+    }
+
+    /// The files that hold the parts.
+    pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.parts.values().chain(&self.aside).map(|p| &p.extent.segment)
+    }
+
     /// Rows stored, whether or not a gap precedes them.
     pub fn rows(&self) -> u64 {
         self.base + self.parts.values().map(|p| p.rows).sum::<u64>()
@@ -153,9 +164,7 @@ impl LiveSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::journal::Segment;
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     fn job(id: u8, rows: u64) -> Job {
         let segment = Arc::new(Segment::of_path("x"));

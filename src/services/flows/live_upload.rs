@@ -176,6 +176,11 @@ impl LiveUpload {
         self.seen.contains(hash)
     }
 
+    /// The messages taken.
+    pub fn hashes(&self) -> impl Iterator<Item = Hash> {
+        self.seen.iter().copied()
+    }
+
     /// The attempt that is to have the stock path: the last complete one.
     pub fn winner(&self) -> Option<(usize, &Attempt)> {
         self.attempts.iter().enumerate().rev().find(|(_, a)| a.complete())

@@ -155,11 +155,12 @@ impl Server {
 
     /// Brings a settled flow back, so that more can be added to it.
     pub async fn reopen(&self, org: &Org, client: &str, flow: &str) -> Result<(), ServiceError> {
+        let _open = org.gates.enter(vec![(client.to_owned(), flow.to_owned())]).await;
         self.open_if_stored(org, client, flow, &[]).await
     }
 
     /// Before something is added to a flow that is not live: notes what its
-    /// stock files hold already.
+    /// stock files hold already. The caller is inside the flow's gate.
     pub async fn open_if_stored(
         &self,
         org: &Org,

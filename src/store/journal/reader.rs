@@ -45,7 +45,7 @@ pub struct TornTail {
 #[derive(Debug)]
 pub enum Next {
     /// A record.
-    Record(Found),
+    Record(Box<Found>),
     /// Bytes of known length that are no record of this version.
     Poison {
         /// Where they begin.
@@ -174,7 +174,7 @@ impl Reader {
             match take_frame(&rest, self.at, &self.segment) {
                 Some(Ok(found)) => {
                     self.at = found.end;
-                    return Ok(Next::Record(found));
+                    return Ok(Next::Record(Box::new(found)));
                 }
                 // What follows a damaged record decides how long it is.
                 Some(Err(d)) if more && d.len.is_none() && self.fits(&rest, &d) => {
@@ -236,7 +236,7 @@ pub async fn scan_from(
     let mut r = Reader::open(fs, Arc::new(Segment::of_path(path)), offset).await?;
     loop {
         match r.next().await? {
-            Next::Record(f) => each(f),
+            Next::Record(f) => each(*f),
             Next::Poison { start, reason, .. } => {
                 tracing::error!(path, offset = start, reason, "journal record cannot be read");
             }

@@ -111,7 +111,7 @@ struct Request {
 }
 
 enum Command {
-    Commit(Request),
+    Commit(Box<Request>),
     Roll(oneshot::Sender<io::Result<Position>>),
 }
 
@@ -226,7 +226,7 @@ impl Journal {
             let room = room.map_err(|_| CommitError::Closed)?;
             let (done, rx) = oneshot::channel();
             let request = Request { record, payload, spills, size, done, _room: room };
-            self.tx.send(Command::Commit(request)).map_err(|_| CommitError::Closed)?;
+            self.tx.send(Command::Commit(Box::new(request))).map_err(|_| CommitError::Closed)?;
             rx.await.map_err(|_| CommitError::Closed)?
         };
         match tokio::time::timeout(self.options.deadline, wait).await {
@@ -273,7 +273,7 @@ impl Writer {
                     Command::Commit(r) if r.done.is_closed() => {}
                     Command::Commit(r) => {
                         size += r.size;
-                        group.push(r);
+                        group.push(*r);
                     }
                     Command::Roll(done) => rolls.push(done),
                 }
