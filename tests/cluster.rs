@@ -13,10 +13,14 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_velociraptor");
+/// The program under test; `VELOCIRAPTOR_TEST_BINARY` takes another build of it.
+fn binary() -> String {
+    let built = env!("CARGO_BIN_EXE_velociraptor");
+    std::env::var("VELOCIRAPTOR_TEST_BINARY").unwrap_or_else(|_| built.to_owned())
+}
 
 /// How long anything may take; stock agents pause for up to 90 s after an error.
-const PATIENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 fn setting(name: &str, default: usize) -> usize {
     let text = std::env::var(format!("VELOCIRAPTOR_TEST_{name}"));
@@ -113,7 +117,7 @@ impl Cluster {
     }
 
     fn command(&self, args: &[&str]) -> String {
-        let out = Command::new(BINARY).current_dir(self.dir.path()).args(args).output().unwrap();
+        let out = Command::new(binary()).current_dir(self.dir.path()).args(args).output().unwrap();
         let err = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(out.status.success(), "{args:?}: {err}");
         String::from_utf8(out.stdout).unwrap()
@@ -121,7 +125,7 @@ impl Cluster {
 
     fn start(&mut self, node: usize) {
         let name = format!("127.0.0.1-{}", self.ports[node]);
-        let mut c = Command::new(BINARY);
+        let mut c = Command::new(binary());
         c.current_dir(self.path("nodes"));
         if node == MASTER {
             c.args(["--config", "server.config.yaml", "frontend"]);
@@ -186,7 +190,7 @@ impl Cluster {
         assert!(rest.contains("wb.yaml") && rest.contains("agent"), "{rest}");
         let config = self.path(&format!("agent{n}.yaml"));
         std::fs::write(&config, format!("{before}  server_urls:\n{urls}{rest}")).unwrap();
-        let agent = std::env::var("VELOCIRAPTOR_TEST_AGENT").unwrap_or(BINARY.into());
+        let agent = std::env::var("VELOCIRAPTOR_TEST_AGENT").unwrap_or_else(|_| binary());
         let mut c = Command::new(agent);
         c.arg("--config").arg(config).arg("client").stdout(Stdio::null());
         c.stderr(self.log(&format!("agent{n}.log")));
@@ -195,7 +199,7 @@ impl Cluster {
 
     /// Rows of a query; `None` while the master is away.
     fn ask(&self, vql: &str) -> Option<Vec<serde_json::Value>> {
-        let mut c = Command::new(BINARY);
+        let mut c = Command::new(binary());
         c.current_dir(self.dir.path()).args(["--api_config", "api.yaml", "query"]);
         let out = c.args(["--format", "jsonl", vql]).output().unwrap();
         let text = String::from_utf8_lossy(&out.stdout).into_owned();

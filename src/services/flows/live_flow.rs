@@ -11,7 +11,7 @@ use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::job::{Hash, Job};
 use super::live_set::{LiveSet, Order, Placed};
-use super::live_upload::{LiveUpload, UploadKey};
+use super::live_upload::{Attempt, LiveUpload, UploadKey};
 use super::status;
 use crate::services::ids::Session;
 use crate::store::journal::Segment;
@@ -381,6 +381,7 @@ impl LiveFlow {
         c.inflight_time = inflight.unwrap_or(0);
         let reports: Vec<&FlowStats> = self.reports.values().collect();
         status::derive(&mut c, &reports, now);
+        self.show_progress(&mut c);
         // An urgent report may overtake what it counts: whoever waits for the end
         // must find everything there.
         let waiting = self.ended_at.is_some() && !self.whole() && !self.given_up(now);
@@ -393,6 +394,19 @@ impl LiveFlow {
             }
         }
         Some(c)
+    }
+
+    /// What is stored already counts before the client reports on it.
+    fn show_progress(&self, c: &mut ArtifactCollectorContext) {
+        let rows: u64 = self.results.values().map(LiveSet::rows).sum();
+        let bytes: u64 = (self.uploads.values())
+            .filter_map(|u| u.attempts.iter().map(Attempt::covered).max())
+            .sum();
+        c.total_collected_rows = c.total_collected_rows.max(rows);
+        c.total_uploaded_bytes = c.total_uploaded_bytes.max(bytes);
+        if c.state() == State::Waiting && (rows > 0 || bytes > 0) {
+            c.state = State::InProgress.into();
+        }
     }
 }
 
