@@ -355,6 +355,7 @@ mod tests {
             org_id: OrgId::root().id().to_owned(),
             client_id: "C.1".into(),
             cipher_hash: vec![1; 16],
+            durable: 0,
             messages: vec![VeloMessage { task_id: 7, ..Default::default() }],
         });
         r.closed(&key, 1);
@@ -381,6 +382,7 @@ mod tests {
             org_id: OrgId::root().id().to_owned(),
             client_id: "C.1".into(),
             cipher_hash: vec![1; 16],
+            durable: 0,
             messages: vec![VeloMessage { task_id: 7, ..Default::default() }],
         });
         assert_eq!(r.take(&key, [1; 16], [9; 16]).len(), 1);
