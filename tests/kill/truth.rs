@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use velociraptor::services::flows::job;
-use velociraptor::store::journal::{Extent, existing_segments, scan};
+use velociraptor::store::journal::{Extent, list_processes, scan};
 use velociraptor_proto::journal::record::Kind;
 
 /// Amounts of distinct data.
@@ -31,14 +31,13 @@ pub fn stored(ds: &Path, flow: &str) -> Stored {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let env = velociraptor::env::real::env();
     let fleet = format!("{}/fleet", ds.display());
-    let dir = |path: &str| path.rsplit_once('/').unwrap().0.to_owned();
     runtime.block_on(async {
         let mut out = Stored::default();
         let (mut of_flow, mut of_last) = (BTreeSet::new(), BTreeSet::new());
-        let paths = existing_segments(&env, &fleet).await.unwrap();
-        let last_dir = dir(paths.last().unwrap());
-        for path in paths {
-            let is_last = dir(&path) == last_dir;
+        let processes = list_processes(&env, &fleet).await.unwrap();
+        let files = processes.iter().flat_map(|p| p.paths(&fleet).into_iter().map(move |f| (p, f)));
+        for (process, path) in files {
+            let is_last = processes.last() == Some(process);
             let torn = scan(&*env.fs, &path, |found| {
                 let Some(Kind::Post(post)) = found.record.kind else { return };
                 let mut at = 0;
