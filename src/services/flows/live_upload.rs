@@ -11,7 +11,7 @@ use velociraptor_proto::proto::{FileBuffer, Index};
 
 use super::job::{Hash, Job};
 use super::live_set::Placed;
-use crate::store::journal::Extent;
+use crate::store::journal::{Extent, Piece};
 
 /// What makes two chunks part of the same upload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ pub enum ChunkData {
     /// Inside the journaled job.
     Job(Extent),
     /// In a private file, at the same offset as in the upload when `aligned`.
-    Spill(Extent),
+    Spill(Piece),
 }
 
 /// A piece of the stored stream.
@@ -185,12 +185,9 @@ impl LiveUpload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::journal::Segment;
-    use std::sync::Arc;
     use velociraptor_proto::proto::{PathSpec, VeloMessage};
 
     fn chunk(id: u8, offset: u64, len: u64, eof: bool) -> Job {
-        let segment = Arc::new(Segment::of_path("x"));
         let b = FileBuffer {
             pathspec: Some(PathSpec { path: "/a/b".into(), ..Default::default() }),
             offset,
@@ -204,7 +201,7 @@ mod tests {
             message: VeloMessage { file_buffer: Some(b), ..Default::default() },
             rows: 0,
             bytes: len,
-            extent: Extent { segment, offset: 0, len },
+            extent: Extent::nowhere(),
             spill: None,
         }
     }

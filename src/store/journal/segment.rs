@@ -2,16 +2,17 @@
 //!
 //! A [`Segment`] may be deleted once nobody refers to it: whoever still needs a
 //! record, as the only copy of some rows or of a decision not yet written
-//! elsewhere, holds its `Arc`.
+//! elsewhere, holds a [`super::Pin`], and that the file.
 
 use std::cmp::Ordering;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 
 use super::epoch::{journal_path, spill_path};
+use super::pin::Kept;
 use super::process::ProcessId;
 use crate::env::{FileSystem, Open};
 
@@ -24,7 +25,19 @@ pub struct Segment {
     file: Option<u64>,
     end: OnceLock<u64>,
     doomed: AtomicBool,
+    kept: Mutex<KeptList>,
 }
+
+/// Records of a file that have or had a pin.
+#[derive(Debug, Default)]
+struct KeptList {
+    all: Vec<Weak<Kept>>,
+    /// How long the list may get before what has no pin any more is dropped.
+    sweep_at: usize,
+}
+
+/// Least length at which a list of records is swept.
+const SWEEP: usize = 1024;
 
 impl Segment {
     /// A file that is no journal, of no process in particular.
@@ -35,7 +48,18 @@ impl Segment {
             file: None,
             end: OnceLock::new(),
             doomed: AtomicBool::new(false),
+            kept: Mutex::default(),
         }
+    }
+
+    /// Notes a record that has a pin.
+    pub(super) fn register(&self, record: Weak<Kept>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.all.len() >= kept.sweep_at.max(SWEEP) {
+            kept.all.retain(|w| w.strong_count() > 0);
+            kept.sweep_at = 2 * kept.all.len();
+        }
+        kept.all.push(record);
     }
 
     /// Journal file `file` of `process`, below the directory `fleet`.
@@ -106,9 +130,9 @@ impl Ord for Segment {
     }
 }
 
-/// Bytes inside a segment; keeps the segment alive.
+/// Bytes inside a spill file; keeps the file.
 #[derive(Clone, Debug)]
-pub struct Extent {
+pub struct Piece {
     /// The file.
     pub segment: Arc<Segment>,
     /// First byte.
@@ -117,24 +141,28 @@ pub struct Extent {
     pub len: u64,
 }
 
-impl Extent {
+impl Piece {
     /// Reads the bytes; fewer than promised is `UnexpectedEof`.
     pub async fn read(&self, fs: &dyn FileSystem) -> io::Result<Bytes> {
-        let f = fs.open(&self.segment.path, Open::Read).await?;
-        let len = usize::try_from(self.len).map_err(io::Error::other)?;
-        let data = f.read_at(self.offset, len).await?;
-        if data.len() != len {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!(
-                    "{}: {} bytes at {} wanted, {} found",
-                    self.segment.path,
-                    self.len,
-                    self.offset,
-                    data.len()
-                ),
-            ));
-        }
-        Ok(Bytes::from(data))
+        read(fs, &self.segment, self.offset, self.len).await
     }
+}
+
+/// Reads `len` bytes of a segment from `offset` on.
+pub(super) async fn read(
+    fs: &dyn FileSystem,
+    segment: &Segment,
+    offset: u64,
+    len: u64,
+) -> io::Result<Bytes> {
+    let f = fs.open(&segment.path, Open::Read).await?;
+    let wanted = usize::try_from(len).map_err(io::Error::other)?;
+    let data = f.read_at(offset, wanted).await?;
+    if data.len() != wanted {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("{}: {len} bytes at {offset} wanted, {} found", segment.path, data.len()),
+        ));
+    }
+    Ok(Bytes::from(data))
 }
