@@ -1,6 +1,6 @@
 //! The targets, by name.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::UNIX_EPOCH;
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +8,7 @@ use velociraptor::comms::{server, ws};
 use velociraptor::config::{Document, Role, Settings, check};
 use velociraptor::crypto::{PrivateKey, certs, csr, envelope};
 use velociraptor::services::flows::job;
-use velociraptor::store::journal::{self, Extent};
+use velociraptor::store::journal::{self, Extent, Segment};
 use velociraptor::store::{client_path, escape, resultset, snapshot, uploads};
 
 use crate::seeds;
@@ -94,7 +94,9 @@ fn enrolment(data: &[u8]) {
 
 /// One job of an enrolled client.
 fn job(data: &[u8]) {
-    if let Ok(j) = job::parse(data, job::hash(data), Extent::nowhere(), None) {
+    let extent =
+        Extent { segment: Arc::new(Segment::of_path("/fuzz")), offset: 0, len: data.len() as u64 };
+    if let Ok(j) = job::parse(data, job::hash(data), extent, None) {
         assert!(j.rows <= job::MAX_ROWS);
         let _ = velociraptor::services::ids::Session::parse(&j.message.session_id);
     }

@@ -39,7 +39,7 @@ pub fn stored(ds: &Path, flow: &str) -> Stored {
         for (process, path) in files {
             let is_last = processes.last() == Some(process);
             let torn = scan(&*env.fs, &path, |found| {
-                let Some(Kind::Post(post)) = found.record.kind.clone() else { return };
+                let Some(Kind::Post(post)) = found.record.kind else { return };
                 let mut at = 0;
                 for meta in post.jobs {
                     let raw = found.payload.slice(at..at + meta.length as usize);
