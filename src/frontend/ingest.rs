@@ -21,7 +21,7 @@ use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
 use crate::services::state::{FlowKey, MONITORING, PostFacts, STATUS};
-use crate::store::journal::{CommitError, Committed, Extent};
+use crate::store::journal::{CommitError, Committed, Extent, Segment};
 
 /// A POST that is being committed: client, class, identity.
 pub(super) type PostKey = (String, i32, Hash);
@@ -176,14 +176,14 @@ impl Frontend {
         }
         let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
         let committed = self.commit(who, &facts, remote, &mut fresh).await?;
-        let mut at = 0;
+        let mut at = committed.payload;
         let mut effects = Vec::new();
         {
             let mut state = who.org.state();
             state.note_post(&facts);
             for i in &mut fresh {
                 let len = i.raw.len() as u64;
-                i.job.extent = committed.pin.extent(at, len);
+                i.job.extent = Extent { segment: committed.segment.clone(), offset: at, len };
                 at += len;
                 self.count(&i.job);
                 effects.push((state.apply_job(&facts, &i.job, &i.name), i.raw.clone()));
@@ -268,10 +268,11 @@ impl Frontend {
         let size = jobs.iter().map(Bytes::len).sum();
         let parsed = self
             .heavy(size, move || {
-                let nowhere = Extent::nowhere();
+                let nowhere = Arc::new(Segment::of_path(""));
                 let mut out = Vec::with_capacity(jobs.len());
                 for (raw, hash) in jobs.into_iter().zip(hashes) {
-                    let job = job::parse(&raw, hash, nowhere.clone(), None);
+                    let extent = Extent { segment: nowhere.clone(), offset: 0, len: 0 };
+                    let job = job::parse(&raw, hash, extent, None);
                     out.push((raw, job));
                 }
                 out

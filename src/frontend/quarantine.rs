@@ -15,7 +15,7 @@ use super::Frontend;
 use crate::services::flows::job::hash;
 use crate::services::ids::OrgId;
 use crate::services::server::Counters;
-use crate::store::journal::{CommitError, Pin};
+use crate::store::journal::{CommitError, Segment};
 
 /// Batches kept for one client that has not enrolled.
 const PER_CLIENT: usize = 8;
@@ -29,8 +29,8 @@ pub struct Parked {
     pub remote: String,
     /// The body.
     pub body: Bytes,
-    /// Keeps the record that holds it.
-    pub _pin: Option<Pin>,
+    /// Keeps the journal that holds it.
+    pub _pin: Option<Arc<Segment>>,
 }
 
 /// What waits, by organisation and client id as stored.
@@ -72,7 +72,7 @@ impl Frontend {
         let about = self.describe(org, source, &parked, "");
         let done =
             self.server.commit(Kind::Quarantine(about), vec![parked.body.clone()], vec![]).await?;
-        let parked = Parked { _pin: Some(done.pin), ..parked };
+        let parked = Parked { _pin: Some(done.segment), ..parked };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.bytes += parked.body.len();
         waiting.map.entry(key).or_default().push(parked);

@@ -14,7 +14,7 @@ use crate::env::{File, Open};
 use crate::services::Server;
 use crate::services::flows::UploadKey;
 use crate::services::ids::Session;
-use crate::store::journal::{Piece, Segment};
+use crate::store::journal::{Extent, Segment};
 
 /// Uploads of at most this size stay in the journal.
 const INLINE_FILE: u64 = 1 << 20;
@@ -44,7 +44,7 @@ impl Spills {
         session: &str,
         b: &FileBuffer,
         data: Bytes,
-    ) -> std::io::Result<Option<(Piece, Arc<dyn File>)>> {
+    ) -> std::io::Result<Option<(Extent, Arc<dyn File>)>> {
         let parsed = Session::parse(session);
         let Some(upload) = UploadKey::of(parsed.run(), b) else { return Ok(None) };
         if data.is_empty() {
@@ -77,8 +77,8 @@ impl Spills {
         };
         let len = data.len() as u64;
         spill.file.write_at(b.offset, data).await?;
-        let piece = Piece { segment: spill.segment.clone(), offset: b.offset, len };
-        Ok(Some((piece, spill.file)))
+        let extent = Extent { segment: spill.segment.clone(), offset: b.offset, len };
+        Ok(Some((extent, spill.file)))
     }
 
     fn close(&self, key: &Key) {

@@ -1,13 +1,14 @@
 //! Client records in memory, and finding them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use velociraptor_proto::journal::PostClass;
 use velociraptor_proto::proto::{AgentInformation, ApiClient, ClientInfo, Uname};
 
 use super::flows::job::Hash;
 use super::tasks::Queue;
-use crate::store::journal::Pin;
+use crate::store::journal::Segment;
 
 /// A client counts as online when it was heard this recently (15 minutes, as
 /// stock), µs.
@@ -93,7 +94,7 @@ pub fn version_at_least(text: &str, least: (u32, u32)) -> bool {
 pub struct Clients {
     map: BTreeMap<String, Client>,
     /// Records that changed since the last snapshot hold their journal here.
-    pub pins: Vec<Pin>,
+    pub pins: BTreeSet<Arc<Segment>>,
     /// A snapshot is due.
     pub dirty: bool,
 }

@@ -13,7 +13,7 @@ use super::ids::{OrgId, Session};
 use super::server::{Counters, Org, RecoveredPost, Server, ServiceError};
 use super::state::{Effect, FlowKey, MONITORING, PostFacts, STATUS, to_hash};
 use crate::store::StoreError;
-use crate::store::journal::{Found, Piece, scan};
+use crate::store::journal::{Extent, Found, scan};
 use crate::store::paths::Client;
 
 /// How often it is looked whether a flow is done settling.
@@ -56,7 +56,7 @@ pub async fn recover(server: &Server, paths: Vec<String>) -> Result<(), ServiceE
 }
 
 async fn apply(server: &Server, f: Found) -> Result<(), ServiceError> {
-    server.note_segment(&f.pin.segment());
+    server.note_segment(&f.extent.segment);
     match f.record.kind.clone() {
         Some(Kind::Post(post)) => {
             let Some(org) = server.org(&OrgId::new(post.org_id.as_str())) else { return Ok(()) };
@@ -69,12 +69,14 @@ async fn apply(server: &Server, f: Found) -> Result<(), ServiceError> {
         Some(Kind::Events(e)) => {
             if let Some(org) = server.org(&OrgId::new(e.org_id.as_str())) {
                 let mut s = org.state();
-                s.apply_events(&e.client_id, &e.artifact, e.time, &f.payload, f.extent());
+                s.apply_events(&e.client_id, &e.artifact, e.time, &f.payload, f.extent.clone());
             }
         }
-        Some(Kind::Quarantine(about)) => {
-            server.park(RecoveredPost { about, body: f.payload.clone(), pin: f.pin.clone() })
-        }
+        Some(Kind::Quarantine(about)) => server.park(RecoveredPost {
+            about,
+            body: f.payload.clone(),
+            pin: f.extent.segment.clone(),
+        }),
         None => {}
     }
     Ok(())
@@ -174,8 +176,12 @@ fn jobs_of(server: &Server, post: &Post, f: &Found) -> Vec<Result<Job, job::JobE
     for meta in &post.jobs {
         let len = meta.length as usize;
         let raw = f.payload.slice(at.min(f.payload.len())..(at + len).min(f.payload.len()));
-        let extent = f.pin.extent(at as u64, meta.length);
-        let spill = meta.spill.as_ref().map(|s| Piece {
+        let extent = Extent {
+            segment: f.extent.segment.clone(),
+            offset: f.extent.offset + at as u64,
+            len: meta.length,
+        };
+        let spill = meta.spill.as_ref().map(|s| Extent {
             segment: server.recovered_spill(&s.file),
             offset: s.offset,
             len: s.length,
@@ -208,7 +214,7 @@ fn apply_post(server: &Server, org: &Org, post: &Post, f: &Found) {
 
 /// The payload bytes of a job found in a journal.
 fn f_rows(f: &Found, job: &Job) -> bytes::Bytes {
-    let at = job.extent.offset as usize;
+    let at = (job.extent.offset - f.extent.offset) as usize;
     let end = (at + job.extent.len as usize).min(f.payload.len());
     f.payload.slice(at.min(end)..end)
 }
@@ -219,7 +225,7 @@ async fn apply_decision(
     d: &Decision,
     f: &Found,
 ) -> Result<(), ServiceError> {
-    let pin = &f.pin;
+    let pin = &f.extent.segment;
     match &d.kind {
         Some(DecisionKind::OpenFlow(o)) => {
             let (context, reports) = stored_flow(server, &org.id, &d.client_id, &o.flow_id).await?;

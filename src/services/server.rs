@@ -26,7 +26,7 @@ use crate::crypto::names::NameCipher;
 use crate::env::Env;
 use crate::env::File;
 use crate::store::journal::{
-    self, CommitError, Committed, Epoch, Journal, Pin, Position, ProcessId, Segment,
+    self, CommitError, Committed, Epoch, Extent, Journal, Position, ProcessId, Segment,
 };
 use crate::store::{StoreError, StoreRoot, Tree, paths};
 
@@ -219,8 +219,8 @@ pub struct RecoveredPost {
     pub about: Quarantine,
     /// The body.
     pub body: Bytes,
-    /// Keeps it.
-    pub pin: Pin,
+    /// The journal that holds it.
+    pub pin: Arc<Segment>,
 }
 
 impl std::fmt::Debug for Server {
@@ -507,7 +507,7 @@ impl Server {
         spills: Vec<Arc<dyn File>>,
     ) -> Result<Committed, CommitError> {
         let done = self.journal.commit(Record { kind: Some(kind) }, payload, spills).await?;
-        self.note_segment(&done.pin.segment());
+        self.note_segment(&done.segment);
         Ok(done)
     }
 
@@ -530,7 +530,7 @@ impl Server {
         };
         let done = self.commit(RecordKind::Decision(d.clone()), vec![], vec![]).await?;
         if self.is_master() {
-            org.state().apply_decision(&d, &done.pin);
+            org.state().apply_decision(&d, &done.segment);
         }
         Ok(())
     }
@@ -563,7 +563,7 @@ impl Server {
         if !self.is_master() {
             return Ok(());
         }
-        let extent = done.pin.extent(0, rows.len() as u64);
+        let extent = Extent { segment: done.segment, offset: done.payload, len: rows.len() as u64 };
         org.state().apply_events(client, artifact, time, &rows, extent);
         self.bus.publish(EventBatch {
             org: org.id.clone(),

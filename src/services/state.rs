@@ -4,6 +4,7 @@
 //! applied after it is committed, or when a journal is read back. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use velociraptor_proto::journal::decision::Kind;
@@ -16,7 +17,7 @@ use super::flows::job::{Hash, Job, hash};
 use super::flows::{LiveFlow, Outcome};
 use super::ids::Session;
 use super::tasks::Verdict;
-use crate::store::journal::{Extent, Pin, ProcessId, add_pin};
+use crate::store::journal::{Extent, ProcessId, Segment};
 
 /// The session of event queries.
 pub const MONITORING: &str = "F.Monitoring";
@@ -146,7 +147,7 @@ impl OrgState {
             return Effect::Ignored;
         }
         if name == CLIENT_INFO {
-            add_pin(&mut self.clients.pins, &job.extent.pin);
+            self.clients.pins.insert(job.extent.segment.clone());
             self.clients.dirty = true;
             return Effect::ClientInfo(p.client.to_owned());
         }
@@ -224,7 +225,7 @@ impl OrgState {
     }
 
     /// Applies a decision.
-    pub fn apply_decision(&mut self, d: &Decision, pin: &Pin) {
+    pub fn apply_decision(&mut self, d: &Decision, pin: &Arc<Segment>) {
         let client = d.client_id.as_str();
         match &d.kind {
             Some(Kind::Schedule(s)) => self.schedule(client, s, pin),
@@ -244,14 +245,14 @@ impl OrgState {
                     }
                 }
                 if let Some(f) = self.flows.get_mut(&key) {
-                    f.pin(pin);
+                    f.pin(pin.clone());
                     f.cancel(&d.principal, d.time);
                 }
             }
             Some(Kind::FailFlow(c)) => {
                 self.clients.entry(client).queue.ended(&c.flow_id);
                 if let Some(f) = self.flows.get_mut(&(client.to_owned(), c.flow_id.clone())) {
-                    f.pin(pin);
+                    f.pin(pin.clone());
                     f.fail(&c.reason, d.time);
                 }
             }
@@ -291,12 +292,12 @@ impl OrgState {
         }
     }
 
-    fn touch_clients(&mut self, pin: &Pin) {
-        add_pin(&mut self.clients.pins, pin);
+    fn touch_clients(&mut self, pin: &Arc<Segment>) {
+        self.clients.pins.insert(pin.clone());
         self.clients.dirty = true;
     }
 
-    fn schedule(&mut self, client: &str, s: &Schedule, pin: &Pin) {
+    fn schedule(&mut self, client: &str, s: &Schedule, pin: &Arc<Segment>) {
         let Some(context) = &s.context else { return };
         let key = (client.to_owned(), context.session_id.clone());
         self.flows.insert(key, LiveFlow::scheduled(s, pin.clone()));
@@ -317,7 +318,7 @@ impl OrgState {
         o: &OpenFlow,
         context: Option<ArtifactCollectorContext>,
         reports: BTreeMap<String, FlowStats>,
-        pin: Pin,
+        pin: Arc<Segment>,
     ) {
         let key = (client.to_owned(), o.flow_id.clone());
         self.flows.entry(key).or_insert_with(|| LiveFlow::opened(o, context, reports, pin));

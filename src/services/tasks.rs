@@ -5,12 +5,13 @@
 //! Pure: sessions and time are told, decisions are returned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use velociraptor_proto::proto::VeloMessage;
 
 use super::flows::job::Hash;
 use super::ids::Session;
-use crate::store::journal::{Pin, ProcessId};
+use crate::store::journal::{ProcessId, Segment};
 
 /// A flow that was received but of which nothing has been heard for this long
 /// is asked about, microseconds (stock's `inflight_check_time`).
@@ -52,7 +53,7 @@ struct Task {
     cipher: Option<Hash>,
     /// To which other frontend process it was granted.
     grantee: Option<ProcessId>,
-    _pin: Option<Pin>,
+    _pin: Option<Arc<Segment>>,
 }
 
 /// A client's tasks and the flows it is known to work on.
@@ -100,7 +101,7 @@ pub enum Verdict {
 impl Queue {
     /// Adds a task. `granted` is the cipher to which its durable record lets it
     /// be sent.
-    pub fn push(&mut self, message: VeloMessage, granted: Option<Hash>, pin: Option<Pin>) {
+    pub fn push(&mut self, message: VeloMessage, granted: Option<Hash>, pin: Option<Arc<Segment>>) {
         let (granted, cipher) = (granted.is_some(), granted);
         let flow = Session::parse(&message.session_id).flow;
         let task =

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use velociraptor::services::flows::job;
-use velociraptor::store::journal::{Piece, list_processes, scan};
+use velociraptor::store::journal::{Extent, list_processes, scan};
 use velociraptor_proto::journal::record::Kind;
 
 /// Amounts of distinct data.
@@ -45,12 +45,12 @@ pub fn stored(ds: &Path, flow: &str) -> Stored {
                     let raw = found.payload.slice(at..at + meta.length as usize);
                     at += meta.length as usize;
                     let hash: job::Hash = meta.hash.as_slice().try_into().unwrap();
-                    let spill = meta.spill.map(|s| Piece {
-                        segment: found.pin.segment(),
+                    let spill = meta.spill.map(|s| Extent {
+                        segment: found.extent.segment.clone(),
                         offset: s.offset,
                         len: s.length,
                     });
-                    let job = job::parse(&raw, hash, found.extent(), spill).unwrap();
+                    let job = job::parse(&raw, hash, found.extent.clone(), spill).unwrap();
                     let add = |to: &mut Amount| {
                         if job.message.file_buffer.is_some() {
                             to.bytes += job.bytes;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 use velociraptor_proto::proto::{FileBuffer, VeloMessage, VqlResponse};
 
-use crate::store::journal::{Extent, Piece};
+use crate::store::journal::Extent;
 
 /// Identity of a message: the first 16 bytes of SHA-256 over its raw bytes.
 ///
@@ -55,7 +55,7 @@ pub struct Job {
     /// The raw job.
     pub extent: Extent,
     /// Uncompressed file data that was moved out of the job.
-    pub spill: Option<Piece>,
+    pub spill: Option<Extent>,
 }
 
 /// Inflates a zlib payload within [`MAX_INFLATED`].
@@ -129,7 +129,7 @@ pub fn parse(
     raw: &[u8],
     hash: Hash,
     extent: Extent,
-    spill: Option<Piece>,
+    spill: Option<Extent>,
 ) -> Result<Job, JobError> {
     let mut message = VeloMessage::decode(raw).map_err(|e| JobError::Decode(e.to_string()))?;
     let (mut rows, mut bytes) = (0, 0);
@@ -162,9 +162,11 @@ pub fn parse(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::journal::Segment;
+    use std::sync::Arc;
 
     fn extent() -> Extent {
-        Extent::nowhere()
+        Extent { segment: Arc::new(Segment::of_path("x")), offset: 0, len: 0 }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Pure: it is told what was committed and says what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use velociraptor_proto::journal::{OpenFlow, Schedule};
 use velociraptor_proto::proto::artifact_collector_context::State;
@@ -13,7 +14,7 @@ use super::live_set::{LiveSet, Order, Placed};
 use super::live_upload::{LiveUpload, UploadKey};
 use super::status;
 use crate::services::ids::Session;
-use crate::store::journal::{Pin, add_pin};
+use crate::store::journal::Segment;
 
 /// How long after its end a flow waits for rows or logs that are still missing
 /// before it is settled without them, microseconds.
@@ -86,7 +87,7 @@ pub struct LiveFlow {
     pub dirty: bool,
     bases: Bases,
     /// Records this flow was built from that are not extents of some set.
-    pins: Vec<Pin>,
+    pins: BTreeSet<Arc<Segment>>,
 }
 
 impl LiveFlow {
@@ -104,14 +105,14 @@ impl LiveFlow {
             announced: false,
             dirty: true,
             bases,
-            pins: Vec::new(),
+            pins: BTreeSet::new(),
         }
     }
 
     /// A flow that was just scheduled: no stock file of it exists.
-    pub fn scheduled(s: &Schedule, pin: Pin) -> Self {
+    pub fn scheduled(s: &Schedule, pin: Arc<Segment>) -> Self {
         let mut f = Self::with(s.context.clone(), Bases::default());
-        f.pins.push(pin);
+        f.pins.insert(pin);
         f
     }
 
@@ -125,7 +126,7 @@ impl LiveFlow {
         o: &OpenFlow,
         context: Option<ArtifactCollectorContext>,
         reports: BTreeMap<String, FlowStats>,
-        pin: Pin,
+        pin: Arc<Segment>,
     ) -> Self {
         let bases = Bases {
             results: o.base_rows.iter().map(|(k, v)| (k.clone(), *v)).collect(),
@@ -135,14 +136,16 @@ impl LiveFlow {
         };
         let mut f = Self::with(context, bases);
         f.reports = reports;
-        f.pins.push(pin);
+        f.pins.insert(pin);
         f.announced = f.reports.values().any(status::is_complete);
         f
     }
 
     /// Keeps the record behind `pin` until the flow is settled.
-    pub fn pin(&mut self, pin: &Pin) {
-        add_pin(&mut self.pins, pin);
+    pub fn pin(&mut self, pin: Arc<Segment>) {
+        if self.pins.last() != Some(&pin) {
+            self.pins.insert(pin);
+        }
     }
 
     /// Whether this very message was taken before.
@@ -177,7 +180,7 @@ impl LiveFlow {
             self.logs.add(run, None, job).into()
         } else if let Some(b) = &m.file_buffer {
             // The data may lie beside the journal; the record that says so is in it.
-            self.pin(&job.extent.pin);
+            self.pin(job.extent.segment.clone());
             match UploadKey::of(run, b) {
                 Some(key) => self.uploads.entry(key).or_default().add(job, received).into(),
                 None => return Outcome::Ignored,
@@ -185,11 +188,11 @@ impl LiveFlow {
         } else if m.upload_transaction.is_some() {
             self.transactions.add(run, None, job).into()
         } else if let Some(s) = &m.flow_stats {
-            self.pin(&job.extent.pin);
+            self.pin(job.extent.segment.clone());
             self.report(&session.child, s.clone());
             Outcome::Stored
         } else if let Some(s) = &m.status {
-            self.pin(&job.extent.pin);
+            self.pin(job.extent.segment.clone());
             self.legacy_status(&session.child, m.request_id, s.clone());
             Outcome::Stored
         } else {
@@ -370,20 +373,19 @@ mod tests {
     use velociraptor_proto::proto::*;
 
     fn flow() -> LiveFlow {
+        let segment = Arc::new(Segment::of_path("x"));
         let context = ArtifactCollectorContext {
             session_id: "F.1".into(),
             state: State::Running.into(),
             ..Default::default()
         };
-        LiveFlow::scheduled(
-            &Schedule { context: Some(context), ..Default::default() },
-            Pin::nowhere(),
-        )
+        LiveFlow::scheduled(&Schedule { context: Some(context), ..Default::default() }, segment)
     }
 
     fn job(m: VeloMessage) -> Job {
         let raw = m.encode_to_vec();
-        parse(&raw, hash(&raw), Extent::nowhere(), None).unwrap()
+        let segment = Arc::new(Segment::of_path("x"));
+        parse(&raw, hash(&raw), Extent { segment, offset: 0, len: raw.len() as u64 }, None).unwrap()
     }
 
     fn rows(start: u64, n: u64) -> Job {

@@ -153,15 +153,18 @@ impl LiveSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::journal::Segment;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn job(id: u8, rows: u64) -> Job {
+        let segment = Arc::new(Segment::of_path("x"));
         Job {
             hash: [id; 16],
             message: Default::default(),
             rows,
             bytes: 0,
-            extent: Extent::nowhere(),
+            extent: Extent { segment, offset: 0, len: 0 },
             spill: None,
         }
     }

@@ -11,7 +11,7 @@ use velociraptor_proto::proto::{FileBuffer, Index};
 
 use super::job::{Hash, Job};
 use super::live_set::Placed;
-use crate::store::journal::{Extent, Piece};
+use crate::store::journal::Extent;
 
 /// What makes two chunks part of the same upload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ pub enum ChunkData {
     /// Inside the journaled job.
     Job(Extent),
     /// In a private file, at the same offset as in the upload when `aligned`.
-    Spill(Piece),
+    Spill(Extent),
 }
 
 /// A piece of the stored stream.
@@ -185,9 +185,12 @@ impl LiveUpload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::journal::Segment;
+    use std::sync::Arc;
     use velociraptor_proto::proto::{PathSpec, VeloMessage};
 
     fn chunk(id: u8, offset: u64, len: u64, eof: bool) -> Job {
+        let segment = Arc::new(Segment::of_path("x"));
         let b = FileBuffer {
             pathspec: Some(PathSpec { path: "/a/b".into(), ..Default::default() }),
             offset,
@@ -201,7 +204,7 @@ mod tests {
             message: VeloMessage { file_buffer: Some(b), ..Default::default() },
             rows: 0,
             bytes: len,
-            extent: Extent::nowhere(),
+            extent: Extent { segment, offset: 0, len },
             spill: None,
         }
     }

@@ -181,7 +181,7 @@ impl Server {
         };
         let record = velociraptor_proto::journal::record::Kind::Decision(decision);
         let done = self.commit(record, vec![], vec![]).await?;
-        org.state().open_flow(client, &open, context, reports, done.pin);
+        org.state().open_flow(client, &open, context, reports, done.segment);
         Ok(())
     }
 

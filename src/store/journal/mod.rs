@@ -9,7 +9,6 @@
 mod epoch;
 mod feed;
 mod frame;
-mod pin;
 mod position;
 mod process;
 mod reader;
@@ -24,9 +23,8 @@ pub use epoch::{
 };
 pub use feed::{Feed, Group};
 pub use frame::{FrameError, HEADER, decode_frame, encode_frame};
-pub use pin::{Extent, Pin, add_pin};
 pub use position::Position;
 pub use process::ProcessId;
 pub use reader::{Damage, Found, Next, Reader, TornTail, scan, scan_from, take_frame};
-pub use segment::{Piece, Segment};
+pub use segment::{Extent, Segment};
 pub use writer::{CommitError, Committed, Journal, JournalStats, Options, Stamp};

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use velociraptor_proto::journal::Record;
 
 use super::frame::{FrameError, HEADER, MAX_RECORD, decode_frame};
-use super::pin::{Extent, Pin};
-use super::segment::Segment;
+use super::segment::{Extent, Segment};
 use crate::env::{File, FileSystem, Open};
 
 /// Bytes read ahead at once.
@@ -21,19 +20,12 @@ pub struct Found {
     pub record: Record,
     /// Its payload.
     pub payload: Bytes,
-    /// Keeps the record.
-    pub pin: Pin,
+    /// Where the payload lies.
+    pub extent: Extent,
     /// Where the record begins in its file.
     pub start: u64,
     /// Where the next one begins.
     pub end: u64,
-}
-
-impl Found {
-    /// Where the payload lies.
-    pub fn extent(&self) -> Extent {
-        self.pin.extent(0, self.payload.len() as u64)
-    }
 }
 
 /// Where and why reading stopped before the end of the file.
@@ -81,9 +73,13 @@ pub fn take_frame(rest: &Bytes, at: u64, segment: &Arc<Segment>) -> Option<Resul
     Some(match decode_frame(rest) {
         Ok(frame) => {
             let payload = rest.slice(frame.payload..frame.len);
-            let pin = Pin::new(segment, at + frame.payload as u64);
+            let extent = Extent {
+                segment: segment.clone(),
+                offset: at + frame.payload as u64,
+                len: payload.len() as u64,
+            };
             let end = at + frame.len as u64;
-            Ok(Found { record: frame.record, payload, pin, start: at, end })
+            Ok(Found { record: frame.record, payload, extent, start: at, end })
         }
         Err(error) => Err(Damage { len: damaged_len(rest, &error), error }),
     })

@@ -2,17 +2,16 @@
 //!
 //! A [`Segment`] may be deleted once nobody refers to it: whoever still needs a
 //! record, as the only copy of some rows or of a decision not yet written
-//! elsewhere, holds a [`super::Pin`], and that the file.
+//! elsewhere, holds its `Arc`.
 
 use std::cmp::Ordering;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::epoch::{journal_path, spill_path};
-use super::pin::Kept;
 use super::process::ProcessId;
 use crate::env::{FileSystem, Open};
 
@@ -25,19 +24,7 @@ pub struct Segment {
     file: Option<u64>,
     end: OnceLock<u64>,
     doomed: AtomicBool,
-    kept: Mutex<KeptList>,
 }
-
-/// Records of a file that have or had a pin.
-#[derive(Debug, Default)]
-struct KeptList {
-    all: Vec<Weak<Kept>>,
-    /// How long the list may get before what has no pin any more is dropped.
-    sweep_at: usize,
-}
-
-/// Least length at which a list of records is swept.
-const SWEEP: usize = 1024;
 
 impl Segment {
     /// A file that is no journal, of no process in particular.
@@ -48,18 +35,7 @@ impl Segment {
             file: None,
             end: OnceLock::new(),
             doomed: AtomicBool::new(false),
-            kept: Mutex::default(),
         }
-    }
-
-    /// Notes a record that has a pin.
-    pub(super) fn register(&self, record: Weak<Kept>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.all.len() >= kept.sweep_at.max(SWEEP) {
-            kept.all.retain(|w| w.strong_count() > 0);
-            kept.sweep_at = 2 * kept.all.len();
-        }
-        kept.all.push(record);
     }
 
     /// Journal file `file` of `process`, below the directory `fleet`.
@@ -130,9 +106,9 @@ impl Ord for Segment {
     }
 }
 
-/// Bytes inside a spill file; keeps the file.
+/// Bytes inside a segment; keeps the segment alive.
 #[derive(Clone, Debug)]
-pub struct Piece {
+pub struct Extent {
     /// The file.
     pub segment: Arc<Segment>,
     /// First byte.
@@ -141,28 +117,24 @@ pub struct Piece {
     pub len: u64,
 }
 
-impl Piece {
+impl Extent {
     /// Reads the bytes; fewer than promised is `UnexpectedEof`.
     pub async fn read(&self, fs: &dyn FileSystem) -> io::Result<Bytes> {
-        read(fs, &self.segment, self.offset, self.len).await
+        let f = fs.open(&self.segment.path, Open::Read).await?;
+        let len = usize::try_from(self.len).map_err(io::Error::other)?;
+        let data = f.read_at(self.offset, len).await?;
+        if data.len() != len {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!(
+                    "{}: {} bytes at {} wanted, {} found",
+                    self.segment.path,
+                    self.len,
+                    self.offset,
+                    data.len()
+                ),
+            ));
+        }
+        Ok(Bytes::from(data))
     }
-}
-
-/// Reads `len` bytes of a segment from `offset` on.
-pub(super) async fn read(
-    fs: &dyn FileSystem,
-    segment: &Segment,
-    offset: u64,
-    len: u64,
-) -> io::Result<Bytes> {
-    let f = fs.open(&segment.path, Open::Read).await?;
-    let wanted = usize::try_from(len).map_err(io::Error::other)?;
-    let data = f.read_at(offset, wanted).await?;
-    if data.len() != wanted {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            format!("{}: {len} bytes at {offset} wanted, {} found", segment.path, data.len()),
-        ));
-    }
-    Ok(Bytes::from(data))
 }

@@ -54,7 +54,7 @@ async fn what_is_committed_is_found_and_extents_read_it() {
     }
     assert!(j.stats().files.load(Ordering::Relaxed) > 1, "rolled");
     for (n, c) in done.iter().enumerate() {
-        let e = c.pin.extent(0, 100);
+        let e = Extent { segment: c.segment.clone(), offset: c.payload, len: 100 };
         assert_eq!(e.read(&*env.fs).await.unwrap(), vec![n as u8; 100]);
     }
     let (found, torn) = read_back(&env, dir).await;
@@ -110,17 +110,17 @@ async fn places_say_where_records_are_and_files_end() {
     assert_eq!(j.end(), Position::START);
     let feed = j.subscribe(1 << 20);
     let a = j.commit(post(1), vec![Bytes::from_static(b"one")], vec![]).await.unwrap();
-    assert_eq!((j.end(), a.pin.segment().end()), (a.end, None));
+    assert_eq!((j.end(), a.segment.end()), (a.end, None));
     let next = j.roll().await.unwrap();
-    assert_eq!((next, a.pin.segment().end()), (Position::start_of(1), Some(a.end.offset)));
+    assert_eq!((next, a.segment.end()), (Position::start_of(1), Some(a.end.offset)));
     assert_eq!(j.roll().await.unwrap(), next, "an empty file is not left");
     let b = j.commit(post(2), vec![Bytes::from_static(b"two")], vec![]).await.unwrap();
-    assert_eq!((b.end.file, b.pin.segment().file()), (1, Some(1)));
-    assert_eq!(b.pin.segment().process().node, "n1");
+    assert_eq!((b.end.file, b.segment.file()), (1, Some(1)));
+    assert_eq!(b.segment.process().node, "n1");
     // The feed has the files' own bytes.
     let (x, y) = (feed.next().await.unwrap(), feed.next().await.unwrap());
     assert_eq!((x.start, x.end, y.start, y.end), (Position::START, a.end, next, b.end));
-    let file = env.fs.open(&b.pin.segment().path, Open::Read).await.unwrap();
+    let file = env.fs.open(&b.segment.path, Open::Read).await.unwrap();
     assert_eq!(file.read_at(y.start.offset, 1 << 20).await.unwrap(), y.data);
     let segment = Arc::new(Segment::of_path("x"));
     let found = take_frame(&y.data, y.start.offset, &segment).unwrap().unwrap();
@@ -128,7 +128,7 @@ async fn places_say_where_records_are_and_files_end() {
     // From a place on.
     let c = j.commit(post(3), vec![], vec![]).await.unwrap();
     let mut from = Vec::new();
-    scan_from(&*env.fs, &c.pin.segment().path, b.end.offset, |f| from.push((f.start, f.end)))
+    scan_from(&*env.fs, &c.segment.path, b.end.offset, |f| from.push((f.start, f.end)))
         .await
         .unwrap();
     assert_eq!(from, [(b.end.offset, c.end.offset)]);
@@ -232,7 +232,7 @@ async fn a_file_that_lost_its_name_takes_nothing_more() {
     let options = Options { verify_every: Duration::ZERO, ..Default::default() };
     let (env, j) = journal(dir, options).await;
     let a = j.commit(post(1), vec![], vec![]).await.unwrap();
-    env.fs.remove(&a.pin.segment().path).await.unwrap();
+    env.fs.remove(&a.segment.path).await.unwrap();
     let e = j.commit(post(2), vec![], vec![]).await.unwrap_err();
     assert!(e.to_string().contains("taken for dead"), "{e}");
     let b = j.commit(post(2), vec![], vec![]).await.unwrap();

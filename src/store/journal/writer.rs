@@ -16,7 +16,6 @@ use velociraptor_proto::journal::Record;
 use super::epoch::process_dir;
 use super::feed::{Feed, Feeds, Group};
 use super::frame::{HEADER, encode_frame};
-use super::pin::Pin;
 use super::position::Position;
 use super::process::ProcessId;
 use super::segment::Segment;
@@ -74,8 +73,10 @@ pub enum CommitError {
 /// A record on stable storage.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// Keeps it.
-    pub pin: Pin,
+    /// The file that holds it.
+    pub segment: Arc<Segment>,
+    /// Where its payload starts in that file.
+    pub payload: u64,
     /// Where the record ends.
     pub end: Position,
 }
@@ -344,7 +345,8 @@ impl Writer {
             }
         }
         let answer = |i: usize, segment: &Arc<Segment>| Committed {
-            pin: Pin::new(segment, places[i].0),
+            segment: segment.clone(),
+            payload: places[i].0,
             end: places[i].1,
         };
         let mut group: Vec<Option<Request>> = group.into_iter().map(Some).collect();
