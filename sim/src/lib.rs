@@ -5,8 +5,11 @@
 //! time on a thread of its own, and task ids aligned before it starts.
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod crypto;
 pub mod disk;
+pub mod faults;
+pub mod gate;
 pub mod mounts;
 pub mod net;
 pub mod nfs;

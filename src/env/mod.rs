@@ -49,6 +49,14 @@ pub trait Clock: Send + Sync {
     /// The current wall time; may jump.
     fn now(&self) -> SystemTime;
 
+    /// Time since the host started, its sleep included. Never jumps, and stands
+    /// still when the whole machine is stopped from outside: of two hosts' boot
+    /// times nothing can be said, and after a stop nothing of the time that
+    /// passed elsewhere. Where there is no such clock it is the wall time.
+    fn boot(&self) -> Duration {
+        since_epoch(self.now())
+    }
+
     /// Seconds since the epoch.
     fn unix(&self) -> u64 {
         since_epoch(self.now()).as_secs()

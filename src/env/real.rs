@@ -120,6 +120,11 @@ impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
+
+    fn boot(&self) -> std::time::Duration {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        std::time::Duration::try_from(t).unwrap_or_default()
+    }
 }
 
 struct OsEntropy(&'static dyn rustls::crypto::SecureRandom);

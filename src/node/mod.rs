@@ -353,7 +353,8 @@ impl Node {
         let what = Serve {
             tls: None,
             proxy_protocol: false,
-            limits: AcceptLimits::default(),
+            // Metrics are wanted most when there is too much of everything else.
+            limits: AcceptLimits { connections_per_second: 0, ..AcceptLimits::default() },
             metrics: Arc::default(),
             side: Side::Gui,
             stop: self.stopping(),

@@ -24,7 +24,7 @@ pub enum Effect {
 }
 
 /// Which calls, how many of them, and what happens to them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Calls of this host; `None` is any.
     pub host: Option<String>,

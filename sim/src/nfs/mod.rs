@@ -145,6 +145,11 @@ impl FileServer {
         self.at().server.tree.capacity = bytes;
     }
 
+    /// Bytes used by files.
+    pub fn used(&self) -> u64 {
+        self.at().server.tree.used()
+    }
+
     /// Refuses every change.
     pub fn set_read_only(&self, read_only: bool) {
         self.at().server.read_only = read_only;
