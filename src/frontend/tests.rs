@@ -289,24 +289,6 @@ async fn repeats_are_stored_once_whatever_way_they_come() {
 }
 
 #[tokio::test]
-async fn a_flow_is_not_settled_under_a_commit_nor_committed_to_while_it_settles() {
-    let w = World::new();
-    let c = w.start().await;
-    let (_, org) = server(&c);
-    let key = ("C.1".to_owned(), "F.1".to_owned());
-    let keys = [key.clone()];
-    assert!(org.state().begin_commit(&keys) && org.state().begin_commit(&keys));
-    assert!(!org.state().begin_settle(&key));
-    org.state().end_commit(&keys);
-    assert!(!org.state().begin_settle(&key));
-    org.state().end_commit(&keys);
-    assert!(org.state().begin_settle(&key) && !org.state().begin_settle(&key));
-    assert!(!org.state().begin_commit(&keys));
-    org.state().end_settle(&key);
-    assert!(org.state().begin_commit(&keys));
-}
-
-#[tokio::test]
 async fn a_batch_that_meets_a_missing_key_is_not_lost() {
     let w = World::new();
     let c = w.start().await;
