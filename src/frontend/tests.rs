@@ -289,28 +289,6 @@ async fn repeats_are_stored_once_whatever_way_they_come() {
 }
 
 #[tokio::test]
-async fn a_flow_is_not_settled_under_a_commit_nor_committed_to_while_it_settles() {
-    let w = World::new();
-    let c = w.start().await;
-    let (_, org) = server(&c);
-    let key = ("C.1".to_owned(), "F.1".to_owned());
-    let one = org.gates.enter(vec![key.clone()]).await;
-    let two = org.gates.enter(vec![key.clone()]).await;
-    assert!(org.gates.try_close(key.clone()).is_none());
-    drop(one);
-    assert!(org.gates.try_close(key.clone()).is_none());
-    drop(two);
-    let closed = org.gates.try_close(key.clone());
-    assert!(closed.is_some() && org.gates.try_close(key.clone()).is_none());
-    let waiting = org.gates.enter(vec![key.clone()]);
-    tokio::pin!(waiting);
-    let soon = std::time::Duration::from_millis(100);
-    assert!(tokio::time::timeout(soon, &mut waiting).await.is_err());
-    drop(closed);
-    drop(waiting.await);
-}
-
-#[tokio::test]
 async fn a_batch_that_meets_a_missing_key_is_not_lost() {
     let w = World::new();
     let c = w.start().await;

@@ -358,7 +358,7 @@ mod tests {
         let r = push(5, 5);
         assert!(r.has(&[5; 16]) && r.has(&[2; 16]) && !r.has(&[1; 16]));
         // A journal that comes late brings many that are older.
-        let mut push = |r: &Ring, i: u8, at: u64| {
+        let push = |r: &Ring, i: u8, at: u64| {
             let mut r = r.clone();
             r.push([i; 16], at, Weak::new());
             r
