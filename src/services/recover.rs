@@ -101,7 +101,7 @@ pub(super) async fn apply_remote(server: &Server, f: Found) -> Result<(), Servic
         Counters::inc(&server.counters.duplicates);
         return Ok(());
     }
-    let jobs: Vec<Job> = jobs_of(server, post, &f)
+    let mut jobs: Vec<Job> = jobs_of(server, post, &f)
         .into_iter()
         .filter_map(|job| match job {
             Ok(j) => Some(j),
@@ -116,8 +116,8 @@ pub(super) async fn apply_remote(server: &Server, f: Found) -> Result<(), Servic
     let quiet = Committing::begin(&org, facts.client, &jobs).await;
     let mut effects = Vec::with_capacity(jobs.len());
     org.state().note_post(&facts);
-    for job in &jobs {
-        let name = server.job_name(&job.message);
+    for job in &mut jobs {
+        let name = server.read_job(job);
         let flow = Session::parse(&job.message.session_id).flow;
         if flow.starts_with("F.") && flow != MONITORING && flow != STATUS {
             server.open_if_stored(&org, facts.client, &flow, std::slice::from_ref(&name)).await?;
@@ -190,7 +190,7 @@ fn apply_post(server: &Server, org: &Org, post: &Post, f: &Found) {
     let facts = facts_of(post);
     org.state().note_post(&facts);
     for job in jobs_of(server, post, f) {
-        let job = match job {
+        let mut job = match job {
             Ok(j) => j,
             Err(e) => {
                 Counters::inc(&server.counters.quarantined);
@@ -198,7 +198,7 @@ fn apply_post(server: &Server, org: &Org, post: &Post, f: &Found) {
                 continue;
             }
         };
-        let name = server.job_name(&job.message);
+        let name = server.read_job(&mut job);
         let effect = org.state().apply_job(&facts, &job, &name);
         if let Effect::ClientInfo(client) = effect {
             server.apply_client_info(org, &client, &f_rows(f, &job));

@@ -163,6 +163,7 @@ mod tests {
             bytes: 0,
             extent: Extent::nowhere(),
             spill: None,
+            log_error: None,
         }
     }
 
