@@ -259,11 +259,11 @@ impl Frontend {
         let mut out = Vec::with_capacity(parsed.len());
         for (raw, job) in parsed {
             match job {
-                Ok(job) => {
+                Ok(mut job) => {
                     if job.message.foreman_checkin.is_some() || job.message.csr.is_some() {
                         continue;
                     }
-                    let name = self.server.job_name(&job.message);
+                    let name = self.server.read_job(&mut job);
                     let session = Session::parse(&job.message.session_id);
                     if session.flow.is_empty() {
                         Counters::inc(&self.server.counters.ignored);

@@ -24,6 +24,8 @@ use crate::services::Server;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_old;
 
 pub use ingest::IngestError;
 pub use open::{OpenError, Who};

@@ -63,6 +63,9 @@ impl Frontend {
             }
             Err(e) => return ReaderAnswer::Done(service::refusal(&e)),
         };
+        if let Some(refused) = self.too_old(&who) {
+            return ReaderAnswer::Done(refused);
+        }
         let claim = match self.take_check_in(&who, &head.remote, opened, Some(id)).await {
             Ok(claim) => claim,
             Err(answer) => return ReaderAnswer::Done(answer),

@@ -37,6 +37,13 @@ pub(super) fn not_stored(e: &IngestError) -> Answer {
 }
 
 impl Frontend {
+    /// Agents of protocol 3 are turned away on both channels, where the operator
+    /// says so: one that were only given tasks would run them for nothing.
+    pub(super) fn too_old(&self, who: &super::open::Who) -> Option<Answer> {
+        let refused = who.api_version < 4 && !self.limits.ancient_clients;
+        refused.then(|| Answer::Status(403, "agents before 0.6.8 are not served here".into()))
+    }
+
     async fn results(self: &Arc<Self>, request: Request) -> Answer {
         let class = class_of(request.head.urgent);
         let (remote, body) = (request.head.remote, request.body);
@@ -50,8 +57,8 @@ impl Frontend {
                 return refusal(&e);
             }
         };
-        if who.api_version < 4 && !self.limits.ancient_clients {
-            return Answer::Status(403, "agents before 0.6.8 are not served here".into());
+        if let Some(refused) = self.too_old(&who) {
+            return refused;
         }
         match self.ingest(&who, class, &remote, opened).await {
             Ok(()) => {}

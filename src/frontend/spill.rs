@@ -55,9 +55,8 @@ impl Spills {
         let parsed = Session::parse(session);
         let Some(upload) = UploadKey::of(parsed.run(), b) else { return Ok(None) };
         if data.is_empty() {
-            if b.eof {
-                self.close(&(client.to_owned(), parsed.flow, upload));
-            }
+            // The end, with or without the flag: older agents have none.
+            self.close(&(client.to_owned(), parsed.flow, upload));
             return Ok(None);
         }
         let key = (client.to_owned(), parsed.flow, upload);

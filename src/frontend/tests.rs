@@ -23,16 +23,16 @@ use crate::services::flows::Rows;
 use crate::services::{Options, Org, Role};
 use crate::store::StoreRoot;
 
-const NONCE: &str = "dGVzdA==";
+pub(super) const NONCE: &str = "dGVzdA==";
 
-struct World {
+pub(super) struct World {
     env: Env,
     dir: tempfile::TempDir,
     identity: Identity,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let env = crate::env::real::env();
         let now = env.clock.now();
         let ca = Authority::generate(&*env.entropy, now).unwrap();
@@ -42,44 +42,58 @@ impl World {
         Self { env, dir: tempfile::tempdir().unwrap(), identity }
     }
 
-    async fn start(&self) -> Clients {
+    pub(super) async fn start(&self) -> Clients {
         self.start_with(Options::default()).await
     }
 
-    async fn start_with(&self, options: Options) -> Clients {
+    pub(super) async fn start_with(&self, options: Options) -> Clients {
+        self.start_as(options, Limits::default()).await
+    }
+
+    pub(super) async fn start_limited(&self, limits: Limits) -> Clients {
+        self.start_as(Options::default(), limits).await
+    }
+
+    async fn start_as(&self, options: Options, limits: Limits) -> Clients {
         let options =
             Options { root_nonce: NONCE.into(), obfuscation_nonce: "x".into(), ..options };
         let root = StoreRoot::single(self.dir.path().to_str().unwrap());
         let server = Server::open(self.env.clone(), root, options).await.unwrap();
-        let frontend = Frontend::new(server, self.identity.clone(), Limits::default());
+        let frontend = Frontend::new(server, self.identity.clone(), limits);
         frontend.take_over().await;
         Clients(frontend)
     }
 }
 
-struct TestClient {
-    key: PrivateKey,
-    id: String,
-    cipher: SessionCipher,
-    nonce: String,
-    env: Env,
+pub(super) struct TestClient {
+    pub(super) key: PrivateKey,
+    pub(super) id: String,
+    pub(super) cipher: SessionCipher,
+    pub(super) nonce: String,
+    pub(super) env: Env,
+    /// Speaks protocol 3.
+    pub(super) old: bool,
 }
 
 impl TestClient {
-    fn new(w: &World, nonce: &str) -> Self {
+    pub(super) fn new(w: &World, nonce: &str) -> Self {
         let key = PrivateKey::generate().unwrap();
         let id = ClientId::of(key.public()).to_string();
         let server = w.identity.key().public();
         let cipher = SessionCipher::new(&*w.env.entropy, &id, &key, server).unwrap();
-        Self { key, id, cipher, nonce: nonce.into(), env: w.env.clone() }
+        Self { key, id, cipher, nonce: nonce.into(), env: w.env.clone(), old: false }
     }
 
-    fn body(&self, jobs: &[VeloMessage]) -> Bytes {
+    pub(super) fn body(&self, jobs: &[VeloMessage]) -> Bytes {
         let mut list = Vec::new();
         for j in jobs {
             envelope::pack_job(&mut list, &j.encode_to_vec());
         }
         let now = self.env.clock.micros();
+        if self.old {
+            let old = self.cipher.seal_old(&*self.env.entropy, &[list], &self.nonce, now);
+            return old.unwrap().into();
+        }
         let body =
             self.cipher.seal(&*self.env.entropy, &[list], Compression::Zlib, &self.nonce, now);
         body.unwrap().into()
@@ -108,7 +122,7 @@ impl TestClient {
     }
 }
 
-fn request(body: Bytes, channel: Channel) -> Request {
+pub(super) fn request(body: Bytes, channel: Channel) -> Request {
     let head = RequestHead {
         channel,
         transport: Transport::Http,
@@ -124,12 +138,17 @@ fn request(body: Bytes, channel: Channel) -> Request {
     Request { head, body, charge: Charge::default() }
 }
 
-async fn post(c: &Clients, body: Bytes) -> Answer {
+pub(super) async fn post(c: &Clients, body: Bytes) -> Answer {
     c.control(request(body, Channel::Control)).await
 }
 
 /// One poll: the tasks it was answered with.
-async fn poll(c: &Clients, w: &World, client: &TestClient, version: u64) -> Vec<VeloMessage> {
+pub(super) async fn poll(
+    c: &Clients,
+    w: &World,
+    client: &TestClient,
+    version: u64,
+) -> Vec<VeloMessage> {
     let check_in = VeloMessage {
         session_id: "E.Foreman".into(),
         foreman_checkin: Some(ForemanCheckin {
@@ -156,11 +175,11 @@ async fn poll(c: &Clients, w: &World, client: &TestClient, version: u64) -> Vec<
     }
 }
 
-async fn enrol(c: &Clients, client: &TestClient) {
+pub(super) async fn enrol(c: &Clients, client: &TestClient) {
     assert!(matches!(post(c, client.body(&[client.csr()])).await, Answer::Status(406, _)));
 }
 
-fn rows(flow: &str, name: &str, start: u64, n: u64) -> VeloMessage {
+pub(super) fn rows(flow: &str, name: &str, start: u64, n: u64) -> VeloMessage {
     let lines: String = (start..start + n).map(|i| format!("{{\"i\":{i}}}\n")).collect();
     VeloMessage {
         session_id: flow.into(),
@@ -192,7 +211,7 @@ fn done(flow: &str, rows: i64) -> VeloMessage {
     }
 }
 
-fn server(c: &Clients) -> (&Arc<Server>, Arc<Org>) {
+pub(super) fn server(c: &Clients) -> (&Arc<Server>, Arc<Org>) {
     (c.0.server(), c.0.server().root())
 }
 
@@ -345,6 +364,7 @@ async fn what_is_wrong_is_refused_and_costs_nothing() {
         cipher,
         nonce: NONCE.into(),
         env: w.env.clone(),
+        old: false,
     };
     assert_eq!(code(post(&c, thief.body(&[rows("F.1", "Custom.A", 0, 1)])).await), 403);
     assert_eq!(code(post(&c, thief.body(&[thief.csr()])).await), 503);

@@ -389,7 +389,7 @@ fn frontend(loaded: &Loaded, server: Arc<Server>) -> anyhow::Result<Arc<Frontend
     let limits = Limits {
         sessions: c.frontend.limits().expected_clients as usize,
         max_poll: c.client.max_poll().as_secs(),
-        ancient_clients: c.security.allow_ancient_clients,
+        ancient_clients: c.security.allow_ancient_clients.unwrap_or(true),
         packet: crate::crypto::Limits {
             total_bytes: loaded.settings.limits.packet_inflated_bytes as usize,
             ..Default::default()

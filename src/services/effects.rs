@@ -38,7 +38,10 @@ impl Server {
                 }),
                 Err(e) => tracing::warn!(client = key.client, error = %e, "event rows not shown"),
             },
-            Effect::Progress(key) => self.after_progress(org, &key).await,
+            Effect::Progress(key) => {
+                self.hold_to_limits(org, &key).await;
+                self.after_progress(org, &key).await;
+            }
             Effect::Redelivered((client, flow)) => {
                 tracing::info!(client, flow, "the client did not start it: sent again");
                 self.sessions.wake(&org.id, &client);

@@ -3,17 +3,31 @@
 use bytes::Bytes;
 use velociraptor_proto::proto::{ClientInfo, VeloMessage};
 
-use super::flows::job;
+use super::flows::job::{self, Job};
 use super::server::{Org, Server};
 use super::state::merge_info;
 
 impl Server {
-    /// The artifact (and source) a job belongs to; empty if it has none.
-    pub fn job_name(&self, m: &VeloMessage) -> String {
-        if let Some(r) = &m.vql_response {
-            return r.query.as_ref().map(|q| self.reveal(&q.name)).unwrap_or_default();
+    /// Makes the hidden names in a job's statuses readable and looks for errors in
+    /// an old agent's log. Returns the artifact (and source) the job belongs to;
+    /// empty if it has none. The bytes that are stored are not touched.
+    pub fn read_job(&self, job: &mut Job) -> String {
+        let VeloMessage { vql_response, log_message, flow_stats, status, .. } = &mut job.message;
+        for s in flow_stats.iter_mut().flat_map(|f| &mut f.query_status).chain(status) {
+            s.artifact = self.reveal(&s.artifact);
+            s.error_message = self.names.reveal_all(&s.error_message).into_owned();
+            for n in &mut s.names_with_response {
+                *n = self.reveal(n);
+            }
         }
-        m.log_message.as_ref().map(|l| self.reveal(&l.artifact)).unwrap_or_default()
+        if let Some(l) = log_message {
+            l.artifact = self.reveal(&l.artifact);
+            let error = self.log_errors.of(l);
+            job.log_error = error.map(|text| self.names.reveal_all(text).into_owned());
+            return l.artifact.clone();
+        }
+        let query = vql_response.as_ref().and_then(|r| r.query.as_ref());
+        query.map(|q| self.reveal(&q.name)).unwrap_or_default()
     }
 
     /// Merges the record an agent sent about itself. Returns labels it asks for.

@@ -200,6 +200,8 @@ pub struct Server {
     pub epoch: Epoch,
     /// Query name obfuscation.
     pub names: NameCipher,
+    /// Which log lines of agents of protocol 3 are errors.
+    pub log_errors: super::flows::LogErrors,
     /// Clients held here.
     pub sessions: Sessions,
     /// Live events.
@@ -264,6 +266,7 @@ impl Server {
         let server = Arc::new(Self {
             tree: Tree::new(&env, root.clone()),
             names: NameCipher::new(&options.obfuscation_nonce),
+            log_errors: super::flows::LogErrors::new(options.collection_error_regex.as_deref()),
             journal,
             epoch,
             sessions: Sessions::default(),

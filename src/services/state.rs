@@ -253,7 +253,10 @@ impl OrgState {
                 }
                 if let Some(f) = self.flows.get_mut(&key) {
                     f.pin(pin.clone());
-                    f.cancel(&d.principal, d.time);
+                    match c.reason.as_str() {
+                        "" => f.cancel(&d.principal, d.time),
+                        why => f.fail(why, d.time),
+                    }
                 }
             }
             Some(Kind::FailFlow(c)) => {

@@ -154,8 +154,9 @@ impl Defaults {
 #[serde(default)]
 pub struct Security {
     certificate_validity_days: i64,
-    /// Accept agents that speak protocol versions below 4.
-    pub allow_ancient_clients: bool,
+    /// Whether agents that speak protocol versions below 4 are served. Stock
+    /// takes an absent key for no; here only `false` is.
+    pub allow_ancient_clients: Option<bool>,
 }
 
 impl Config {

@@ -58,18 +58,19 @@ impl SessionCipher {
         nonce: &str,
         timestamp_us: u64,
     ) -> Result<Vec<u8>, EnvelopeError> {
-        let size: usize = lists.iter().map(|l| l.as_ref().len() + 12).sum();
-        let mut inner = Vec::with_capacity(size + nonce.len() + 48);
-        for list in lists {
-            match compression {
-                Compression::None => put_bytes(&mut inner, 1, list.as_ref()),
-                Compression::Zlib => put_bytes(&mut inner, 1, &deflate(list.as_ref())?),
-            }
-        }
-        put_number(&mut inner, 4, u64::from(compression == Compression::Zlib));
-        put_number(&mut inner, 6, timestamp_us);
-        put_bytes(&mut inner, 7, nonce.as_bytes());
-        self.finish(entropy, inner, API_VERSION)
+        self.finish(entropy, packed(lists, compression, nonce, timestamp_us)?, API_VERSION)
+    }
+
+    /// As [`Self::seal`], the way an agent of protocol 3 does.
+    #[cfg(test)]
+    pub(crate) fn seal_old<L: AsRef<[u8]>>(
+        &self,
+        entropy: &dyn Entropy,
+        lists: &[L],
+        nonce: &str,
+        timestamp_us: u64,
+    ) -> Result<Vec<u8>, EnvelopeError> {
+        self.finish(entropy, packed(lists, Compression::Zlib, nonce, timestamp_us)?, 3)
     }
 
     #[cfg(test)]
@@ -99,6 +100,27 @@ impl SessionCipher {
         put_bytes(&mut out, 10, &hmac);
         Ok(out)
     }
+}
+
+/// The serialised lists of a packet, not encrypted yet.
+fn packed<L: AsRef<[u8]>>(
+    lists: &[L],
+    compression: Compression,
+    nonce: &str,
+    timestamp_us: u64,
+) -> Result<Vec<u8>, EnvelopeError> {
+    let size: usize = lists.iter().map(|l| l.as_ref().len() + 12).sum();
+    let mut inner = Vec::with_capacity(size + nonce.len() + 48);
+    for list in lists {
+        match compression {
+            Compression::None => put_bytes(&mut inner, 1, list.as_ref()),
+            Compression::Zlib => put_bytes(&mut inner, 1, &deflate(list.as_ref())?),
+        }
+    }
+    put_number(&mut inner, 4, u64::from(compression == Compression::Zlib));
+    put_number(&mut inner, 6, timestamp_us);
+    put_bytes(&mut inner, 7, nonce.as_bytes());
+    Ok(inner)
 }
 
 fn deflate(data: &[u8]) -> Result<Vec<u8>, EnvelopeError> {

@@ -9,6 +9,7 @@ use super::session::{Session, failed};
 use crate::services::acl::Permission;
 use crate::services::flows::Rows;
 use crate::services::repository::{Kind, source_name};
+use crate::store::client_path;
 
 /// Rows read at a time.
 const PAGE: u64 = 1000;
@@ -30,7 +31,11 @@ pub(super) fn register(r: &mut Registry) {
             Some(source) if !artifact.contains('/') => source_name(&artifact, &source),
             _ => artifact,
         };
-        if session.org.repository.kind_of(&name).is_some_and(Kind::is_event) {
+        let kind = session.org.repository.kind_of(&name);
+        let flow = or_variable(&args, &scope, "flow_id", "FlowId")?;
+        // An artifact that is not defined here can still have left rows; without a
+        // collection only events are meant.
+        if kind.map_or(flow.is_none(), Kind::is_event) {
             let client = or_variable(&args, &scope, "client_id", "ClientId")?;
             let client = client.unwrap_or_else(|| "server".to_owned());
             let window = events::Window::of(&args)?;
@@ -144,6 +149,25 @@ pub(super) async fn send(emitter: &Emitter, row: &Bytes) -> Result<(), Error> {
     }
 }
 
+/// Where the file of an upload is in the file store, as the accessor `fs` names
+/// it, and its path on the client. Old rows have no components, and the former
+/// in place of the latter.
+fn place_of(row: &Dict) -> (String, Value) {
+    let text = |v: &Value| v.as_str().map(|s| s.to_text().into_owned());
+    let name = row.get("vfs_path").cloned().unwrap_or_default();
+    let components: Vec<String> = match row.get("_Components") {
+        Some(Value::List(l)) => l.iter().filter_map(text).collect(),
+        _ => vec![],
+    };
+    match components.is_empty() {
+        false => (format!("fs:{}", client_path::join(&components)), name),
+        true => {
+            let components = client_path::split(&text(&name).unwrap_or_default());
+            (format!("fs:{}", client_path::join(&components)), "".into())
+        }
+    }
+}
+
 async fn uploads(
     session: &Session,
     client: &str,
@@ -162,7 +186,9 @@ async fn uploads(
             .with("Accessor", member("_accessor"))
             .with("Type", member("Type"))
             .with("Components", member("_Components"));
-        row.set("client_path", member("vfs_path"));
+        let (place, from) = place_of(&row);
+        row.set("vfs_path", place);
+        row.set("client_path", from);
         row.set("Upload", upload);
         emitter.send(row).await?;
     }

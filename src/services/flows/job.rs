@@ -56,6 +56,8 @@ pub struct Job {
     pub extent: Extent,
     /// Uncompressed file data that was moved out of the job.
     pub spill: Option<Extent>,
+    /// What an agent of protocol 3 logged as an error, as far as that was looked for.
+    pub log_error: Option<String>,
 }
 
 /// Inflates a zlib payload within [`MAX_INFLATED`].
@@ -117,7 +119,7 @@ pub fn log_rows(m: &velociraptor_proto::proto::LogMessage) -> Bytes {
         l => l,
     };
     let row = serde_json::json!({
-        "client_time": m.timestamp / 1_000_000, "level": level, "message": format!("{text}\n"),
+        "client_time": m.timestamp / 1_000_000, "level": level, "message": format!("{}\n", text.trim_end_matches('\n')),
     });
     Bytes::from(format!("{row}\n"))
 }
@@ -156,7 +158,7 @@ pub fn parse(
         };
         b.data = Bytes::new();
     }
-    Ok(Job { hash, message, rows, bytes, extent, spill })
+    Ok(Job { hash, message, rows, bytes, extent, spill, log_error: None })
 }
 
 #[cfg(test)]

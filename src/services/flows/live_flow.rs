@@ -10,6 +10,7 @@ use velociraptor_proto::proto::artifact_collector_context::State;
 use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::job::{Hash, Job};
+use super::live_legacy::{Files, Legacy, QueryEnd};
 use super::live_set::{LiveSet, Order, Placed};
 use super::live_upload::{Attempt, LiveUpload, UploadKey};
 use super::status;
@@ -85,6 +86,7 @@ pub struct LiveFlow {
     pub announced: bool,
     /// Context objects on disk differ from what is known.
     pub dirty: bool,
+    legacy: Legacy,
     bases: Bases,
     /// Reports and statuses taken: told twice they change nothing, but told again
     /// when the flow is settled they would bring it back.
@@ -107,6 +109,7 @@ impl LiveFlow {
             ended_at: None,
             announced: false,
             dirty: true,
+            legacy: Legacy::default(),
             bases,
             statuses: BTreeSet::new(),
             pins: BTreeSet::new(),
@@ -190,6 +193,7 @@ impl LiveFlow {
     pub fn apply(&mut self, session: &Session, job: &Job, name: &str, received: u64) -> Outcome {
         let m = &job.message;
         let run = session.run();
+        self.legacy.old |= m.response_id != 0;
         let outcome = if let Some(r) = &m.vql_response {
             if name.is_empty() {
                 return Outcome::Ignored;
@@ -202,9 +206,14 @@ impl LiveFlow {
             // Agents before row numbers leave them 0 in later parts.
             let start = (r.part == 0 || r.query_start_row > 0).then_some(r.query_start_row);
             set.add(run, start, job).into()
-        } else if m.log_message.is_some() {
+        } else if let Some(l) = &m.log_message {
             if job.rows == 0 {
                 return Outcome::Ignored;
+            }
+            if let Some(text) = &job.log_error {
+                let report = self.reports.get_mut(&session.child);
+                self.legacy.error(&l.artifact, text, report);
+                self.dirty = true;
             }
             self.logs.add(run, None, job).into()
         } else if let Some(b) = &m.file_buffer {
@@ -226,7 +235,17 @@ impl LiveFlow {
         } else if let Some(s) = &m.status {
             self.pin(job.extent.segment.clone());
             self.statuses.insert(job.hash);
-            self.legacy_status(&session.child, m.request_id, s.clone());
+            let end = QueryEnd {
+                status: s.clone(),
+                request: m.request_id,
+                queries: self.context.as_ref().map_or(1, |c| c.total_requests),
+                files: self.files(),
+                received,
+            };
+            if end.is_query() {
+                self.legacy.ended(self.reports.entry(session.child.clone()).or_default(), end);
+                self.dirty = true;
+            }
             Outcome::Stored
         } else {
             return Outcome::Ignored;
@@ -248,23 +267,31 @@ impl LiveFlow {
         }
     }
 
-    /// Agents of protocol 3 end each query with one status instead of reports.
-    fn legacy_status(
-        &mut self,
-        child: &str,
-        query: u64,
-        mut s: velociraptor_proto::proto::VeloStatus,
-    ) {
-        if s.query_id == 0 {
-            s.query_id = query as i64;
+    fn files(&self) -> Files {
+        let mut sum = Files::default();
+        for a in self.uploads.values().filter_map(|u| u.attempts.last()) {
+            let bytes = a.covered();
+            sum.count += 1;
+            sum.bytes += bytes as i64;
+            sum.expected += a.eof.as_ref().map_or(bytes, |e| e.stored_size) as i64;
         }
-        let mut known = self.reports.remove(child).unwrap_or_default();
-        known.query_status.retain(|q| q.query_id != s.query_id);
-        let total = s.total_queries.max(1) as usize;
-        known.query_status.push(s);
-        known.flow_complete = known.query_status.len() >= total;
-        self.dirty = true;
-        self.reports.insert(child.to_owned(), known);
+        sum
+    }
+
+    /// Why the flow is to be stopped, if it sent more than its request allows.
+    /// Agents of protocol 4 stop by themselves.
+    pub fn over_limit(&self) -> Option<&'static str> {
+        let request = self.context.as_ref()?.request.as_ref()?;
+        if !self.legacy.old {
+            return None;
+        }
+        let rows: u64 = self.results.values().map(LiveSet::rows).sum();
+        let over = |limit: u64, n: u64| limit > 0 && n > limit;
+        if over(request.max_rows, rows) {
+            return Some("Row count exceeded limit");
+        }
+        over(request.max_upload_bytes, self.files().bytes as u64)
+            .then_some("Collection exceeded upload limits")
     }
 
     fn note_end(&mut self, received: u64) {
@@ -381,6 +408,9 @@ impl LiveFlow {
         c.inflight_time = inflight.unwrap_or(0);
         let reports: Vec<&FlowStats> = self.reports.values().collect();
         status::derive(&mut c, &reports, now);
+        if reports.is_empty() && self.last_received > 0 {
+            self.unreported(&mut c);
+        }
         self.show_progress(&mut c);
         // An urgent report may overtake what it counts: whoever waits for the end
         // must find everything there.
@@ -407,6 +437,19 @@ impl LiveFlow {
         if c.state() == State::Waiting && (rows > 0 || bytes > 0) {
             c.state = State::InProgress.into();
         }
+    }
+
+    /// Something came and no report yet: agents of protocol 3 report only ends.
+    fn unreported(&self, c: &mut ArtifactCollectorContext) {
+        if matches!(c.state(), State::Waiting | State::Running) {
+            c.state = State::InProgress.into();
+        }
+        let files = self.files();
+        c.total_collected_rows = self.results.values().map(LiveSet::rows).sum();
+        c.total_logs = self.logs.rows();
+        c.total_uploaded_files = self.base_uploads + files.count as u64;
+        c.total_uploaded_bytes = files.bytes as u64;
+        c.active_time = self.last_received;
     }
 }
 

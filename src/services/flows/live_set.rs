@@ -175,6 +175,7 @@ mod tests {
             bytes: 0,
             extent: Extent { segment, offset: 0, len: 0 },
             spill: None,
+            log_error: None,
         }
     }
 

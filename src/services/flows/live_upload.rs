@@ -132,7 +132,9 @@ impl LiveUpload {
         if !self.seen.insert(job.hash) {
             return Placed::Duplicate;
         }
-        let opens = b.offset == 0 && (job.bytes > 0 || b.eof);
+        // Agents before 0.6.8 end a dense file with an empty packet and no flag.
+        let ends = b.eof || job.bytes == 0;
+        let opens = b.offset == 0;
         let last_is_fresh = self.attempts.last().is_some_and(|a| a.first.is_none());
         if self.attempts.is_empty() || (opens && !last_is_fresh) {
             self.attempts.push(Attempt {
@@ -148,8 +150,9 @@ impl LiveUpload {
         if opens {
             attempt.first = Some(job.hash);
         }
-        if b.eof {
-            let stored_size = if b.stored_size > 0 { b.stored_size } else { b.offset + job.bytes };
+        if ends {
+            let said = if b.eof { b.stored_size } else { 0 };
+            let stored_size = if said > 0 { said } else { b.offset + job.bytes };
             attempt.eof = Some(Eof {
                 size: b.size,
                 stored_size,
@@ -211,6 +214,7 @@ mod tests {
             bytes: len,
             extent: Extent { segment, offset: 0, len },
             spill: None,
+            log_error: None,
         }
     }
 
@@ -247,6 +251,19 @@ mod tests {
         let mut u = LiveUpload::default();
         u.add(&chunk(1, 0, 0, true), 1);
         assert!(u.winner().is_some());
+    }
+
+    #[test]
+    fn an_empty_packet_ends_a_file_of_an_agent_before_0_6_8() {
+        let mut u = LiveUpload::default();
+        u.add(&chunk(1, 0, 60, false), 1);
+        u.add(&chunk(2, 60, 40, false), 1);
+        assert!(u.winner().is_none());
+        u.add(&chunk(3, 100, 0, false), 1);
+        assert_eq!(u.winner().unwrap().1.eof.as_ref().unwrap().stored_size, 100);
+        let mut empty = LiveUpload::default();
+        empty.add(&chunk(4, 0, 0, false), 1);
+        assert!(empty.winner().is_some());
     }
 
     #[test]

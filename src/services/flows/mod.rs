@@ -2,6 +2,7 @@
 
 pub mod job;
 mod live_flow;
+mod live_legacy;
 mod live_set;
 mod live_upload;
 mod ops;
@@ -9,6 +10,7 @@ mod read;
 pub(super) mod status;
 
 pub use live_flow::{LiveFlow, Outcome, SETTLE_GRACE};
+pub use live_legacy::LogErrors;
 pub use live_set::{LiveSet, Order, Part, Placed};
 pub use live_upload::{Attempt, Chunk, ChunkData, Eof, LiveUpload, UploadKey};
 pub use ops::MAX_ROW;

@@ -10,9 +10,11 @@ use velociraptor_proto::proto::{
     ArtifactCollectorArgs, ArtifactCollectorContext, Cancel, FlowRequest, VeloMessage,
 };
 
+use super::LiveFlow;
 use crate::services::fleet::hub::Order;
 use crate::services::ids::new_flow_id;
 use crate::services::server::{Org, Server, ServiceError};
+use crate::services::state::{FlowKey, MONITORING};
 use crate::store::paths::Client;
 
 /// Upload bytes a flow may send unless the request says otherwise: 1 GiB.
@@ -112,6 +114,29 @@ impl Server {
         flow: &str,
         principal: &str,
     ) -> Result<(), ServiceError> {
+        self.stop(org, client, flow, principal, String::new()).await
+    }
+
+    /// Stops a flow that sent more than its request allows, for agents that do
+    /// not do so by themselves.
+    pub async fn hold_to_limits(&self, org: &Org, (client, flow): &FlowKey) {
+        let key = (client.clone(), flow.clone());
+        let why = org.state().flows.get(&key).filter(|f| !f.over()).and_then(LiveFlow::over_limit);
+        let Some(why) = why else { return };
+        tracing::info!(client, flow, why, "flow stopped");
+        if let Err(e) = self.stop(org, client, flow, "", why.to_owned()).await {
+            tracing::error!(client, flow, error = %e, "flow over its limit not stopped");
+        }
+    }
+
+    async fn stop(
+        &self,
+        org: &Org,
+        client: &str,
+        flow: &str,
+        principal: &str,
+        reason: String,
+    ) -> Result<(), ServiceError> {
         let key = (client.to_owned(), flow.to_owned());
         let sessions = {
             let state = org.state();
@@ -146,7 +171,7 @@ impl Server {
                 ..Default::default()
             })
             .collect();
-        let cancel = CancelFlow { flow_id: flow.to_owned(), tasks };
+        let cancel = CancelFlow { flow_id: flow.to_owned(), tasks, reason };
         self.decide(org, client, principal, Kind::Cancel(cancel)).await?;
         self.order(Order::Recall((org.id.clone(), client.to_owned())));
         self.sessions.wake(&org.id, client);
@@ -252,7 +277,7 @@ impl Server {
         let mut ids: std::collections::BTreeSet<String> =
             (self.tree.children(&path.collections()).await?)
                 .into_iter()
-                .filter(|c| !c.is_dir && c.name.starts_with("F."))
+                .filter(|c| !c.is_dir && c.name.starts_with("F.") && c.name != MONITORING)
                 .map(|c| c.name)
                 .collect();
         let state = org.state();
