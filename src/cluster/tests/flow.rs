@@ -169,3 +169,56 @@ async fn a_frame_that_can_never_pass_is_named() {
     until("both", || lab.master.count("records") == 1 && a.side.count("tasks bulk") == 1).await;
     assert_eq!(lab.master.count("gone"), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn beats_between_the_parts_of_a_list_lose_none() {
+    let limits = Limits { queue_frames: 1, ..Limits::default() };
+    let lab = Lab::new(limits).await;
+    lab.master.open.send_replace(false);
+    let a = lab.minion("a", "1");
+    // More than the wire holds, so that it takes many beats to send.
+    let large = |id| SessionChange { user_agent: "x".repeat(2000), ..session(id) };
+    *a.side.readers.lock().unwrap() = (0..10_000).map(large).collect();
+    a.connected().await;
+    for _ in 0..100 {
+        sleep(Duration::from_millis(300)).await;
+        lab.master.open.send_replace(true);
+        sleep(Duration::from_millis(1)).await;
+        lab.master.open.send_replace(false);
+    }
+    lab.master.open.send_replace(true);
+    a.uplink.reports(vec![report(1)]);
+    until("what follows the list", || lab.master.count("report a/1 1") == 1).await;
+    let log = lab.master.log();
+    let parts = log.iter().filter_map(|l| l.strip_prefix("list a/1 "));
+    assert_eq!(parts.map(|n| n.parse::<usize>().unwrap()).sum::<usize>(), 10_000);
+    assert_eq!(a.side.count("hello"), 1);
+    let first = log.iter().position(|l| l.starts_with("list")).unwrap();
+    let last = log.iter().rposition(|l| l.starts_with("list")).unwrap();
+    assert!(log[first..last].iter().any(|l| l.starts_with("beat")), "beats were in between");
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_kind_of_frame_starves_the_other() {
+    let lab = Lab::new(Limits::default()).await;
+    let a = lab.minion("a", "1");
+    a.connected().await;
+    let out = lab.master.out("a");
+    // Everything is there before the other side has a turn: half of either comes early.
+    for i in 0..200 {
+        a.uplink.records(records(1)).unwrap();
+        a.uplink.reports((0..1000).map(|n| report(i * 1000 + n)).collect());
+        out.try_send(tasks("C.1")).unwrap();
+    }
+    until("all", || lab.master.count("records") == 200 && a.uplink.owed() == (0, 0)).await;
+    until("all tasks", || a.side.count("tasks") == 200).await;
+    let log = lab.master.log();
+    let kinds: Vec<bool> = log
+        .iter()
+        .filter(|l| l.starts_with("records") || l.starts_with("done"))
+        .map(|l| l.starts_with("records"))
+        .collect();
+    assert_eq!(kinds.len(), 400, "a frame holds 1000 reports");
+    let records = kinds[..100].iter().filter(|r| **r).count();
+    assert!((20..=80).contains(&records), "{records} of the first 100");
+}

@@ -363,7 +363,7 @@ fn session(id: u64) -> SessionChange {
 }
 
 fn records(bytes: usize) -> Records {
-    Records { start: Some(Position::default()), data: vec![7; bytes] }
+    Records { start: Some(Position::default()), data: vec![7; bytes].into() }
 }
 
 fn tasks(client: &str) -> FromMaster {
