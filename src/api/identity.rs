@@ -47,8 +47,22 @@ impl Api {
         request: &Request<T>,
         org_id: Option<&str>,
     ) -> Result<Caller, Status> {
-        let name = name(request)?;
-        let name = name.as_str();
+        let certificate = request
+            .extensions()
+            .get::<PeerInfo>()
+            .and_then(|p| p.certificate.as_ref())
+            .ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
+        let certificate = Certificate::from_der(certificate)
+            .map_err(|e| Status::unauthenticated(format!("client certificate: {e}")))?;
+        let name = certificate
+            .name()
+            .ok_or_else(|| Status::unauthenticated("the client certificate has no name"))?;
+        // No user can have such a name, but say what is wrong.
+        if name.starts_with(CN_PREFIX) {
+            return Err(Status::permission_denied(
+                "PermissionDenied: a node's certificate calls the other nodes, not the API",
+            ));
+        }
         if name == self.options.pinned_server_name {
             let org = self.org(org_id.unwrap_or_default())?;
             let policy = Policy::super_user().locked_down(self.server.users.denied());
@@ -78,27 +92,6 @@ impl Api {
         let found = self.server.org(&OrgId::new(id));
         found.ok_or_else(|| status(&ServiceError::NotFound(format!("organisation {id}"))))
     }
-}
-
-/// The name in the certificate of whoever calls; a node's is refused.
-pub(super) fn name<T>(request: &Request<T>) -> Result<String, Status> {
-    let certificate = request
-        .extensions()
-        .get::<PeerInfo>()
-        .and_then(|p| p.certificate.as_ref())
-        .ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
-    let certificate = Certificate::from_der(certificate)
-        .map_err(|e| Status::unauthenticated(format!("client certificate: {e}")))?;
-    let name = certificate
-        .name()
-        .ok_or_else(|| Status::unauthenticated("the client certificate has no name"))?;
-    // No user can have such a name, but say what is wrong.
-    if name.starts_with(CN_PREFIX) {
-        return Err(Status::permission_denied(
-            "PermissionDenied: a node's certificate calls the other nodes, not the API",
-        ));
-    }
-    Ok(name.to_owned())
 }
 
 fn unavailable(e: impl std::fmt::Display) -> Status {

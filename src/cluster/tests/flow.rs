@@ -174,19 +174,12 @@ async fn a_frame_that_can_never_pass_is_named() {
 async fn beats_between_the_parts_of_a_list_lose_none() {
     let limits = Limits { queue_frames: 1, ..Limits::default() };
     let lab = Lab::new(limits).await;
-    lab.master.open.send_replace(false);
+    *lab.master.takes.lock().unwrap() = Duration::from_millis(300);
     let a = lab.minion("a", "1");
     // More than the wire holds, so that it takes many beats to send.
     let large = |id| SessionChange { user_agent: "x".repeat(2000), ..session(id) };
     *a.side.readers.lock().unwrap() = (0..10_000).map(large).collect();
     a.connected().await;
-    for _ in 0..100 {
-        sleep(Duration::from_millis(300)).await;
-        lab.master.open.send_replace(true);
-        sleep(Duration::from_millis(1)).await;
-        lab.master.open.send_replace(false);
-    }
-    lab.master.open.send_replace(true);
     a.uplink.reports(vec![report(1)]);
     until("what follows the list", || lab.master.count("report a/1 1") == 1).await;
     let log = lab.master.log();

@@ -44,6 +44,8 @@ struct TestMaster {
     out: Mutex<BTreeMap<String, Downlink>>,
     /// Whether `frame` returns.
     open: watch::Sender<bool>,
+    /// How long it takes.
+    takes: Mutex<Duration>,
     refuse: Mutex<Option<Refused>>,
 }
 
@@ -53,6 +55,7 @@ impl Default for TestMaster {
             log: Mutex::default(),
             out: Mutex::default(),
             open: watch::Sender::new(true),
+            takes: Mutex::default(),
             refuse: Mutex::default(),
         }
     }
@@ -119,6 +122,8 @@ impl MasterSide for TestMaster {
                 }
             }
             pass(&self.open).await;
+            let takes = *self.takes.lock().unwrap();
+            sleep(takes).await;
             if matches!(frame, FromMinion::Reports(_)) {
                 self.write(format!("done {from}"));
             }
