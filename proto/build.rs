@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".proto.FileBuffer.data")
         .bytes(".proto.ClientCommunication")
         .bytes(".proto.PackedMessageList.message_list")
+        .bytes(".fleet.Records.data")
         .compile_fds_with_config(set, config)?;
     Ok(())
 }

@@ -6,14 +6,19 @@
 use std::sync::Arc;
 
 use axum::Router;
+use futures::future::BoxFuture;
 use velociraptor_proto::proto::api_server::ApiServer;
 use vql::Registry;
 
 use crate::cluster::Fleet;
-use crate::comms::server::{AcceptLimits, Metrics, Serve, Stop, WebHandler, serve};
+use crate::comms::server::{
+    AcceptLimits, Accepted, ConnHandler, Metrics, Serve, Stop, WebHandler, serve,
+};
 use crate::comms::tls::{
     Alpn, ClientAuth, Identity, ServerOptions, TlsError, roots, server_config,
 };
+use crate::crypto::certs::Certificate;
+use crate::crypto::node::CN_PREFIX;
 use crate::env::{Env, Listener, Side};
 use crate::services::Server;
 
@@ -103,8 +108,23 @@ impl Api {
     ) {
         let what =
             Serve { tls: Some(tls), proxy_protocol: false, limits, metrics, side: Side::Gui, stop };
-        let handler = Arc::new(WebHandler::new(self.router(fleet)));
+        let handler = Arc::new(Callers(WebHandler::new(self.router(fleet))));
         serve(self.server.env.clone(), listener, what, handler).await;
+    }
+}
+
+/// People and scripts are served on the GUI side. Nodes are not: their beats must
+/// not wait for queries.
+struct Callers(WebHandler);
+
+impl ConnHandler for Callers {
+    fn handle(&self, conn: Accepted) -> BoxFuture<'static, ()> {
+        self.0.handle(conn)
+    }
+
+    fn side(&self, conn: &Accepted) -> Option<Side> {
+        let certificate = Certificate::from_der(conn.certificate.as_ref()?).ok()?;
+        certificate.name()?.starts_with(CN_PREFIX).then_some(Side::Frontend)
     }
 }
 

@@ -13,6 +13,8 @@ use crate::crypto::{NodeIdentity, NodeName, PrivateKey};
 use crate::plugins::server::tests::{CLIENT, server};
 use crate::services::ids::OrgId;
 
+mod nodes;
+
 /// A served API with a CA that makes callers.
 struct Lab {
     server: Arc<Server>,
@@ -33,6 +35,7 @@ impl Lab {
         let tls = tls(&env, &identity, &lab.ca.certificate().to_pem(), false).unwrap();
         let registry = crate::plugins::server::registry();
         let api = Api::new(lab.server.clone(), registry, ApiOptions::default());
+        let fleet = nodes::fleet(&env, &lab.ca);
         let listener = env.net.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
@@ -42,7 +45,7 @@ impl Lab {
                 AcceptLimits::default(),
                 Arc::default(),
                 Stop::default(),
-                None,
+                Some(fleet),
             )
             .await;
         });

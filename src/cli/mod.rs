@@ -227,7 +227,9 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     } else {
         None
     };
-    let env = real::env_with(people.as_ref().map(|r| r.handle().clone()));
+    let frontend = runtime.handle().clone();
+    let sides = |r: &tokio::runtime::Runtime| real::Runtimes { frontend, gui: r.handle().clone() };
+    let env = real::env_with(people.as_ref().map(sides));
     let ctx = Context { env, global: cli.global };
     let result = runtime.block_on(dispatch(cli.command, &ctx));
     // Tasks still running belong to a command that has returned.

@@ -100,11 +100,12 @@ fn check(node: &str, hello: &Hello) -> Result<Process, Refused> {
     Ok(process)
 }
 
-/// Calls `gone` however the conversation ends.
-struct Guest<'a>(&'a Inner, &'a Process);
+/// Tells everybody that the stream is over, however the conversation ends.
+struct Guest<'a>(&'a Inner, &'a Process, &'a Downlink);
 
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
+        self.2.end();
         Counters::sub(&self.0.counters.streams, 1);
         self.0.master.gone(self.1);
     }
@@ -124,7 +125,7 @@ async fn accept(fleet: &Arc<Inner>, caller: &mut Caller, seat: Seat, hello: Hell
     Counters::add(&fleet.counters.streams, 1);
     Counters::add(&fleet.counters.streams_total, 1);
     // Before the seat is given back: the next process of this node comes after `gone`.
-    let guest = Guest(fleet, &process);
+    let guest = Guest(fleet, &process, &out);
     welcome.version = VERSION;
     tracing::info!(%process, peer = %caller.addr, "node connected");
     let talk = Talk { fleet, process: &process, out: &out, live: &seat.live };
@@ -215,6 +216,8 @@ impl Talk<'_> {
         let mut kind = welcome;
         loop {
             let seq = 1 + sent.fetch_add(1, Ordering::Relaxed);
+            // Acknowledgements and the queue take turns: neither keeps the other waiting.
+            let acks_first = !matches!(kind, down::Kind::Acks(_));
             let down = Down { seq, kind: Some(kind) };
             let bytes = down.encoded_len() as u64;
             match timeout(limits.stall, to.send(Ok(down))).await {
@@ -238,13 +241,14 @@ impl Talk<'_> {
                         received: self.fleet.seen().last(self.process).unwrap_or_default(),
                     })
                 }
-                acks = self.out.next_acks() => down::Kind::Acks(acks),
+                acks = self.out.next_acks(), if acks_first => down::Kind::Acks(acks),
                 Some(queued) = exit.pop() => {
                     if queued.since.elapsed() > limits.stall {
                         return self.stalled();
                     }
                     queued.item
                 }
+                acks = self.out.next_acks(), if !acks_first => down::Kind::Acks(acks),
             };
         }
     }

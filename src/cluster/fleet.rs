@@ -102,6 +102,11 @@ impl Fleet {
         FleetServer::new(self.clone()).max_decoding_message_size(most)
     }
 
+    /// The service alone, as a router for the accept loop.
+    pub fn router(&self) -> axum::Router {
+        tonic::service::Routes::new(self.service()).into_axum_router()
+    }
+
     /// The streams there are now, by node.
     pub fn streams(&self) -> Vec<StreamInfo> {
         self.0.seats.all()

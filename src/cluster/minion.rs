@@ -59,11 +59,6 @@ impl Minion {
             }
             if let Ending::Refused(r) = ending {
                 Counters::add(&self.uplink.counters().refused, 1);
-                tracing::error!(
-                    reason = r.reason,
-                    permanent = r.permanent,
-                    "the master refuses this node"
-                );
                 self.side.refused(&r);
                 if r.permanent {
                     return Some(r);

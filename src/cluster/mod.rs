@@ -15,6 +15,7 @@ mod fleet;
 mod frames;
 mod incoming;
 mod limits;
+pub mod metrics;
 mod minion;
 mod outgoing;
 mod queue;
@@ -22,6 +23,7 @@ mod seats;
 mod session;
 mod side;
 mod uplink;
+mod verify;
 
 pub use counters::Counters;
 pub use dial::{Address, Dialer};
@@ -33,6 +35,7 @@ pub use minion::{Addresses, Minion};
 pub use seats::StreamInfo;
 pub use side::{MasterSide, MinionSide};
 pub use uplink::{LinkStatus, Uplink};
+pub use verify::verifier;
 
 /// Version of the protocol (`Hello.version`, `Welcome.version`). Frames of a kind
 /// that a side does not know are passed over, so only a change of what existing
@@ -44,6 +47,8 @@ const FRAME_OVERHEAD: usize = 64;
 
 #[cfg(test)]
 mod numbers_tests;
+#[cfg(test)]
+mod tests;
 
 /// Why a frame was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ use tonic::Streaming;
 use velociraptor_proto::fleet::{Down, Records, SessionChange, Up, Welcome, down, up};
 
 use super::ending::Ending;
-use super::outgoing::chunks;
+use super::outgoing::{Numbered, chunks};
 use super::queue::{Entrance, Exit, queue};
 use super::{Address, Counters, FromMaster, FromMinion, Minion, Process, VERSION};
 
@@ -148,6 +148,12 @@ async fn read(minion: &Minion, from: &mut Streaming<Down>, inbox: Entrance<Down>
     }
 }
 
+/// What goes on the wire next.
+enum Next {
+    Plain(FromMinion),
+    Numbered(Option<Numbered>),
+}
+
 /// Puts frames on the wire: beats, the list of sessions, numbered frames, records.
 async fn write(
     minion: &Minion,
@@ -161,31 +167,33 @@ async fn write(
     let mut beat = interval_at(Instant::now() + limits.beat, limits.beat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut list = chunks(list).into_iter();
+    let mut numbered_first = true;
     loop {
-        let mut seq = 0;
         let listing = list.len() > 0;
-        let frame = tokio::select! {
+        // Numbered frames and records take turns: neither keeps the other waiting.
+        let next = tokio::select! {
             biased;
             _ = beat.tick() => {
                 let mut beat = minion.side.beat();
                 beat.clock_micros = minion.env.clock.micros();
                 beat.received = last.load(Ordering::Relaxed);
-                FromMinion::Beat(beat)
+                Next::Plain(FromMinion::Beat(beat))
             }
-            part = std::future::ready(list.next()), if listing => {
-                FromMinion::Snapshot(part.unwrap_or_default())
+            () = std::future::ready(()), if listing => {
+                Next::Plain(FromMinion::Snapshot(list.next().unwrap_or_default()))
             }
-            numbered = uplink.next() => match numbered {
-                None => return Ending::Stale,
-                Some(n) => {
-                    if n.again {
-                        Counters::add(&counters.resent, 1);
-                    }
-                    seq = n.seq;
-                    n.frame
-                }
-            },
-            Some(queued) = records.pop() => FromMinion::Records(queued.item),
+            n = uplink.next(), if numbered_first => Next::Numbered(n),
+            Some(queued) = records.pop() => Next::Plain(FromMinion::Records(queued.item)),
+            n = uplink.next(), if !numbered_first => Next::Numbered(n),
+        };
+        numbered_first = !matches!(next, Next::Numbered(_));
+        let (seq, frame) = match next {
+            Next::Plain(frame) => (0, frame),
+            Next::Numbered(None) => return Ending::Stale,
+            Next::Numbered(Some(n)) => {
+                Counters::add(&counters.resent, u64::from(n.again));
+                (n.seq, n.frame)
+            }
         };
         let up = Up { seq, kind: Some(frame.into_wire()) };
         let bytes = up.encoded_len() as u64;

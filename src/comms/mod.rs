@@ -33,4 +33,4 @@ impl Channel {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

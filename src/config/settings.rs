@@ -137,7 +137,7 @@ pub enum NodeKind {
 }
 
 /// `cluster`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cluster {
     /// Older spelling of `node.name`.
@@ -154,6 +154,79 @@ pub struct Cluster {
     /// The certificates that were issued, for `config frontend` and
     /// `config revoke_node`; nothing is allowed or refused by this list.
     pub issued: Vec<Issued>,
+    /// Milliseconds between two beats on the stream between nodes, both ways.
+    pub beat_ms: u64,
+    /// So many beats that do not come end the stream.
+    pub missed_beats: u32,
+    /// Milliseconds for connecting to the master, TLS included.
+    pub connect_ms: u64,
+    /// Milliseconds a minion waits for the master's welcome, once connected.
+    pub welcome_ms: u64,
+    /// Milliseconds before the first attempt to connect again; doubles.
+    pub backoff_ms: u64,
+    /// Milliseconds between attempts at most.
+    pub backoff_max_ms: u64,
+    /// Milliseconds a frame may wait for a minion that does not take it.
+    pub stall_ms: u64,
+    /// Frames that wait in one direction of one stream.
+    pub queue_frames: u64,
+    /// Their bytes.
+    pub queue_bytes: u64,
+    /// Bytes of the largest frame: what must pass within `missed_beats`.
+    pub frame_bytes: u64,
+    /// Frames under way that the master has not acknowledged.
+    pub window_frames: u64,
+    /// Changes of sessions a minion keeps for a master that does not take them.
+    pub session_backlog: u64,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            master_address: String::new(),
+            revoked_nodes: vec![],
+            unreplicated_bytes: 0,
+            issued: vec![],
+            beat_ms: 1000,
+            missed_beats: 3,
+            connect_ms: 5000,
+            welcome_ms: 30_000,
+            backoff_ms: 100,
+            backoff_max_ms: 5000,
+            stall_ms: 10_000,
+            queue_frames: 1024,
+            queue_bytes: 16 << 20,
+            frame_bytes: 16 << 20,
+            window_frames: 64,
+            session_backlog: 100_000,
+        }
+    }
+}
+
+impl Cluster {
+    /// What is wrong with the numbers, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, value, least) in [
+            ("beat_ms", self.beat_ms, 10),
+            ("missed_beats", self.missed_beats.into(), 1),
+            ("connect_ms", self.connect_ms, 1),
+            ("welcome_ms", self.welcome_ms, 1),
+            ("backoff_ms", self.backoff_ms, 1),
+            ("backoff_max_ms", self.backoff_max_ms, self.backoff_ms),
+            ("stall_ms", self.stall_ms, 1),
+            ("queue_frames", self.queue_frames, 1),
+            ("queue_bytes", self.queue_bytes, 1),
+            // A frame of session changes or reports ends after 1 MiB.
+            ("frame_bytes", self.frame_bytes, 2 << 20),
+            ("window_frames", self.window_frames, 1),
+        ] {
+            if value < least {
+                return Err(format!("cluster.{name} is {value}; the least is {least}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One of `cluster.issued`.
@@ -184,10 +257,13 @@ impl std::fmt::Debug for Rotation {
 }
 
 impl Settings {
-    /// From YAML; an empty file is all defaults.
+    /// From YAML; an empty file is all defaults. Numbers with which nothing would work
+    /// are errors.
     pub fn parse(text: &str) -> Result<Self, yaml_serde::Error> {
         let value: Option<Self> = yaml_serde::from_str(text)?;
-        Ok(value.unwrap_or_default())
+        let value = value.unwrap_or_default();
+        value.cluster.check().map_err(<yaml_serde::Error as serde::de::Error>::custom)?;
+        Ok(value)
     }
 
     /// As YAML: only what differs from the defaults.
@@ -258,6 +334,11 @@ mod tests {
         for bad in ["jurnal: {}\n", "journal:\n  group: 5\n", "journal: 3\n", "- a\n"] {
             assert!(Settings::parse(bad).is_err(), "{bad}");
         }
+        let refused = |text| Settings::parse(text).unwrap_err().to_string();
+        let e = refused("cluster:\n  beat_ms: 0\n");
+        assert!(e.contains("cluster.beat_ms is 0; the least is 10"), "{e}");
+        let e = refused("cluster:\n  backoff_ms: 9000\n");
+        assert!(e.contains("cluster.backoff_max_ms is 5000; the least is 9000"), "{e}");
     }
 
     #[test]

@@ -21,13 +21,23 @@ use super::{
 /// taking every thread of the process.
 const FS_POOL: usize = 128;
 
-/// The production environment. GUI tasks share the current runtime.
+/// The production environment. All tasks share the current runtime.
 pub fn env() -> Env {
     env_with(None)
 }
 
-/// The production environment with a runtime of its own for the GUI side.
-pub fn env_with(gui: Option<tokio::runtime::Handle>) -> Env {
+/// A runtime for each [`Side`].
+#[derive(Clone, Debug)]
+pub struct Runtimes {
+    /// Of [`Side::Frontend`].
+    pub frontend: tokio::runtime::Handle,
+    /// Of [`Side::Gui`].
+    pub gui: tokio::runtime::Handle,
+}
+
+/// The production environment; a task runs on the runtime of its side, wherever it
+/// is started. Without runtimes all share the current one.
+pub fn env_with(runtimes: Option<Runtimes>) -> Env {
     let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     Env {
         net: Arc::new(TokioNet),
@@ -35,7 +45,7 @@ pub fn env_with(gui: Option<tokio::runtime::Handle>) -> Env {
         entropy: Arc::new(OsEntropy(crypto.secure_random)),
         fs: Arc::new(OsFs { slots: Arc::new(Semaphore::new(FS_POOL)) }),
         cpu: Arc::new(CpuPool { slots: Semaphore::new(cores()) }),
-        tasks: Arc::new(Runtimes { gui }),
+        tasks: Arc::new(Sides(runtimes)),
         crypto,
     }
 }
@@ -45,15 +55,14 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get())
 }
 
-struct Runtimes {
-    gui: Option<tokio::runtime::Handle>,
-}
+struct Sides(Option<Runtimes>);
 
-impl Spawn for Runtimes {
+impl Spawn for Sides {
     fn spawn(&self, side: Side, task: BoxFuture<'static, ()>) {
-        match (side, &self.gui) {
-            (Side::Gui, Some(h)) => drop(h.spawn(task)),
-            _ => drop(tokio::spawn(task)),
+        match (&self.0, side) {
+            (Some(r), Side::Frontend) => drop(r.frontend.spawn(task)),
+            (Some(r), Side::Gui) => drop(r.gui.spawn(task)),
+            (None, _) => drop(tokio::spawn(task)),
         }
     }
 }
@@ -332,5 +341,41 @@ impl File for OsFile {
             .await
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_runs_on_its_side_wherever_it_is_started() {
+        let runtime = |name: &str| {
+            let mut b = tokio::runtime::Builder::new_multi_thread();
+            b.worker_threads(1).thread_name(name).build().unwrap()
+        };
+        let (frontend, gui) = (runtime("frontend"), runtime("gui"));
+        let handles = Runtimes { frontend: frontend.handle().clone(), gui: gui.handle().clone() };
+        let env = env_with(Some(handles));
+        let (tell, told) = std::sync::mpsc::channel();
+        for from in [&frontend, &gui] {
+            for side in [Side::Frontend, Side::Gui] {
+                let (tasks, tell) = (env.tasks.clone(), tell.clone());
+                from.spawn(async move {
+                    tasks.spawn(
+                        side,
+                        Box::pin(async move {
+                            let name = std::thread::current().name().map(str::to_owned);
+                            tell.send((side, name)).unwrap();
+                        }),
+                    );
+                });
+            }
+        }
+        for _ in 0..4 {
+            let (side, name) = told.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+            let want = if side == Side::Gui { "gui" } else { "frontend" };
+            assert_eq!(name.as_deref(), Some(want));
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::cluster::{self, Dialer, Fleet, Uplink};
 use crate::comms::tls;
 use crate::config::{Loaded, NodePlan};
 use crate::crypto::certs::Certificate;
-use crate::crypto::{NodeError, NodeIdentity, Revocations, verify_node};
+use crate::crypto::{NodeIdentity, Revocations};
 use crate::env::{Env, Side};
 use crate::frontend::Frontend;
 use crate::services::Server;
@@ -45,6 +45,7 @@ impl Node {
         env: &Env,
         ca: Certificate,
         revoked: Revocations,
+        limits: cluster::Limits,
         frontend: &Arc<Frontend>,
     ) -> Fleet {
         let processes = Processes::new(self.server.clone());
@@ -52,15 +53,7 @@ impl Node {
         let (orders, rx) = mpsc::unbounded_channel();
         self.server.set_orders(orders);
         self.server.set_hub(&hub);
-        let clock = env.clock.clone();
-        let verify: cluster::Verify = Arc::new(move |der: &[u8]| {
-            let peer = verify_node(&[der], &ca, clock.now(), &revoked);
-            peer.map(|p| p.name.to_string()).map_err(|e| cluster::Unproved {
-                permanent: matches!(e, NodeError::Revoked { .. } | NodeError::NotANode(_)),
-                reason: e.to_string(),
-            })
-        });
-        let limits = cluster::Limits::default();
+        let verify = cluster::verifier(env, ca, watch::channel(revoked).1);
         let fleet = Fleet::new(env.clone(), limits, hub.clone(), verify, self.stop.clone());
         self.run(env, Side::Frontend, hub.clone().run(rx, self.stop.clone()).boxed());
         self.run(env, Side::Frontend, processes.tail(self.stop.clone()).boxed());
@@ -84,7 +77,7 @@ impl Node {
             .context("node.certificate")?;
         let c = &loaded.config.client;
         let dialer = Dialer::new(env, &own, &c.ca_certificate, c.pinned_server_name())?;
-        let uplink = Uplink::new(cluster::Limits::default());
+        let uplink = Uplink::new(super::link_limits(&loaded.settings.cluster));
         let relay = Relay::new(uplink.clone());
         self.server.set_relay(relay.clone());
         let expires = Certificate::from_pem(&identity.certificate_pem)
@@ -129,6 +122,18 @@ impl Node {
             }
         });
         Ok(())
+    }
+
+    /// What the metrics say of the stream.
+    pub(super) fn link_metrics(&self) -> Arc<dyn Fn() -> String + Send + Sync> {
+        if let Some(cluster) = &self.cluster {
+            let fleet = cluster.fleet.clone();
+            return Arc::new(move || cluster::metrics::master(&fleet));
+        }
+        match self.server.relay().map(|r| r.uplink().clone()) {
+            Some(uplink) => Arc::new(move || cluster::metrics::minion(&uplink)),
+            None => Arc::new(String::new),
+        }
     }
 
     /// Becomes `Some` with the reason when the node must end.

@@ -19,11 +19,12 @@ pub(super) fn router(
     server: Arc<Server>,
     clients: Arc<Metrics>,
     operations: Arc<CountingFs>,
+    link: Arc<dyn Fn() -> String + Send + Sync>,
 ) -> Router {
     Router::new().route(
         "/metrics",
         get(move || {
-            let text = render(&server, &clients, &operations);
+            let text = render(&server, &clients, &operations) + &link();
             async move {
                 ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
                     .into_response()

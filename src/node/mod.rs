@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use vql::Registry;
 
 use crate::api::{self, Api, ApiOptions};
+use crate::cluster;
 use crate::comms::server::{
     AcceptLimits, ClientEndpoint, Endpoint, HttpLimits, Metrics, Serve, Stop, WebHandler, serve,
 };
@@ -117,6 +118,26 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
     }
 }
 
+/// The limits of the stream between nodes, from the settings.
+pub fn link_limits(c: &crate::config::settings::Cluster) -> cluster::Limits {
+    let ms = Duration::from_millis;
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    cluster::Limits {
+        beat: ms(c.beat_ms),
+        missed_beats: c.missed_beats,
+        connect: ms(c.connect_ms),
+        welcome: ms(c.welcome_ms),
+        backoff_min: ms(c.backoff_ms),
+        backoff_max: ms(c.backoff_max_ms),
+        stall: ms(c.stall_ms),
+        queue_frames: size(c.queue_frames),
+        queue_bytes: size(c.queue_bytes),
+        frame_bytes: size(c.frame_bytes),
+        window_frames: size(c.window_frames),
+        session_backlog: size(c.session_backlog),
+    }
+}
+
 fn http_limits(c: &model::Config) -> HttpLimits {
     let l = c.frontend.limits();
     HttpLimits {
@@ -204,8 +225,9 @@ impl Node {
                     NodeRole::Master { revoked, .. } => revoked.clone(),
                     _ => Default::default(),
                 };
+                let limits = link_limits(&loaded.settings.cluster);
                 let fleet = matches!(role, NodeRole::Master { .. })
-                    .then(|| node.lead(&env, plan.ca.clone(), revoked, &frontend));
+                    .then(|| node.lead(&env, plan.ca.clone(), revoked, limits, &frontend));
                 node.serve_api(&env, loaded, &extras, fleet).await?;
                 node.serve_gui(&env, loaded).await?;
             }
@@ -359,7 +381,7 @@ impl Node {
             side: Side::Gui,
             stop: self.stopping(),
         };
-        let app = metrics::router(self.server.clone(), clients, operations);
+        let app = metrics::router(self.server.clone(), clients, operations, self.link_metrics());
         let handler = Arc::new(WebHandler::new(app));
         self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
         Ok(())
@@ -468,5 +490,16 @@ async fn watch_store(frontend: Arc<Frontend>, stop: CancellationToken) {
             tracing::error!(error = e, "the datastore is not healthy");
         }
         frontend.set_health(health);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_links_defaults_are_those_of_the_settings() {
+        let settings = crate::config::settings::Cluster::default();
+        assert_eq!(link_limits(&settings), cluster::Limits::default());
     }
 }

@@ -45,6 +45,11 @@ pub struct Accepted {
 pub trait ConnHandler: Send + Sync + 'static {
     /// Serves one connection.
     fn handle(&self, conn: Accepted) -> BoxFuture<'static, ()>;
+
+    /// Where it is served, if not on [`Serve::side`]: known once TLS is up.
+    fn side(&self, _: &Accepted) -> Option<Side> {
+        None
+    }
 }
 
 /// How to stop.
@@ -108,7 +113,7 @@ pub async fn serve(
         };
         let id = 1 + metrics.connections.fetch_add(1, Ordering::Relaxed);
         let (acceptor, metrics, handler) = (acceptor.clone(), metrics.clone(), handler.clone());
-        let (drain, cut) = (stop.token.clone(), cut.clone());
+        let (drain, cut, tasks) = (stop.token.clone(), cut.clone(), env.tasks.clone());
         let task = async move {
             let _slot = slot;
             let _open = Gauge::new(&metrics.open);
@@ -124,13 +129,24 @@ pub async fn serve(
                     return;
                 }
             };
+            let elsewhere = handler.side(&conn).filter(|s| *s != side);
             let work = handler.handle(conn);
             drop(handler);
-            tokio::select! {
-                biased;
-                () = cut.cancelled() => {}
-                () = work => {}
-            }
+            let work = async move {
+                tokio::select! {
+                    biased;
+                    () = cut.cancelled() => {}
+                    () = work => {}
+                }
+            };
+            let Some(elsewhere) = elsewhere else { return work.await };
+            let (done, over) = tokio::sync::oneshot::channel::<()>();
+            let work = async move {
+                work.await;
+                drop(done);
+            };
+            tasks.spawn(elsewhere, Box::pin(work));
+            let _ = over.await;
         };
         env.tasks.spawn(side, Box::pin(tracker.track_future(task)));
     }

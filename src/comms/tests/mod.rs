@@ -5,7 +5,7 @@ mod agent;
 mod edge;
 mod http;
 mod loopback;
-mod net;
+pub(crate) mod net;
 mod service;
 mod socket;
 

@@ -54,7 +54,7 @@ impl Listener for MemListener {
 }
 
 /// The real environment on a network in memory.
-pub(super) fn memory() -> Env {
+pub(crate) fn memory() -> Env {
     Env { net: Arc::new(MemNet::default()), ..crate::env::real::env() }
 }
 

@@ -514,7 +514,7 @@ impl MasterSide for Hub {
                 }
                 FromMinion::Records(r) => {
                     let start = r.start.unwrap_or_default().into();
-                    self.journals.records(&process, start, r.data.into()).await;
+                    self.journals.records(&process, start, r.data).await;
                     self.tell_position(&process);
                 }
                 FromMinion::Beat(beat) => {

@@ -321,7 +321,7 @@ impl Relay {
 
 /// A frame of the stream as bytes of the journal of `process`.
 pub fn records(file: u64, offset: u64, data: bytes::Bytes) -> fleet::Records {
-    fleet::Records { start: Some(fleet::Position { file, offset }), data: data.to_vec() }
+    fleet::Records { start: Some(fleet::Position { file, offset }), data }
 }
 
 #[cfg(test)]
