@@ -97,7 +97,7 @@ fn csv_line<'a>(cells: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// Columns as wide as their widest cell; line breaks in cells are shown as `\n`.
-fn table(columns: &[String], rows: &[Vec<String>]) -> String {
+pub(super) fn table(columns: &[String], rows: &[Vec<String>]) -> String {
     let flat = |c: &String| c.replace('\n', "\\n");
     let rows: Vec<Vec<String>> = rows.iter().map(|r| r.iter().map(flat).collect()).collect();
     let width = |i: usize, name: &String| {

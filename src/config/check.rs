@@ -29,7 +29,7 @@ pub enum Role {
 
 impl Role {
     /// Whether agents connect to it.
-    fn serves(self) -> bool {
+    pub fn serves(self) -> bool {
         matches!(self, Role::Server | Role::Minion)
     }
 }

@@ -35,6 +35,15 @@ pub struct Meta {
     pub inode: u64,
 }
 
+/// What only `config check` asks of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Details {
+    /// Numeric id of the owner, as this host sees it.
+    pub uid: u32,
+    /// Major and minor number of the file system it is on.
+    pub device: (u32, u32),
+}
+
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DirEntry {
@@ -67,6 +76,11 @@ pub trait FileSystem: Send + Sync {
     fn sync_dir<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<()>>;
     /// Bytes available to this process on the file system of `path`.
     fn free_space<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<u64>>;
+    /// Owner and device of a file; `Unsupported` where there are none.
+    fn details<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Details>> {
+        let text = format!("{path}: has no owner here");
+        Box::pin(async { Err(io::Error::new(io::ErrorKind::Unsupported, text)) })
+    }
 }
 
 /// An open file. Dropping it without [`File::close`] models a crash: bytes not

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub mod fs;
 pub mod real;
 
-pub use fs::{DirEntry, File, FileSystem, Meta, Open};
+pub use fs::{Details, DirEntry, File, FileSystem, Meta, Open};
 
 /// A connected byte stream of either world.
 pub trait Io: AsyncRead + AsyncWrite + Send + 'static {}

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 
 use super::fs::parent;
 use super::{
-    Clock, Conn, Cpu, DirEntry, Entropy, Env, File, FileSystem, Listener, Meta, Net, Open, Side,
-    Spawn,
+    Clock, Conn, Cpu, Details, DirEntry, Entropy, Env, File, FileSystem, Listener, Meta, Net, Open,
+    Side, Spawn,
 };
 
 /// File operations in flight at once; more wait. Keeps a stalled mount from
@@ -283,6 +283,16 @@ impl FileSystem for OsFs {
         blocking(&self.slots, move || {
             let s = named(&p, rustix::fs::statvfs(&*p).map_err(io::Error::from))?;
             Ok(s.f_bavail.saturating_mul(s.f_frsize))
+        })
+        .boxed()
+    }
+
+    fn details<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Details>> {
+        let p = path.to_owned();
+        blocking(&self.slots, move || {
+            let m = named(&p, std::fs::metadata(&p))?;
+            let device = (rustix::fs::major(m.dev()), rustix::fs::minor(m.dev()));
+            Ok(Details { uid: m.uid(), device })
         })
         .boxed()
     }

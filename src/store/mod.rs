@@ -3,11 +3,13 @@
 pub mod client_path;
 pub mod escape;
 pub mod journal;
+pub mod mounts;
 pub mod objects;
 pub mod ops;
 pub mod path;
 pub mod path_type;
 pub mod paths;
+pub mod probe;
 pub mod resultset;
 #[cfg(test)]
 mod sample_tests;

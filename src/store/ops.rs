@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::env::{DirEntry, Env, File, FileSystem, Meta, Open};
+use crate::env::{Details, DirEntry, Env, File, FileSystem, Meta, Open};
 
 /// How long a file operation may take before its caller is told that it
 /// failed; it may still take effect.
@@ -183,6 +183,10 @@ impl FileSystem for CountingFs {
     fn free_space<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<u64>> {
         self.track(&self.counters.stat, self.inner.free_space(path))
     }
+
+    fn details<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Details>> {
+        self.track(&self.counters.stat, self.inner.details(path))
+    }
 }
 
 #[derive(Debug)]
@@ -317,6 +321,10 @@ impl FileSystem for DeadlineFs {
 
     fn free_space<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<u64>> {
         self.within(path, self.inner.free_space(path))
+    }
+
+    fn details<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Details>> {
+        self.within(path, self.inner.details(path))
     }
 }
 
