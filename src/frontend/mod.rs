@@ -23,6 +23,8 @@ use crate::crypto::{PrivateKey, PublicKey};
 use crate::services::Server;
 
 #[cfg(test)]
+mod full_tests;
+#[cfg(test)]
 mod tests;
 
 pub use ingest::IngestError;

@@ -23,16 +23,16 @@ use crate::services::flows::Rows;
 use crate::services::{Options, Org, Role};
 use crate::store::StoreRoot;
 
-const NONCE: &str = "dGVzdA==";
+pub(super) const NONCE: &str = "dGVzdA==";
 
-struct World {
-    env: Env,
-    dir: tempfile::TempDir,
+pub(super) struct World {
+    pub(super) env: Env,
+    pub(super) dir: tempfile::TempDir,
     identity: Identity,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let env = crate::env::real::env();
         let now = env.clock.now();
         let ca = Authority::generate(&*env.entropy, now).unwrap();
@@ -42,11 +42,11 @@ impl World {
         Self { env, dir: tempfile::tempdir().unwrap(), identity }
     }
 
-    async fn start(&self) -> Clients {
+    pub(super) async fn start(&self) -> Clients {
         self.start_with(Options::default()).await
     }
 
-    async fn start_with(&self, options: Options) -> Clients {
+    pub(super) async fn start_with(&self, options: Options) -> Clients {
         let options =
             Options { root_nonce: NONCE.into(), obfuscation_nonce: "x".into(), ..options };
         let root = StoreRoot::single(self.dir.path().to_str().unwrap());
@@ -57,16 +57,16 @@ impl World {
     }
 }
 
-struct TestClient {
+pub(super) struct TestClient {
     key: PrivateKey,
-    id: String,
+    pub(super) id: String,
     cipher: SessionCipher,
     nonce: String,
     env: Env,
 }
 
 impl TestClient {
-    fn new(w: &World, nonce: &str) -> Self {
+    pub(super) fn new(w: &World, nonce: &str) -> Self {
         let key = PrivateKey::generate().unwrap();
         let id = ClientId::of(key.public()).to_string();
         let server = w.identity.key().public();
@@ -74,7 +74,7 @@ impl TestClient {
         Self { key, id, cipher, nonce: nonce.into(), env: w.env.clone() }
     }
 
-    fn body(&self, jobs: &[VeloMessage]) -> Bytes {
+    pub(super) fn body(&self, jobs: &[VeloMessage]) -> Bytes {
         let mut list = Vec::new();
         for j in jobs {
             envelope::pack_job(&mut list, &j.encode_to_vec());
@@ -124,7 +124,7 @@ fn request(body: Bytes, channel: Channel) -> Request {
     Request { head, body, charge: Charge::default() }
 }
 
-async fn post(c: &Clients, body: Bytes) -> Answer {
+pub(super) async fn post(c: &Clients, body: Bytes) -> Answer {
     c.control(request(body, Channel::Control)).await
 }
 
@@ -160,7 +160,7 @@ async fn enrol(c: &Clients, client: &TestClient) {
     assert!(matches!(post(c, client.body(&[client.csr()])).await, Answer::Status(406, _)));
 }
 
-fn rows(flow: &str, name: &str, start: u64, n: u64) -> VeloMessage {
+pub(super) fn rows(flow: &str, name: &str, start: u64, n: u64) -> VeloMessage {
     let lines: String = (start..start + n).map(|i| format!("{{\"i\":{i}}}\n")).collect();
     VeloMessage {
         session_id: flow.into(),
@@ -175,7 +175,7 @@ fn rows(flow: &str, name: &str, start: u64, n: u64) -> VeloMessage {
     }
 }
 
-fn done(flow: &str, rows: i64) -> VeloMessage {
+pub(super) fn done(flow: &str, rows: i64) -> VeloMessage {
     VeloMessage {
         session_id: flow.into(),
         flow_stats: Some(FlowStats {
@@ -192,12 +192,12 @@ fn done(flow: &str, rows: i64) -> VeloMessage {
     }
 }
 
-fn server(c: &Clients) -> (&Arc<Server>, Arc<Org>) {
+pub(super) fn server(c: &Clients) -> (&Arc<Server>, Arc<Org>) {
     (c.0.server(), c.0.server().root())
 }
 
 /// Enrols, polls, and answers the interrogation.
-async fn interrogated(c: &Clients, w: &World, client: &TestClient) -> String {
+pub(super) async fn interrogated(c: &Clients, w: &World, client: &TestClient) -> String {
     enrol(c, client).await;
     let tasks = poll(c, w, client, 0).await;
     let task = tasks.iter().find(|t| t.flow_request.is_some()).expect("interrogation");
