@@ -152,7 +152,9 @@ fn drive(plan: Plan) -> Outcome {
     sim.host("server", move || {
         let (env, slot) = (env(&disk, "server", plan.seed ^ 1), slot.clone());
         async move {
-            let loaded: Loaded = load(&env, "/etc/server.config.yaml", None, Role::Server).await?;
+            let mut loaded: Loaded =
+                load(&env, "/etc/server.config.yaml", None, Role::Server).await?;
+            loaded.settings.journal.reserve_bytes = Some(1 << 20);
             let extras =
                 Extras { registry: velociraptor::plugins::server::registry(), definitions: vec![] };
             let node = Node::start(env, &loaded, extras).await?;

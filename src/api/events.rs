@@ -15,6 +15,7 @@ use super::{Api, Caller};
 use crate::services::acl::Permission;
 use crate::services::events::{EventBatch, decorate};
 use crate::services::repository::Kind;
+use crate::store::journal::Worth;
 
 /// A watcher that takes longer than this for one message is cut off.
 const SLOW: Duration = Duration::from_secs(5);
@@ -75,7 +76,8 @@ impl Api {
             });
             return Ok(Response::new(()));
         }
-        let pushed = self.server.push_events(&caller.org, client, &r.artifact, rows).await;
+        let worth = Worth::Rows;
+        let pushed = self.server.push_rows(worth, &caller.org, client, &r.artifact, rows).await;
         pushed.map_err(|e| status(&e.into()))?;
         Ok(Response::new(()))
     }

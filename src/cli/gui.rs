@@ -18,6 +18,8 @@ use crate::services::ids::OrgId;
 
 /// Name of the first administrator.
 const ADMIN: &str = "admin";
+/// Bytes kept for decisions when the disk is full, unless the settings say otherwise.
+const RESERVE: u64 = 8 << 20;
 /// Name of the API user whose file is written.
 const API_USER: &str = "api";
 
@@ -70,7 +72,10 @@ pub async fn run(args: GuiArgs, ctx: &Context) -> anyhow::Result<()> {
         Ok(_) => None,
         Err(_) => Some(make(&args, ctx, &dir, &server_path).await?),
     };
-    let loaded = load(&ctx.env, &server_path, ctx.global.settings.as_deref(), Role::Server).await?;
+    let mut loaded =
+        load(&ctx.env, &server_path, ctx.global.settings.as_deref(), Role::Server).await?;
+    // One small deployment on a disk that it shares with its user.
+    loaded.settings.journal.reserve_bytes.get_or_insert(RESERVE);
     for f in &loaded.findings {
         tracing::warn!("{f}");
     }

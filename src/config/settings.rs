@@ -40,6 +40,11 @@ pub struct Journal {
     pub file_bytes: u64,
     /// Milliseconds after which a POST that is not durable yet is answered 500.
     pub commit_timeout_ms: u64,
+    /// Bytes kept free for decisions and the ends of flows when the store is full;
+    /// 0 keeps none. Default 64 MiB, and 8 MiB for `gui`. Uploads are refused while
+    /// less than this is free beside it, everything but decisions when half of it
+    /// is used up.
+    pub reserve_bytes: Option<u64>,
     /// Breaks the promise that nothing acknowledged is lost: answers before the
     /// journal is written. For the test that shows that such a server is caught.
     pub danger_acknowledge_early: bool,
@@ -52,12 +57,18 @@ impl Default for Journal {
             spill_bytes: 256 << 10,
             file_bytes: 256 << 20,
             commit_timeout_ms: 20_000,
+            reserve_bytes: None,
             danger_acknowledge_early: false,
         }
     }
 }
 
 impl Journal {
+    /// [`Journal::reserve_bytes`] or its default.
+    pub fn reserve(&self) -> u64 {
+        self.reserve_bytes.unwrap_or(64 << 20)
+    }
+
     /// [`Journal::commit_timeout_ms`] as a duration.
     pub fn commit_timeout(&self) -> Duration {
         Duration::from_millis(self.commit_timeout_ms)

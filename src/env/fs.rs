@@ -121,19 +121,31 @@ pub async fn read_limited(fs: &dyn FileSystem, path: &str, limit: usize) -> io::
     Ok(data)
 }
 
-/// Creates `path`, which must not exist, with `data` on stable storage.
+/// Creates `path`, which must not exist, with `data` on stable storage. What a
+/// failure leaves is removed: on a full disk it would take what room there is.
 pub async fn create_synced(fs: &dyn FileSystem, path: &str, data: &[u8]) -> io::Result<()> {
     let f = fs.open(path, Open::CreateNew).await?;
-    f.write_at(0, bytes::Bytes::copy_from_slice(data)).await?;
-    f.sync().await?;
-    f.close().await
+    let data = bytes::Bytes::copy_from_slice(data);
+    let done = async {
+        f.write_at(0, data).await?;
+        f.sync().await?;
+        f.close().await
+    };
+    let done = done.await;
+    if done.is_err() {
+        let _ = fs.remove(path).await;
+    }
+    done
 }
 
 /// Replaces `path` so that readers see the old or the new bytes, never a mix,
 /// and the new ones survive power loss. `tmp` must be a name nobody else uses.
 pub async fn replace(fs: &dyn FileSystem, tmp: &str, path: &str, data: &[u8]) -> io::Result<()> {
     create_synced(fs, tmp, data).await?;
-    fs.rename(tmp, path).await?;
+    if let Err(e) = fs.rename(tmp, path).await {
+        let _ = fs.remove(tmp).await;
+        return Err(e);
+    }
     fs.sync_dir(parent(path)).await
 }
 

@@ -20,7 +20,7 @@ use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
 use crate::services::state::{Known, PostFacts};
-use crate::store::journal::{CommitError, Committed, Extent, Segment};
+use crate::store::journal::{CommitError, Committed, Extent, Segment, Worth, is_full};
 
 /// A POST that is being committed: client, class, identity.
 pub(super) type PostKey = (String, i32, Hash);
@@ -51,6 +51,22 @@ struct Incoming {
     job: Job,
     name: String,
     session: Session,
+}
+
+/// What a POST is worth: as little as the least of its messages, since all of
+/// it is stored or nothing.
+fn worth(incoming: &[Incoming]) -> Worth {
+    let of = |i: &Incoming| {
+        let m = &i.job.message;
+        if m.file_buffer.is_some() {
+            Worth::Upload
+        } else if m.flow_stats.is_some() || m.status.is_some() {
+            Worth::Status
+        } else {
+            Worth::Rows
+        }
+    };
+    incoming.iter().map(of).min().unwrap_or(Worth::Status)
 }
 
 impl Frontend {
@@ -211,8 +227,11 @@ impl Frontend {
         remote: &str,
         fresh: &mut [Incoming],
     ) -> Result<Committed, IngestError> {
+        let worth = worth(fresh);
+        // Before anything is written beside the journal.
+        self.server.journal.space().admit(worth).map_err(CommitError::from)?;
         let (record, payload, spills) = self.record(who, facts, remote, fresh).await?;
-        match self.server.commit(Kind::Post(record), payload, spills).await {
+        match self.server.commit_worth(worth, Kind::Post(record), payload, spills).await {
             Ok(c) => Ok(c),
             Err(e) => {
                 self.spills.abandon(&who.source);
@@ -341,6 +360,9 @@ impl Frontend {
             Ok(s) => s,
             Err(e) => {
                 self.spills.abandon(&who.source);
+                if is_full(&e) {
+                    self.server.journal.space().met_full().await;
+                }
                 return Err(IngestError::Store(e.to_string()));
             }
         };

@@ -23,6 +23,8 @@ use crate::crypto::{PrivateKey, PublicKey};
 use crate::services::Server;
 
 #[cfg(test)]
+mod full_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_old;

@@ -20,7 +20,7 @@ use crate::services::flows::job::hash;
 use crate::services::handover::{Handed, RecoveredPost};
 use crate::services::ids::OrgId;
 use crate::services::server::Counters;
-use crate::store::journal::{CommitError, Extent};
+use crate::store::journal::{CommitError, Extent, Worth};
 
 /// Pause between two rounds of taking up what was kept.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ impl Frontend {
         let about = self.describe(org, source, &parked, "");
         let len = parked.body.len() as u64;
         let kind = Kind::Quarantine(about.clone());
-        let done = self.server.commit(kind, vec![parked.body], vec![]).await?;
+        let done = self.server.commit_worth(Worth::Rows, kind, vec![parked.body], vec![]).await?;
         let body = Extent { segment: done.segment, offset: done.payload, len };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.add(RecoveredPost { about, body });

@@ -26,8 +26,8 @@ use crate::store::StoreRoot;
 pub(super) const NONCE: &str = "dGVzdA==";
 
 pub(super) struct World {
-    env: Env,
-    dir: tempfile::TempDir,
+    pub(super) env: Env,
+    pub(super) dir: tempfile::TempDir,
     identity: Identity,
 }
 
@@ -194,7 +194,7 @@ pub(super) fn rows(flow: &str, name: &str, start: u64, n: u64) -> VeloMessage {
     }
 }
 
-fn done(flow: &str, rows: i64) -> VeloMessage {
+pub(super) fn done(flow: &str, rows: i64) -> VeloMessage {
     VeloMessage {
         session_id: flow.into(),
         flow_stats: Some(FlowStats {
@@ -216,7 +216,7 @@ pub(super) fn server(c: &Clients) -> (&Arc<Server>, Arc<Org>) {
 }
 
 /// Enrols, polls, and answers the interrogation.
-async fn interrogated(c: &Clients, w: &World, client: &TestClient) -> String {
+pub(super) async fn interrogated(c: &Clients, w: &World, client: &TestClient) -> String {
     enrol(c, client).await;
     let tasks = poll(c, w, client, 0).await;
     let task = tasks.iter().find(|t| t.flow_request.is_some()).expect("interrogation");

@@ -129,6 +129,19 @@ fn render(server: &Server, m: &Metrics, operations: &CountingFs) -> String {
         "Bytes accepted and not committed yet.",
         server.journal.waiting_bytes() as u64,
     );
+    let space = server.journal.space();
+    t.gauge("velociraptor_store_free_bytes", "Bytes free.", space.free().unwrap_or(0));
+    t.gauge("velociraptor_store_reserve_bytes", "Bytes kept for decisions.", space.held());
+    t.gauge(
+        "velociraptor_store_level",
+        "0: everything is taken, 1: no uploads, 2: nor rows, 3: decisions alone.",
+        space.level() as u64,
+    );
+    let name = "velociraptor_store_full_refusals_total";
+    let _ = writeln!(t.0, "# HELP {name} Refused for want of space.\n# TYPE {name} counter");
+    for (what, n) in space.refused() {
+        let _ = writeln!(t.0, "{name}{{what=\"{what}\"}} {n}");
+    }
     let name = "velociraptor_store_operations_total";
     let _ = writeln!(t.0, "# HELP {name} Calls to the file server.\n# TYPE {name} counter");
     for (operation, n) in operations.counts().named() {

@@ -96,6 +96,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             waiting_bytes: s.limits.pending_bytes as usize,
             deadline: s.journal.commit_timeout(),
             acknowledge_early: s.journal.danger_acknowledge_early,
+            reserve_bytes: s.journal.reserve(),
             ..journal::Options::default()
         },
         unreplicated_bytes: match s.cluster.unreplicated_bytes {
@@ -214,6 +215,7 @@ impl Node {
             tasks: TaskTracker::new(),
         };
         node.run(&env, Side::Frontend, server.clone().keep_house(node.stop.clone()).boxed());
+        node.run(&env, Side::Frontend, server.clone().watch_space(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, watch_store(frontend.clone(), node.stop.clone()).boxed());
         match &plan.role {
             NodeRole::Minion { master, identity } => {
@@ -486,6 +488,7 @@ async fn watch_store(frontend: Arc<Frontend>, stop: CancellationToken) {
             Ok(Err(e)) => Err(format!("datastore: {e}")),
             Err(_) => Err(format!("datastore: no answer within {LIMIT:?}")),
         };
+        let health = health.and(server.journal.space().health().map_err(|e| e.to_string()));
         if let Err(e) = &health {
             tracing::error!(error = e, "the datastore is not healthy");
         }

@@ -28,7 +28,10 @@ impl Server {
             f.announced = true;
         }
         if let Err(e) = self.announce(org, key).await {
-            tracing::error!(client = key.0, flow = key.1, error = %e, "end of a flow not announced");
+            tracing::error!(client = key.0, flow = key.1, error = %e, "end of a flow not announced; tried again");
+            if let Some(f) = org.state().flows.get_mut(key) {
+                f.announced = false;
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::events::day_of;
 use super::server::{Org, Server, ServiceError};
 use super::state::FlowKey;
+use crate::store::journal::Level;
 
 /// How long after midnight a day's events may still arrive, microseconds.
 const DAY_GRACE: u64 = 60_000_000;
@@ -46,7 +47,10 @@ impl Server {
             if !self.is_master() {
                 continue;
             }
-            self.settle(Settle::Due).await;
+            // Stock files are derived: they can wait, decisions cannot.
+            if self.journal.space().level() < Level::Last {
+                self.settle(Settle::Due).await;
+            }
             let due = Duration::from_secs(self.options.snapshot_seconds);
             if last_snapshot.elapsed() >= due {
                 last_snapshot = tokio::time::Instant::now();

@@ -29,6 +29,7 @@ pub mod sessions;
 pub mod settle;
 pub mod settle_events;
 mod settle_uploads;
+mod space;
 pub mod state;
 pub mod tasks;
 pub mod tombstones;

@@ -29,7 +29,7 @@ use crate::crypto::names::NameCipher;
 use crate::env::Env;
 use crate::env::File;
 use crate::store::journal::{
-    self, CommitError, Committed, Epoch, Extent, Journal, Position, ProcessId, Segment,
+    self, CommitError, Committed, Epoch, Extent, Journal, Position, ProcessId, Segment, Worth,
 };
 use crate::store::{StoreError, StoreRoot, Tree, paths};
 
@@ -248,6 +248,7 @@ impl Server {
     ) -> Result<Arc<Self>, ServiceError> {
         let fleet = fleet_dir(&root);
         super::beat::check(&env, &root, &options.node).await?;
+        super::space::reclaim(&env, &root, &options.node).await?;
         let old = match options.role {
             Role::Master => {
                 journal::list_processes(&env, &fleet).await.map_err(StoreError::from)?
@@ -499,14 +500,26 @@ impl Server {
         self.orgs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Commits a record; see [`Journal::commit`].
+    /// Commits a decision or the like; see [`Journal::commit_worth`].
     pub async fn commit(
         &self,
         kind: RecordKind,
         payload: Vec<Bytes>,
         spills: Vec<Arc<dyn File>>,
     ) -> Result<Committed, CommitError> {
-        let done = self.journal.commit(Record { kind: Some(kind) }, payload, spills).await?;
+        self.commit_worth(Worth::Decision, kind, payload, spills).await
+    }
+
+    /// The same for what is refused before decisions are when space runs out.
+    pub async fn commit_worth(
+        &self,
+        worth: Worth,
+        kind: RecordKind,
+        payload: Vec<Bytes>,
+        spills: Vec<Arc<dyn File>>,
+    ) -> Result<Committed, CommitError> {
+        let record = Record { kind: Some(kind) };
+        let done = self.journal.commit_worth(worth, record, payload, spills).await?;
         self.note_segment(&done.segment);
         Ok(done)
     }
@@ -569,6 +582,18 @@ impl Server {
         artifact: &str,
         rows: Bytes,
     ) -> Result<(), CommitError> {
+        self.push_rows(Worth::Decision, org, client, artifact, rows).await
+    }
+
+    /// The same for rows that others made.
+    pub async fn push_rows(
+        &self,
+        worth: Worth,
+        org: &Org,
+        client: &str,
+        artifact: &str,
+        rows: Bytes,
+    ) -> Result<(), CommitError> {
         let time = self.env.clock.micros();
         let members = format!(
             "\"_ts\":{},\"_Source\":{}",
@@ -584,7 +609,8 @@ impl Server {
             jsonl: Vec::new(),
         };
         let _open = org.gates.enter(vec![(client.to_owned(), MONITORING.to_owned())]).await;
-        let done = self.commit(RecordKind::Events(event), vec![rows.clone()], vec![]).await?;
+        let kind = RecordKind::Events(event);
+        let done = self.commit_worth(worth, kind, vec![rows.clone()], vec![]).await?;
         if !self.is_master() {
             return Ok(());
         }

@@ -134,10 +134,22 @@ impl Server {
         self.tree.record_long_names(&stock.0).await?;
         let data = self.tree.temp(StoreKind::Files);
         let index = format!("{data}.index");
-        let fs = &*self.env.fs;
-        let mut w = SetWriter::create(fs, &data, &index).await?;
+        let written = self.write_set(&data, &index, &stock, set).await;
+        self.or_discard(&[&data, &index], written).await?;
+        let files = self.placed(&stock, data, index)?;
+        self.place(files, set.base > 0).await
+    }
+
+    async fn write_set(
+        &self,
+        data: &str,
+        index: &str,
+        stock: &FilePath,
+        set: &LiveSet,
+    ) -> Result<(), ServiceError> {
+        let mut w = SetWriter::create(&*self.env.fs, data, index).await?;
         if set.base > 0 {
-            let before = crate::store::resultset::ResultSet::open(&self.tree, &stock).await?;
+            let before = crate::store::resultset::ResultSet::open(&self.tree, stock).await?;
             let mut rows = before.rows(0).await?;
             for _ in 0..set.base {
                 let Some(row) = rows.next().await? else { break };
@@ -149,8 +161,22 @@ impl Server {
             w.jsonl(&blob).await?;
         }
         w.finish().await?;
-        let files = self.placed(&stock, data, index)?;
-        self.place(files, set.base > 0).await
+        Ok(())
+    }
+
+    /// Removes what an attempt that failed left under names of its own: on a
+    /// full disk each further attempt would leave more.
+    pub(super) async fn or_discard<T>(
+        &self,
+        names: &[&str],
+        done: Result<T, ServiceError>,
+    ) -> Result<T, ServiceError> {
+        if done.is_err() {
+            for name in names {
+                let _ = self.env.fs.remove(name).await;
+            }
+        }
+        done
     }
 
     fn placed(
@@ -172,8 +198,13 @@ impl Server {
     /// Gives finished files their stock names. `replace` says that the names
     /// are taken by what the new files continue.
     async fn place(&self, files: Vec<Placed>, replace: bool) -> Result<(), ServiceError> {
+        let names: Vec<&str> = files.iter().map(|f| f.temporary.as_str()).collect();
+        self.or_discard(&names, self.name_files(&files, replace).await).await
+    }
+
+    async fn name_files(&self, files: &[Placed], replace: bool) -> Result<(), ServiceError> {
         let fs = &*self.env.fs;
-        for f in &files {
+        for f in files {
             if replace {
                 fs.rename(&f.temporary, &f.stock).await.map_err(StoreError::from)?;
             } else {
@@ -322,12 +353,16 @@ impl Server {
         self.tree.record_long_names(&stock.0).await?;
         let data = self.tree.temp(StoreKind::Files);
         let index = format!("{data}.index");
-        let mut w = SetWriter::create(&*self.env.fs, &data, &index).await?;
-        for row in crate::store::resultset::read_rows(&self.tree, stock, 0, base).await? {
-            w.row(&row).await?;
-        }
-        w.jsonl(rows).await?;
-        w.finish().await?;
+        let written = async {
+            let mut w = SetWriter::create(&*self.env.fs, &data, &index).await?;
+            for row in crate::store::resultset::read_rows(&self.tree, stock, 0, base).await? {
+                w.row(&row).await?;
+            }
+            w.jsonl(rows).await?;
+            w.finish().await?;
+            Ok(())
+        };
+        self.or_discard(&[&data, &index], written.await).await?;
         let files = self.placed(stock, data, index)?;
         self.place(files, base > 0).await
     }

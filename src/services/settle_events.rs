@@ -47,12 +47,27 @@ impl Server {
         let Some(events) = org.state().events.sets.get(key).cloned() else { return Ok(()) };
         let data = self.tree.temp(StoreKind::Files);
         let index = format!("{data}.tidx");
-        self.write_events(key, &events, &data, &index).await?;
+        let done = self.settle_day(org, key, &events, (&data, &index)).await;
+        // Also after a failure: on a full disk each attempt would leave more.
+        for p in [&data, &index] {
+            let _ = self.env.fs.remove(p).await;
+        }
+        done
+    }
+
+    async fn settle_day(
+        &self,
+        org: &Org,
+        key: &EventKey,
+        events: &LiveEvents,
+        (data, index): (&str, &str),
+    ) -> Result<(), ServiceError> {
+        self.write_events(key, events, data, index).await?;
         // What came meanwhile would be covered by the record and be in no file.
         let _closed = org.gates.close((key.client.clone(), MONITORING.to_owned())).await;
         let parts = org.state().events.sets.get(key).map_or(0, |now| now.parts.len());
         if parts == events.parts.len() {
-            self.link_events(org, key, &data, &index).await?;
+            self.link_events(org, key, data, index).await?;
             let kind = Kind::SettledEvents(SettledEvents {
                 artifact: key.artifact.clone(),
                 day: key.day.clone(),
@@ -60,9 +75,6 @@ impl Server {
             });
             let at = self.decide_alone(org, &key.client, "", kind).await?;
             org.state().settled_events(key, at);
-        }
-        for p in [&data, &index] {
-            let _ = self.env.fs.remove(p).await;
         }
         Ok(())
     }

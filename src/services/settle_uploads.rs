@@ -141,18 +141,29 @@ async fn place(
     a: &Attempt,
     replaces: bool,
 ) -> Result<(), ServiceError> {
-    let fs = &*server.env.fs;
     let at = server.tree.root.file(stock).map_err(StoreError::from)?;
     let temporary = server.tree.temp(StoreKind::Files);
+    let placed = place_as(server, &at, &temporary, a, replaces).await;
+    server.or_discard(&[&temporary], placed).await
+}
+
+async fn place_as(
+    server: &Server,
+    at: &str,
+    temporary: &str,
+    a: &Attempt,
+    replaces: bool,
+) -> Result<(), ServiceError> {
+    let fs = &*server.env.fs;
     let err = |e| ServiceError::from(StoreError::from(e));
     let size = a.eof.as_ref().map_or(0, |e| e.stored_size);
     if let Some(spill) = whole_file(a)
         && fs.stat(spill).await.is_ok_and(|m| m.len == size)
     {
         // Its own name goes when nothing refers to the record any more.
-        fs.link(spill, &temporary).await.map_err(err)?;
+        fs.link(spill, temporary).await.map_err(err)?;
     } else {
-        let f = fs.open(&temporary, Open::CreateNew).await.map_err(err)?;
+        let f = fs.open(temporary, Open::CreateNew).await.map_err(err)?;
         for off in a.chunks.keys() {
             let data = chunk(server, a, *off).await?;
             f.write_at(*off, data).await.map_err(err)?;
@@ -161,9 +172,9 @@ async fn place(
         f.close().await.map_err(err)?;
     }
     if replaces {
-        return fs.rename(&temporary, &at).await.map_err(err);
+        return fs.rename(temporary, at).await.map_err(err);
     }
-    server.link(&temporary, &at).await
+    server.link(temporary, at).await
 }
 
 async fn place_map(server: &Server, stock: &FilePath, map: &[u8]) -> Result<(), ServiceError> {

@@ -2,6 +2,8 @@
 
 pub mod client_path;
 pub mod escape;
+#[cfg(test)]
+pub(crate) mod faulty;
 pub mod journal;
 pub mod mounts;
 pub mod objects;

@@ -12,6 +12,7 @@ use crate::services::events::EventKey;
 use crate::services::flows::job::lines;
 use crate::services::repository::{Kind, source_name};
 use crate::services::settle_events::event_paths;
+use crate::store::journal::Worth;
 use crate::store::resultset::{TimedSet, with_ts};
 
 /// A span of time, Unix nanoseconds.
@@ -99,7 +100,8 @@ pub(super) fn register(r: &mut Registry) {
         row.set("_Sender", session.principal.as_str());
         let rows = Bytes::from(format!("{}\n", Value::from(row).to_json()));
         let (server, org) = (&session.server, &session.org);
-        server.push_events(org, "server", &name, rows).await.map_err(Error::failed)?;
+        let pushed = server.push_rows(Worth::Rows, org, "server", &name, rows).await;
+        pushed.map_err(Error::failed)?;
         Ok(true.into())
     });
 }

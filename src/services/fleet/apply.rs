@@ -80,8 +80,8 @@ impl Server {
             });
             at = end;
             match job::parse(&raw, to_hash(&meta.hash), extent, spill) {
-                Ok(job) => {
-                    let name = self.job_name(&job.message);
+                Ok(mut job) => {
+                    let name = self.read_job(&mut job);
                     let session = Session::parse(&job.message.session_id);
                     out.push(Parsed { index: index as u32, job, raw, name, session });
                 }

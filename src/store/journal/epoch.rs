@@ -101,17 +101,21 @@ impl Listed {
 pub async fn list_processes(env: &Env, fleet: &str) -> io::Result<Vec<Listed>> {
     let mut out = Vec::new();
     for node in env.fs.list(fleet).await?.into_iter().filter(|e| e.is_dir) {
-        let mut epochs: Vec<Epoch> = (env.fs.list(&node_dir(fleet, &node.name)).await?.iter())
-            .filter_map(|e| Epoch::parse(&e.name))
-            .collect();
-        epochs.sort();
-        for epoch in epochs {
-            let process = ProcessId::new(node.name.as_str(), epoch.name());
+        for process in list_epochs(env, fleet, &node.name).await? {
             let files = list_files(env, fleet, &process).await?;
             out.push(Listed { process, files });
         }
     }
     Ok(out)
+}
+
+/// The processes of one node, in order of start.
+pub async fn list_epochs(env: &Env, fleet: &str, node: &str) -> io::Result<Vec<ProcessId>> {
+    let mut epochs: Vec<Epoch> = (env.fs.list(&node_dir(fleet, node)).await?.iter())
+        .filter_map(|e| Epoch::parse(&e.name))
+        .collect();
+    epochs.sort();
+    Ok(epochs.into_iter().map(|e| ProcessId::new(node, e.name())).collect())
 }
 
 /// Numbers of the journal files of one process, ascending.

@@ -13,13 +13,14 @@ mod position;
 mod process;
 mod reader;
 mod segment;
+mod space;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use epoch::{
-    Epoch, Listed, journal_path, list_files, list_processes, marker_path, process_dir, spill_path,
-    take_epoch,
+    Epoch, Listed, journal_path, list_epochs, list_files, list_processes, marker_path, process_dir,
+    spill_path, take_epoch,
 };
 pub use feed::{Feed, Group};
 pub use frame::{FrameError, HEADER, decode_frame, encode_frame};
@@ -27,4 +28,5 @@ pub use position::Position;
 pub use process::ProcessId;
 pub use reader::{Damage, Found, Next, Reader, TornTail, scan, scan_from, take_frame};
 pub use segment::{Extent, Segment};
+pub use space::{Level, Refused, Space, Worth, is_full, remove_reserves};
 pub use writer::{CommitError, Committed, Journal, JournalStats, Options, Stamp};

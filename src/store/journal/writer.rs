@@ -19,6 +19,7 @@ use super::frame::{HEADER, encode_frame};
 use super::position::Position;
 use super::process::ProcessId;
 use super::segment::Segment;
+use super::space::{Refused, Space, Worth, is_full};
 use crate::env::{Env, File, Open};
 
 /// How a journal behaves; see the settings file for the defaults' names.
@@ -32,6 +33,9 @@ pub struct Options {
     pub waiting_bytes: usize,
     /// A commit not finished by then is answered as failed. Default 20 s.
     pub deadline: Duration,
+    /// Bytes kept free for decisions on a full store; see [`Space`]. Default 0:
+    /// no reserve, and nothing is refused before a write fails.
+    pub reserve_bytes: u64,
     /// How long after the last look, when something is written, the file is
     /// looked for by name. Default 5 s.
     ///
@@ -50,6 +54,7 @@ impl Default for Options {
             group_bytes: 8 << 20,
             waiting_bytes: 256 << 20,
             deadline: Duration::from_secs(20),
+            reserve_bytes: 0,
             verify_every: Duration::from_secs(5),
             acknowledge_early: false,
         }
@@ -65,6 +70,9 @@ pub enum CommitError {
     /// The file server did not answer in time.
     #[error("journal: not committed within {0:?}")]
     Deadline(Duration),
+    /// There is too little space for it; nothing was written.
+    #[error(transparent)]
+    Full(#[from] Refused),
     /// The journal is closed: the process is stopping.
     #[error("journal is closed")]
     Closed,
@@ -102,6 +110,7 @@ pub struct JournalStats {
 }
 
 struct Request {
+    worth: Worth,
     record: Record,
     payload: Vec<Bytes>,
     spills: Vec<Arc<dyn File>>,
@@ -123,6 +132,7 @@ pub struct Journal {
     options: Arc<Options>,
     stats: Arc<JournalStats>,
     shared: Arc<Shared>,
+    space: Arc<Space>,
 }
 
 /// What the writer tells.
@@ -158,8 +168,11 @@ impl Journal {
         let room = Arc::new(Semaphore::new(options.waiting_bytes.min(Semaphore::MAX_PERMITS)));
         let options = Arc::new(options);
         let shared = Arc::new(Shared::default());
+        let dir = process_dir(fleet, &process);
+        let space = Arc::new(Space::new(env, dir, options.reserve_bytes));
         let mut w = Writer {
             env: env.clone(),
+            space: space.clone(),
             fleet: fleet.to_owned(),
             process,
             options: options.clone(),
@@ -173,7 +186,7 @@ impl Journal {
         // stops the start instead of the first client.
         w.current = Some(w.open_next().await?);
         env.spawn(w.run(rx));
-        Ok(Self { tx, room, options, stats, shared })
+        Ok(Self { tx, room, options, stats, shared, space })
     }
 
     /// The end of what is committed.
@@ -204,28 +217,46 @@ impl Journal {
         &self.stats
     }
 
+    /// How much room the store has, and what is taken.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
     /// Bytes accepted and not yet committed.
     pub fn waiting_bytes(&self) -> usize {
         self.options.waiting_bytes.saturating_sub(self.room.available_permits())
     }
 
-    /// Commits a record with its payload, and syncs `spills` in the same group.
-    ///
-    /// Returns when all of it is on stable storage. On an error the record may
-    /// still be found at recovery; readers recognise duplicates.
+    /// Commits a decision; see [`Journal::commit_worth`].
     pub async fn commit(
         &self,
         record: Record,
         payload: Vec<Bytes>,
         spills: Vec<Arc<dyn File>>,
     ) -> Result<Committed, CommitError> {
+        self.commit_worth(Worth::Decision, record, payload, spills).await
+    }
+
+    /// Commits a record with its payload, and syncs `spills` in the same group.
+    ///
+    /// Returns when all of it is on stable storage. On an error the record may
+    /// still be found at recovery; readers recognise duplicates. When the store
+    /// is nearly full, what is worth too little is refused.
+    pub async fn commit_worth(
+        &self,
+        worth: Worth,
+        record: Record,
+        payload: Vec<Bytes>,
+        spills: Vec<Arc<dyn File>>,
+    ) -> Result<Committed, CommitError> {
+        self.space.admit(worth)?;
         let size: usize = payload.iter().map(Bytes::len).sum::<usize>() + 256;
         let permits = u32::try_from(size.min(self.options.waiting_bytes)).unwrap_or(u32::MAX);
         let wait = async {
             let room = self.room.clone().acquire_many_owned(permits).await;
             let room = room.map_err(|_| CommitError::Closed)?;
             let (done, rx) = oneshot::channel();
-            let request = Request { record, payload, spills, size, done, _room: room };
+            let request = Request { worth, record, payload, spills, size, done, _room: room };
             self.tx.send(Command::Commit(Box::new(request))).map_err(|_| CommitError::Closed)?;
             rx.await.map_err(|_| CommitError::Closed)?
         };
@@ -258,6 +289,7 @@ struct Writer {
     stats: Arc<JournalStats>,
     shared: Arc<Shared>,
     stamp: Option<Stamp>,
+    space: Arc<Space>,
     next: u64,
     current: Option<Current>,
 }
@@ -324,10 +356,31 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, mut group: Vec<Request>) {
+    async fn commit(&mut self, group: Vec<Request>) {
+        let Err((group, e)) = self.try_commit(group).await else { return };
+        if !is_full(&e) || !self.space.met_full().await {
+            return self.fail(group, e);
+        }
+        // The reserve is given up: what it was kept for has room now.
+        let level = self.space.level();
+        let (again, refused): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|r| level.takes(r.worth));
+        self.fail(refused, e);
+        if !again.is_empty()
+            && let Err((group, e)) = self.try_commit(again).await
+        {
+            self.fail(group, e);
+        }
+    }
+
+    /// Writes and answers a group; gives it back if that fails.
+    async fn try_commit(
+        &mut self,
+        mut group: Vec<Request>,
+    ) -> Result<(), (Vec<Request>, io::Error)> {
         let mut current = match self.take_current().await {
             Ok(c) => c,
-            Err(e) => return self.fail(group, e),
+            Err(e) => return Err((group, e)),
         };
         let mut buf = BytesMut::new();
         let mut places = Vec::with_capacity(group.len());
@@ -383,12 +436,13 @@ impl Writer {
                 }
                 self.current = Some(current);
                 self.shared.feeds.publish(&Group { start, end, data });
+                Ok(())
             }
             // Never sync that descriptor again: the kernel may have dropped the
             // pages and cleared the error. The next group opens the next file.
             Err(e) => {
                 current.segment.close(current.at);
-                self.fail(group.into_iter().flatten().collect(), e);
+                Err((group.into_iter().flatten().collect(), e))
             }
         }
     }
@@ -416,6 +470,9 @@ impl Writer {
     }
 
     fn fail(&self, group: Vec<Request>, e: io::Error) {
+        if group.is_empty() {
+            return;
+        }
         self.stats.failures.fetch_add(1, Ordering::Relaxed);
         tracing::error!(error = %e, records = group.len(), "journal group failed; clients keep their data");
         let e = Arc::new(e);
@@ -424,15 +481,25 @@ impl Writer {
         }
     }
 
-    async fn open_next(&mut self) -> io::Result<Current> {
-        let number = self.next;
-        self.next += 1;
-        let segment = Arc::new(Segment::journal(&self.fleet, &self.process, number));
-        let file: Arc<dyn File> = self.env.fs.open(&segment.path, Open::CreateNew).await?.into();
+    async fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        let file: Arc<dyn File> = self.env.fs.open(path, Open::CreateNew).await?.into();
         file.write_at(0, Bytes::from_static(&HEADER)).await?;
         let dir = process_dir(&self.fleet, &self.process);
         let synced = join_all([file.sync(), self.env.fs.sync_dir(&dir)]).await;
         synced.into_iter().collect::<io::Result<()>>()?;
+        Ok(file)
+    }
+
+    async fn open_next(&mut self) -> io::Result<Current> {
+        let number = self.next;
+        self.next += 1;
+        let segment = Arc::new(Segment::journal(&self.fleet, &self.process, number));
+        let made = self.create(&segment.path).await;
+        if made.is_err() {
+            // Nothing is in it, and nothing else knows of it.
+            let _ = self.env.fs.remove(&segment.path).await;
+        }
+        let file = made?;
         self.stats.files.fetch_add(1, Ordering::Relaxed);
         let at = HEADER.len() as u64;
         Ok(Current { file, segment, number, at, verified: Instant::now() })

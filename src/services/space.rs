@@ -1,0 +1,40 @@
+//! Looks after the space of the datastore: what is free, and the reserve.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::server::{Server, ServiceError, fleet_dir};
+use crate::env::Env;
+use crate::store::journal::{list_epochs, process_dir, remove_reserves};
+use crate::store::{StoreError, StoreRoot};
+
+/// Distance of looks at what is free.
+const EVERY: Duration = Duration::from_secs(1);
+
+impl Server {
+    /// Runs until `stop` is cancelled, then gives the reserve back.
+    pub async fn watch_space(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            self.journal.space().watch().await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+        self.journal.space().close().await;
+    }
+}
+
+/// Before a process of `node` starts: what earlier ones kept in reserve is free
+/// again, so that a full store does not stop the start.
+pub(super) async fn reclaim(env: &Env, root: &StoreRoot, node: &str) -> Result<(), ServiceError> {
+    let fleet = fleet_dir(root);
+    for process in list_epochs(env, &fleet, node).await.map_err(StoreError::from)? {
+        let dir = process_dir(&fleet, &process);
+        remove_reserves(env, &dir).await.map_err(StoreError::from)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! A file system for tests that gets full, dies at a chosen call, and notices
+//! who goes on using a file after an error.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::env::{DirEntry, Env, File, FileSystem, Meta, Open};
+
+#[derive(Debug, Default)]
+struct State {
+    /// Bytes there may be; `None` is no limit.
+    limit: Option<u64>,
+    /// Length of each file, by inode.
+    sizes: BTreeMap<u64, u64>,
+    /// Calls that change something until all of them fail.
+    left: Option<u64>,
+    calls: u64,
+    faults: Vec<String>,
+}
+
+impl State {
+    fn used(&self) -> u64 {
+        self.sizes.values().sum()
+    }
+
+    /// Counts a call that changes something; an error once the process is dead.
+    /// `true`: it dies in the middle of this one.
+    fn call(&mut self) -> io::Result<bool> {
+        self.calls += 1;
+        match &mut self.left {
+            None => Ok(false),
+            Some(0) => Err(io::Error::other("dead")),
+            Some(n) => {
+                *n -= 1;
+                Ok(*n == 0)
+            }
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Faulty {
+    inner: Arc<dyn FileSystem>,
+    state: Arc<Mutex<State>>,
+}
+
+fn inode(path: &str) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|m| (m.ino(), m.nlink()))
+}
+
+impl Faulty {
+    /// Wraps the file system of `env`; returns the world with it inside.
+    pub fn wrap(env: &Env) -> (Env, Faulty) {
+        let fs = Faulty { inner: env.fs.clone(), state: Arc::default() };
+        (Env { fs: Arc::new(fs.clone()), ..env.clone() }, fs)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves room for `n` bytes more; `None` for any number.
+    pub fn leave(&self, n: Option<u64>) {
+        let mut s = self.state();
+        s.limit = n.map(|n| s.used() + n);
+    }
+
+    /// Dies within the `n`th call from now that changes something.
+    pub fn die_at(&self, n: u64) {
+        self.state().left = Some(n);
+    }
+
+    /// Whether it died.
+    pub fn is_dead(&self) -> bool {
+        self.state().left == Some(0)
+    }
+
+    /// Calls so far that changed something.
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// What no correct program does.
+    pub fn faults(&self) -> Vec<String> {
+        self.state().faults.clone()
+    }
+
+    /// The name at `path` goes; counts its bytes as free if it is the last.
+    fn free(&self, path: &str) {
+        if let Some((ino, 1)) = inode(path) {
+            self.state().sizes.remove(&ino);
+        }
+    }
+
+    fn change<'a, T: Send + 'a>(
+        &'a self,
+        call: BoxFuture<'a, io::Result<T>>,
+    ) -> BoxFuture<'a, io::Result<T>> {
+        let may = self.state().call();
+        async move {
+            may?;
+            call.await
+        }
+        .boxed()
+    }
+}
+
+impl FileSystem for Faulty {
+    fn open<'a>(&'a self, path: &'a str, how: Open) -> BoxFuture<'a, io::Result<Box<dyn File>>> {
+        let open = async move {
+            let inner = self.inner.open(path, how).await?;
+            let ino = inode(path).map_or(0, |i| i.0);
+            let state = self.state.clone();
+            let file = FaultyFile { inner, ino, state, path: path.into(), failed: false.into() };
+            Ok(Box::new(file) as Box<dyn File>)
+        };
+        if how == Open::CreateNew { self.change(open.boxed()) } else { open.boxed() }
+    }
+
+    fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<Vec<DirEntry>>> {
+        self.inner.list(dir)
+    }
+
+    fn stat<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Meta>> {
+        self.inner.stat(path)
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let call = async move {
+            self.free(to);
+            self.inner.rename(from, to).await
+        };
+        self.change(call.boxed())
+    }
+
+    fn link<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        self.change(self.inner.link(from, to))
+    }
+
+    fn remove<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let call = async move {
+            self.free(path);
+            self.inner.remove(path).await
+        };
+        self.change(call.boxed())
+    }
+
+    fn remove_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        self.change(self.inner.remove_dir(path))
+    }
+
+    fn create_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        self.change(self.inner.create_dir(path))
+    }
+
+    fn sync_dir<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        self.change(self.inner.sync_dir(dir))
+    }
+
+    fn free_space<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<u64>> {
+        let s = self.state();
+        let free = s.limit.map_or(1 << 40, |l| l.saturating_sub(s.used()));
+        async move { Ok(free) }.boxed()
+    }
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    inner: Box<dyn File>,
+    ino: u64,
+    path: Box<str>,
+    state: Arc<Mutex<State>>,
+    failed: AtomicBool,
+}
+
+impl FaultyFile {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the use of a file that has failed.
+    fn used(&self, what: &str) {
+        if self.failed.load(Ordering::Relaxed) {
+            let fault = format!("{}: {what} after an error", self.path);
+            self.state().faults.push(fault);
+        }
+    }
+
+    fn grow(&self, end: u64) -> io::Result<()> {
+        let mut s = self.state();
+        let (used, size) = (s.used(), s.sizes.get(&self.ino).copied().unwrap_or(0));
+        if s.limit.is_some_and(|l| used + end.saturating_sub(size) > l) {
+            return Err(io::Error::new(ErrorKind::StorageFull, format!("{}: full", self.path)));
+        }
+        s.sizes.insert(self.ino, size.max(end));
+        Ok(())
+    }
+
+    async fn write(&self, off: u64, data: Bytes) -> io::Result<()> {
+        let dying = self.state().call()?;
+        if dying {
+            // Half of it gets there.
+            self.inner.write_at(off, data.slice(..data.len() / 2)).await?;
+            return Err(io::Error::other("dead"));
+        }
+        self.grow(off + data.len() as u64)?;
+        self.inner.write_at(off, data).await
+    }
+}
+
+impl File for FaultyFile {
+    fn read_at(&self, off: u64, len: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
+        self.inner.read_at(off, len)
+    }
+
+    fn write_at(&self, off: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>> {
+        self.used("written");
+        self.write(off, data).inspect(|r| self.failed.store(r.is_err(), Ordering::Relaxed)).boxed()
+    }
+
+    fn size(&self) -> BoxFuture<'_, io::Result<u64>> {
+        self.inner.size()
+    }
+
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
+        self.used("synced");
+        let may = self.state().call();
+        async move {
+            may?;
+            self.inner.sync().await
+        }
+        .boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, io::Result<()>> {
+        self.inner.close()
+    }
+}
