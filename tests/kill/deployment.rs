@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -56,14 +56,27 @@ impl Deployment {
     /// A running server with `settings` (YAML), and an agent that has enrolled
     /// and sends about `post_size` bytes at once.
     pub fn ready(settings: &str, post_size: u64) -> (Self, String) {
+        Self::ready_on(None, settings, post_size)
+    }
+
+    /// The same with the datastore in the directory `store`.
+    pub fn ready_on(store: Option<&Path>, settings: &str, post_size: u64) -> (Self, String) {
         let mut d = Self::new();
         d.post_size = post_size;
-        std::fs::create_dir_all(d.path("ds")).unwrap();
+        match store {
+            Some(at) => std::os::unix::fs::symlink(at, d.path("ds")).unwrap(),
+            None => std::fs::create_dir_all(d.path("ds")).unwrap(),
+        }
         std::fs::write(d.path("ds/velociraptor-fleet.yaml"), settings).unwrap();
         d.start_server();
         d.start_agent();
         let client = d.client();
         (d, client)
+    }
+
+    /// An address on the port for agents, without the relay.
+    pub fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}/{path}", self.ports[0])
     }
 
     /// A path in the deployment's directory.

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, missing_docs)]
 
 mod deployment;
+mod full;
 mod relay;
 mod truth;
 
