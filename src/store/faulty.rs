@@ -1,5 +1,5 @@
-//! A file system for tests that gets full, dies at a chosen call, and notices
-//! who goes on using a file after an error.
+//! A file system for tests that gets full, and notices who goes on using a file
+//! after an error.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -19,29 +19,12 @@ struct State {
     limit: Option<u64>,
     /// Length of each file, by inode.
     sizes: BTreeMap<u64, u64>,
-    /// Calls that change something until all of them fail.
-    left: Option<u64>,
-    calls: u64,
     faults: Vec<String>,
 }
 
 impl State {
     fn used(&self) -> u64 {
         self.sizes.values().sum()
-    }
-
-    /// Counts a call that changes something; an error once the process is dead.
-    /// `true`: it dies in the middle of this one.
-    fn call(&mut self) -> io::Result<bool> {
-        self.calls += 1;
-        match &mut self.left {
-            None => Ok(false),
-            Some(0) => Err(io::Error::other("dead")),
-            Some(n) => {
-                *n -= 1;
-                Ok(*n == 0)
-            }
-        }
     }
 }
 
@@ -73,21 +56,6 @@ impl Faulty {
         s.limit = n.map(|n| s.used() + n);
     }
 
-    /// Dies within the `n`th call from now that changes something.
-    pub fn die_at(&self, n: u64) {
-        self.state().left = Some(n);
-    }
-
-    /// Whether it died.
-    pub fn is_dead(&self) -> bool {
-        self.state().left == Some(0)
-    }
-
-    /// Calls so far that changed something.
-    pub fn calls(&self) -> u64 {
-        self.state().calls
-    }
-
     /// What no correct program does.
     pub fn faults(&self) -> Vec<String> {
         self.state().faults.clone()
@@ -98,18 +66,6 @@ impl Faulty {
         if let Some((ino, 1)) = inode(path) {
             self.state().sizes.remove(&ino);
         }
-    }
-
-    fn change<'a, T: Send + 'a>(
-        &'a self,
-        call: BoxFuture<'a, io::Result<T>>,
-    ) -> BoxFuture<'a, io::Result<T>> {
-        let may = self.state().call();
-        async move {
-            may?;
-            call.await
-        }
-        .boxed()
     }
 }
 
@@ -122,7 +78,7 @@ impl FileSystem for Faulty {
             let file = FaultyFile { inner, ino, state, path: path.into(), failed: false.into() };
             Ok(Box::new(file) as Box<dyn File>)
         };
-        if how == Open::CreateNew { self.change(open.boxed()) } else { open.boxed() }
+        open.boxed()
     }
 
     fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<Vec<DirEntry>>> {
@@ -138,11 +94,11 @@ impl FileSystem for Faulty {
             self.free(to);
             self.inner.rename(from, to).await
         };
-        self.change(call.boxed())
+        call.boxed()
     }
 
     fn link<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.change(self.inner.link(from, to))
+        self.inner.link(from, to)
     }
 
     fn remove<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
@@ -150,19 +106,19 @@ impl FileSystem for Faulty {
             self.free(path);
             self.inner.remove(path).await
         };
-        self.change(call.boxed())
+        call.boxed()
     }
 
     fn remove_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.change(self.inner.remove_dir(path))
+        self.inner.remove_dir(path)
     }
 
     fn create_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.change(self.inner.create_dir(path))
+        self.inner.create_dir(path)
     }
 
     fn sync_dir<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.change(self.inner.sync_dir(dir))
+        self.inner.sync_dir(dir)
     }
 
     fn free_space<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<u64>> {
@@ -205,12 +161,6 @@ impl FaultyFile {
     }
 
     async fn write(&self, off: u64, data: Bytes) -> io::Result<()> {
-        let dying = self.state().call()?;
-        if dying {
-            // Half of it gets there.
-            self.inner.write_at(off, data.slice(..data.len() / 2)).await?;
-            return Err(io::Error::other("dead"));
-        }
         self.grow(off + data.len() as u64)?;
         self.inner.write_at(off, data).await
     }
@@ -232,12 +182,7 @@ impl File for FaultyFile {
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         self.used("synced");
-        let may = self.state().call();
-        async move {
-            may?;
-            self.inner.sync().await
-        }
-        .boxed()
+        self.inner.sync()
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, io::Result<()>> {

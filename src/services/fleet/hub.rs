@@ -518,7 +518,7 @@ impl MasterSide for Hub {
                     self.tell_position(&process);
                 }
                 FromMinion::Beat(beat) => {
-                    let end = beat.end.clone().unwrap_or_default();
+                    let end = beat.end.unwrap_or_default();
                     let clock = beat.clock_micros;
                     if let Some(n) = self.nodes().get_mut(&process) {
                         n.beat = Some(beat);

@@ -370,7 +370,7 @@ impl Server {
                 own.files().journal.remove(k);
             }
         }
-        let applied = r.applied.clone().map(Position::from);
+        let applied = r.applied.map(Position::from);
         for name in &r.spills {
             let free = {
                 let files = own.files();
