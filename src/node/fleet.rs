@@ -44,7 +44,7 @@ impl Node {
         &mut self,
         env: &Env,
         ca: Certificate,
-        revoked: Revocations,
+        revoked: watch::Receiver<Revocations>,
         frontend: &Arc<Frontend>,
     ) -> Fleet {
         let processes = Processes::new(self.server.clone());
@@ -54,7 +54,7 @@ impl Node {
         self.server.set_hub(&hub);
         let clock = env.clock.clone();
         let verify: cluster::Verify = Arc::new(move |der: &[u8]| {
-            let peer = verify_node(&[der], &ca, clock.now(), &revoked);
+            let peer = verify_node(&[der], &ca, clock.now(), &revoked.borrow());
             peer.map(|p| p.name.to_string()).map_err(|e| cluster::Unproved {
                 permanent: matches!(e, NodeError::Revoked { .. } | NodeError::NotANode(_)),
                 reason: e.to_string(),
