@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::time::Instant;
-use velociraptor_proto::proto::HealthCheckRequest;
 
 use super::Context;
-use crate::api::client::connect;
 use crate::cli::output::table;
 use crate::cli::{Usage, print};
+use crate::cluster::{Address, Dialer, Limits, VERSION};
+use crate::comms::tls::Identity;
 use crate::config::settings::NodeKind;
 use crate::config::{
     Document, Finding, Flags, Level, Loaded, NodePlan, NodeRole, Role, check, load,
@@ -201,25 +201,37 @@ fn certificate(env: &Env, plan: &NodePlan) -> Line {
     Line::new(&what, level, format!("ends in {} days, serial {}", left / 86_400, id.serial))
 }
 
-/// Whether the master answers on its API's port and takes the node's certificate.
+/// Whether the master answers, is the deployment's, and would take this node.
 async fn master(env: &Env, plan: &NodePlan) -> Option<Line> {
-    let config = plan.master_api()?;
-    let what = format!("master at {}", config.api_connection_string);
+    let NodeRole::Minion { master, identity } = &plan.role else { return None };
+    let what = format!("master at {master}");
+    let client = &plan.config.client;
+    let limits = Limits::default();
     let start = Instant::now();
-    let call = async {
-        let mut api = connect(env, &config).await.map_err(|e| e.to_string())?;
-        // With TLS 1.3 a certificate that is not taken shows in the first answer.
-        let answer = api.check(HealthCheckRequest::default()).await;
-        answer.map_err(|e| format!("the node's certificate is not taken, or: {}", e.message()))
+    let dialer =
+        Identity::from_pem(&identity.certificate_pem, &identity.private_key_pem).and_then(|own| {
+            Dialer::new(env, &own, &client.ca_certificate, client.pinned_server_name())
+        });
+    let to = Address { host: master.host.clone(), port: master.port };
+    let answer = match dialer {
+        Ok(dialer) => dialer.check(&to, &limits).await,
+        Err(e) => Err(e.to_string()),
     };
-    Some(match tokio::time::timeout(Duration::from_secs(20), call).await {
-        Ok(Ok(_)) => {
-            let took = start.elapsed();
-            let note = "its certificate is the deployment's, and it takes this node's";
+    let took = start.elapsed();
+    Some(match answer {
+        Ok(r) if r.version != VERSION => {
+            let note = format!(
+                "{} speaks version {} of the protocol, this one {VERSION}",
+                r.product, r.version
+            );
+            Line::new(&what, probe::Level::Failed, note)
+        }
+        Ok(r) => {
+            let running = if r.connected { "; it is connected now" } else { "" };
+            let note = format!("{}, takes node {}{running}", r.product, r.node);
             Line { took: Some((took, took)), ..Line::new(&what, probe::Level::Ok, note) }
         }
-        Ok(Err(e)) => Line::new(&what, probe::Level::Failed, e),
-        Err(_) => Line::new(&what, probe::Level::Failed, "no answer within 20 s"),
+        Err(e) => Line::new(&what, probe::Level::Failed, e),
     })
 }
 

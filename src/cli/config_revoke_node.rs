@@ -9,7 +9,7 @@ use crate::config::nodes;
 #[derive(Args, Debug)]
 #[command(after_long_help = "Run it on the master's configuration: the name goes into \
     cluster.revoked_nodes of the settings beside it (--settings), and the master refuses every \
-    certificate of that name from then on. The master reads the list when it starts.\n\n\
+    certificate of that name within seconds, without a restart: a stream that is open ends.\n\n\
     A node holds more than its certificate: the key agents encrypt to, and the datastore. If it \
     was taken over, run `config rotate_keys` too, and take away its access to the datastore. Its \
     entry in ExtraFrontends and its URL in Client.server_urls stay until you remove them.\n\n\

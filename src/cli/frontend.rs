@@ -4,9 +4,10 @@ use clap::Args;
 
 use super::Context;
 use crate::config::load::check_user;
-use crate::config::{Flags, load_node};
+use crate::config::{Config, Flags, load_node};
 use crate::node::{Extras, Node};
 use crate::plugins;
+use crate::store::mounts::{self, Weight};
 
 /// Arguments of `frontend`.
 #[derive(Args, Debug)]
@@ -37,6 +38,7 @@ pub async fn run(args: FrontendArgs, ctx: &Context) -> anyhow::Result<()> {
         tracing::warn!("{f}");
     }
     check_user(&ctx.env, &loaded.config).await?;
+    check_mounts(ctx, &loaded.config).await?;
     let extras = Extras {
         registry: plugins::server::registry(),
         definitions: ctx.global.definitions.clone(),
@@ -54,6 +56,24 @@ pub async fn run(args: FrontendArgs, ctx: &Context) -> anyhow::Result<()> {
         Some(reason) => anyhow::bail!("the master refuses this node: {reason}"),
         None => Ok(()),
     }
+}
+
+/// Refuses to keep data where the file system may lose it.
+async fn check_mounts(ctx: &Context, config: &Config) -> anyhow::Result<()> {
+    let store = &config.datastore;
+    let mut dirs = vec![store.location(), store.filestore_directory()];
+    dirs.dedup();
+    for dir in dirs {
+        let Some(mount) = mounts::of(&*ctx.env.fs, dir).await else { continue };
+        for (weight, what) in mount.judge() {
+            match weight {
+                Weight::Refused => anyhow::bail!("Datastore: {dir}, on {}: {what}", mount.point),
+                Weight::Warning => tracing::warn!(dir, mount = mount.point, "{what}"),
+                Weight::Note => tracing::debug!(dir, mount = mount.point, "{what}"),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns when the process is asked to end.

@@ -8,7 +8,9 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response};
 use velociraptor_proto::fleet::fleet_client::FleetClient;
+use velociraptor_proto::fleet::{CheckReply, CheckRequest};
 
 use super::Limits;
 use super::ending::describe;
@@ -57,6 +59,25 @@ impl Dialer {
         let name = ServerName::try_from(server_name.to_owned())
             .map_err(|e| TlsError::Pem { what: "server name", why: e.to_string() })?;
         Ok(Self { env: env.clone(), tls, name })
+    }
+
+    /// Asks the master at `to` whether it would take this node, within `limits.connect`.
+    pub async fn check(&self, to: &Address, limits: &Limits) -> Result<CheckReply, String> {
+        let ask = async {
+            let mut client = self.connect(to, limits).await?;
+            let answer = client.check(CheckRequest {}).await;
+            answer.map(Response::into_inner).map_err(|e| match e.code() {
+                Code::Unimplemented => {
+                    "it answers, and no minions may join it: it runs without ExtraFrontends, or \
+                     is another program"
+                        .to_owned()
+                }
+                Code::PermissionDenied | Code::Unauthenticated => e.message().to_owned(),
+                _ => describe(&e),
+            })
+        };
+        let late = || format!("no answer within {:?}", limits.connect);
+        tokio::time::timeout(limits.connect, ask).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Connects, TLS included. The caller sets the deadline.

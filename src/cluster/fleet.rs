@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use velociraptor_proto::fleet::fleet_server::{self, FleetServer};
-use velociraptor_proto::fleet::{Down, Refused, Up, down};
+use velociraptor_proto::fleet::{CheckReply, CheckRequest, Down, Refused, Up, down};
 
 use super::incoming::Seen;
 use super::seats::Seats;
-use super::{Counters, Limits, MasterSide, StreamInfo};
+use super::{Counters, Limits, MasterSide, StreamInfo, VERSION};
 use crate::comms::server::PeerInfo;
 use crate::env::{Env, Side};
 
@@ -136,11 +136,7 @@ impl fleet_server::Fleet for Fleet {
         if self.0.stop.is_cancelled() {
             return Err(Status::unavailable("the master stops"));
         }
-        let peer = request.extensions().get::<PeerInfo>();
-        let Some((addr, certificate)) = peer.and_then(|p| Some((p.addr, p.certificate.clone()?)))
-        else {
-            return Err(Status::unauthenticated("a node certificate is needed"));
-        };
+        let (addr, certificate) = shown(&request)?;
         let (to, answers) = mpsc::channel(1);
         match (self.0.verify)(&certificate) {
             Ok(node) => {
@@ -160,6 +156,26 @@ impl fleet_server::Fleet for Fleet {
         }
         Ok(Response::new(ReceiverStream::new(answers).boxed()))
     }
+
+    async fn check(&self, r: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {
+        let (_, certificate) = shown(&r)?;
+        let node = (self.0.verify)(&certificate).map_err(|e| {
+            let reason = format!("the certificate does not prove a node: {e}");
+            Status::permission_denied(reason)
+        })?;
+        let connected = self.streams().iter().any(|s| s.process.node == node);
+        let product = format!("{} {}", crate::PRODUCT, env!("CARGO_PKG_VERSION"));
+        Ok(Response::new(CheckReply { node, version: VERSION, product, connected }))
+    }
+}
+
+/// Address and certificate of a caller.
+type Shown = (SocketAddr, Arc<CertificateDer<'static>>);
+
+fn shown<T>(request: &Request<T>) -> Result<Shown, Status> {
+    let peer = request.extensions().get::<PeerInfo>();
+    peer.and_then(|p| Some((p.addr, p.certificate.clone()?)))
+        .ok_or_else(|| Status::unauthenticated("a node certificate is needed"))
 }
 
 pub(super) fn refusal(r: Refused) -> Down {

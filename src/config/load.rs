@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::check::{self, Finding, Level, Role};
 use super::role::{self, Flags, NodePlan, Place, RoleError};
 use super::{Config, Document, ServerIdentity, Settings, settings};
+use crate::crypto::Revocations;
 use crate::env::Env;
 use crate::env::fs::read_limited;
 
@@ -108,6 +109,13 @@ pub async fn load_settings(
     });
     let over = over.collect();
     Ok((settings, path, over))
+}
+
+/// `cluster.revoked_nodes` of the settings at `path`, as they are now.
+pub async fn revocations(env: &Env, path: &str) -> Result<Revocations, ConfigError> {
+    let settings = Settings::parse(&text(env, path).await?)
+        .map_err(|e| ConfigError::Settings(path.to_owned(), e))?;
+    role::revocations(&settings).map_err(|e| ConfigError::Role(path.to_owned(), e.without_place()))
 }
 
 /// The first of these files that exists, with its text, and which others exist too.

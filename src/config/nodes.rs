@@ -16,7 +16,7 @@ use super::load::ConfigError;
 use super::settings::{Issued, Node, NodeKind};
 use super::{Config, Document, Settings, check, document, role, split};
 use crate::crypto::certs::Authority;
-use crate::crypto::{NodeIdentity, NodeName, Revocations};
+use crate::crypto::{NodeIdentity, NodeName};
 use crate::env::Entropy;
 
 /// The CA's key, apart from everything else.
@@ -390,12 +390,11 @@ impl Issuer<'_> {
     /// A revoked name that is to be used again: its old certificates stay revoked, each
     /// by its number.
     fn admit(&mut self, name: &NodeName) -> Result<(), ConfigError> {
-        let cluster = &mut self.settings.cluster;
-        let revoked = Revocations::parse(&cluster.revoked_nodes)
-            .or_else(|_| fail("cluster.revoked_nodes: one of the entries is empty"))?;
+        let revoked = role::revocations(&self.settings).or_else(|e| fail(e.to_string()))?;
         if !revoked.has_name(name) {
             return Ok(());
         }
+        let cluster = &mut self.settings.cluster;
         let of_name = cluster.issued.iter().filter(|i| i.node == name.as_str());
         let serials: Vec<String> = of_name.map(|i| i.serial.clone()).collect();
         if serials.is_empty() {

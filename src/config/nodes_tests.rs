@@ -6,7 +6,7 @@ use crate::config::generate::{self, Choices};
 use crate::config::role::{Flags, NodePlan, NodeRole};
 use crate::config::{Level, Role, patch};
 use crate::crypto::certs::Certificate;
-use crate::crypto::verify_node;
+use crate::crypto::{Revocations, verify_node};
 use crate::env::real;
 
 fn now() -> SystemTime {

@@ -6,7 +6,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use super::model::ApiClientConfig;
 use super::settings::NodeKind;
 use super::{Config, Document, Settings, check, identity, split};
 use crate::crypto::certs::Certificate;
@@ -80,21 +79,6 @@ impl NodePlan {
             NodeRole::Master { identity, .. } => identity.as_ref(),
             NodeRole::Minion { identity, .. } => Some(identity),
         }
-    }
-
-    /// How a minion calls the listener of the master's API, for `config check`: the node's
-    /// certificate has no rights there beyond asking whether it is well.
-    pub fn master_api(&self) -> Option<ApiClientConfig> {
-        let NodeRole::Minion { master, identity } = &self.role else { return None };
-        Some(ApiClientConfig {
-            ca_certificate: self.ca.to_pem(),
-            client_cert: identity.certificate_pem.clone(),
-            client_private_key: identity.private_key_pem.to_string(),
-            api_connection_string: master.to_string(),
-            name: self.name.common_name(),
-            pinned_server_name: self.config.client.pinned_server_name().to_owned(),
-            max_grpc_recv_size: 0,
-        })
     }
 
     /// The word for the role, as in logs and the cluster's status.
@@ -279,15 +263,19 @@ fn leader(
         None => node_name(Place::Config, "Frontend.hostname", &own)?,
     };
     let identity = own_identity(settings, &name, &ca, now)?;
-    let revoked = Revocations::parse(&settings.cluster.revoked_nodes).or_else(|_| {
-        wrong(Place::Settings, "cluster.revoked_nodes", "one of the entries is empty")
-    })?;
+    let revoked = revocations(settings)?;
     let minions = minions(config)?;
     let role = match minions.is_empty() && settings.node.role.is_none() {
         true => NodeRole::Single,
         false => NodeRole::Master { minions, revoked, identity },
     };
     Ok(NodePlan { name, role, config: config.clone(), document: document.clone(), ca })
+}
+
+/// Who is not believed any more.
+pub fn revocations(settings: &Settings) -> Result<Revocations> {
+    Revocations::parse(&settings.cluster.revoked_nodes)
+        .or_else(|_| wrong(Place::Settings, "cluster.revoked_nodes", "one of the entries is empty"))
 }
 
 /// The minions a configuration names.

@@ -44,7 +44,7 @@ impl Node {
         &mut self,
         env: &Env,
         ca: Certificate,
-        revoked: Revocations,
+        revoked: watch::Receiver<Revocations>,
         limits: cluster::Limits,
         frontend: &Arc<Frontend>,
     ) -> Fleet {
@@ -53,7 +53,7 @@ impl Node {
         let (orders, rx) = mpsc::unbounded_channel();
         self.server.set_orders(orders);
         self.server.set_hub(&hub);
-        let verify = cluster::verifier(env, ca, watch::channel(revoked).1);
+        let verify = cluster::verifier(env, ca, revoked);
         let fleet = Fleet::new(env.clone(), limits, hub.clone(), verify, self.stop.clone());
         self.run(env, Side::Frontend, hub.clone().run(rx, self.stop.clone()).boxed());
         self.run(env, Side::Frontend, processes.tail(self.stop.clone()).boxed());

@@ -6,6 +6,7 @@
 
 mod fleet;
 mod metrics;
+mod revoked;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::{BoxFuture, FutureExt};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vql::Registry;
@@ -183,6 +185,8 @@ impl Node {
         extras: Extras,
     ) -> anyhow::Result<Node> {
         let c = &loaded.config;
+        // The host's own files are not counted with the store's.
+        let host = env.clone();
         // Every call to the store has a deadline and is counted.
         let limit = Duration::from_millis(loaded.settings.limits.store_timeout_ms);
         let (env, operations) = crate::store::ops::guard(&env, limit);
@@ -223,13 +227,18 @@ impl Node {
             }
             role => {
                 frontend.take_over().await;
-                let revoked = match role {
-                    NodeRole::Master { revoked, .. } => revoked.clone(),
-                    _ => Default::default(),
+                let fleet = match role {
+                    NodeRole::Master { revoked, .. } => {
+                        let (list, now) = watch::channel(revoked.clone());
+                        let path = loaded.settings_path.clone();
+                        let stop = node.stop.clone();
+                        let follow = revoked::follow(host.clone(), path, list, stop);
+                        node.run(&env, Side::Frontend, follow.boxed());
+                        let limits = link_limits(&loaded.settings.cluster);
+                        Some(node.lead(&env, plan.ca.clone(), now, limits, &frontend))
+                    }
+                    _ => None,
                 };
-                let limits = link_limits(&loaded.settings.cluster);
-                let fleet = matches!(role, NodeRole::Master { .. })
-                    .then(|| node.lead(&env, plan.ca.clone(), revoked, limits, &frontend));
                 node.serve_api(&env, loaded, &extras, fleet).await?;
                 node.serve_gui(&env, loaded).await?;
             }

@@ -305,7 +305,7 @@ pub struct ApiClientConfig {
     pub api_connection_string: String,
     /// The caller's user name.
     pub name: String,
-    pub(in crate::config) pinned_server_name: String,
+    pinned_server_name: String,
     /// Largest message received, bytes; 0 is the library's default.
     pub max_grpc_recv_size: u64,
 }
