@@ -37,6 +37,7 @@ pub fn env_with(gui: Option<tokio::runtime::Handle>) -> Env {
         cpu: Arc::new(CpuPool { slots: Semaphore::new(cores()) }),
         tasks: Arc::new(Runtimes { gui }),
         crypto,
+        sabotage: super::Sabotage::NONE,
     }
 }
 

@@ -17,6 +17,7 @@ use velociraptor_proto::proto::{
 use super::flows::{LiveFlow, LiveSet, Rows, rows_path};
 use super::server::{Counters, Org, Server, ServiceError};
 use super::state::FlowKey;
+use crate::env::Mutant;
 use crate::env::fs::parent;
 use crate::store::resultset::SetWriter;
 use crate::store::{FilePath, StoreError, StoreKind, paths};
@@ -173,6 +174,10 @@ impl Server {
     /// are taken by what the new files continue.
     async fn place(&self, files: Vec<Placed>, replace: bool) -> Result<(), ServiceError> {
         let fs = &*self.env.fs;
+        let mut files = files;
+        if self.env.sabotage.is(Mutant::IndexBeforeData) {
+            files.reverse();
+        }
         for f in &files {
             if replace {
                 fs.rename(&f.temporary, &f.stock).await.map_err(StoreError::from)?;
