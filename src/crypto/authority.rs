@@ -47,10 +47,13 @@ fn issue_error(e: rcgen::Error) -> CertError {
     CertError::Issue(e.to_string())
 }
 
-/// PrintableString where the characters allow it, as stock writes names.
+/// PrintableString where the characters allow it, as stock writes names. A question
+/// mark is allowed too, but the library that writes it thinks otherwise and panics.
 fn dn_value(s: &str) -> DnValue {
-    rcgen::string::PrintableString::try_from(s)
-        .map_or_else(|_| DnValue::Utf8String(s.to_owned()), DnValue::PrintableString)
+    match rcgen::string::PrintableString::try_from(s) {
+        Ok(text) if !s.contains('?') => DnValue::PrintableString(text),
+        _ => DnValue::Utf8String(s.to_owned()),
+    }
 }
 
 pub(super) fn params(

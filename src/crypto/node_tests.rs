@@ -180,6 +180,15 @@ fn every_flipped_bit_is_refused() {
     }
 }
 
+/// The library behind it panics at a question mark in a string of that kind.
+#[test]
+fn a_question_mark_in_a_name_is_no_panic() {
+    let n = name("a?-1");
+    let id = NodeIdentity::issue_for(&CA, &Fixed(5), at(NOW), 1, &n, &KEY).unwrap();
+    let cert = Certificate::from_pem(&id.certificate_pem).unwrap();
+    assert_eq!(verify(&cert, &[]).unwrap().name, n);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -129,6 +129,13 @@ impl fleet_server::Fleet for FakeMaster {
         let frames = stream::iter(self.0.clone().into_iter().map(Ok));
         Ok(Response::new(frames.chain(stream::pending()).boxed()))
     }
+
+    async fn check(
+        &self,
+        _: Request<fleet::CheckRequest>,
+    ) -> Result<Response<fleet::CheckReply>, Status> {
+        Err(Status::unimplemented("a master of another kind"))
+    }
 }
 
 #[tokio::test(start_paused = true)]
