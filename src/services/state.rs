@@ -363,7 +363,7 @@ impl OrgState {
     pub fn settled_flow(&mut self, client: &str, flow: &str, at: u64) {
         let key = (client.to_owned(), flow.to_owned());
         if let Some(f) = self.flows.remove(&key) {
-            self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments(), at);
+            self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments().cloned(), at);
         }
         if let Some(c) = self.clients.get_mut(client) {
             c.queue.ended(flow);

@@ -181,8 +181,8 @@ impl LiveFlow {
     }
 
     /// The journals from which this flow can be made again.
-    pub fn segments(&self) -> BTreeSet<Arc<Segment>> {
-        self.sets().flat_map(LiveSet::segments).chain(&self.pins).cloned().collect()
+    pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.sets().flat_map(LiveSet::segments).chain(&self.pins)
     }
 
     fn sets(&self) -> impl Iterator<Item = &LiveSet> {
