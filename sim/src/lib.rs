@@ -5,15 +5,24 @@
 //! time on a thread of its own, and task ids aligned before it starts.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod crypto;
 pub mod disk;
 pub mod faults;
 pub mod gate;
+pub mod ledger;
 pub mod mounts;
+pub mod mutants;
 pub mod net;
 pub mod nfs;
 mod oracle;
+pub mod plan;
+pub mod runner;
+pub mod scenarios;
 pub mod trace;
 pub mod tree;
+pub mod watch;
 pub mod world;

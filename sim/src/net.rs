@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
@@ -34,6 +35,10 @@ impl Net for SimNet {
         }
         .boxed()
     }
+
+    fn simulated(&self) -> bool {
+        true
+    }
 }
 
 impl Listener for SimListener {
@@ -50,16 +55,17 @@ impl Listener for SimListener {
     }
 }
 
-/// Virtual wall time, optionally skewed per host.
+/// Virtual wall time.
 #[derive(Default)]
 pub struct SimClock {
-    /// How far this host's clock is ahead.
-    pub skew: Duration,
+    /// How far this clock is ahead, nanoseconds; may leap during a run.
+    pub ahead: Arc<AtomicU64>,
 }
 
 impl Clock for SimClock {
     fn now(&self) -> SystemTime {
-        UNIX_EPOCH + EPOCH + self.skew + turmoil::sim_elapsed().unwrap_or_default()
+        let ahead = Duration::from_nanos(self.ahead.load(Ordering::Relaxed));
+        UNIX_EPOCH + EPOCH + ahead + turmoil::sim_elapsed().unwrap_or_default()
     }
 }
 

@@ -12,6 +12,8 @@ use tracing_subscriber::layer::Context;
 /// How much of a run is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
+    /// Warnings and errors of the production code.
+    Warnings,
     /// Log events of the production code.
     App,
     /// And every packet: time, endpoints, kind and length.
@@ -59,7 +61,10 @@ impl Visit for Line<'_> {
 impl<S: Subscriber> Layer<S> for Recorder {
     fn enabled(&self, m: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
         match m.target() {
-            t if t.starts_with("velociraptor") => *m.level() <= Level::INFO,
+            t if t.starts_with("velociraptor") => {
+                let most = if self.detail == Detail::Warnings { Level::WARN } else { Level::INFO };
+                *m.level() <= most
+            }
             "turmoil" => self.detail > Detail::App && m.name().contains("event"),
             _ => false,
         }

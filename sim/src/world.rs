@@ -56,11 +56,17 @@ fn align_task_ids() {
     while rt.spawn(async {}).id().to_string().parse::<u64>().is_ok_and(|id| id % 64 != 63) {}
 }
 
+/// Held for the length of a run; task ids are aligned when this returns.
+pub fn one_at_a_time() -> std::sync::MutexGuard<'static, ()> {
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    align_task_ids();
+    one
+}
+
 /// Runs on a thread of its own, so every thread-local starts from nothing.
 #[allow(clippy::disallowed_methods)] // the one place that may start a thread
 pub fn run(plan: Plan) -> Outcome {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    align_task_ids();
+    let _one = one_at_a_time();
     let thread = std::thread::Builder::new().stack_size(32 << 20).spawn(move || {
         crypto::reseed(plan.seed);
         let record = Record::default();
@@ -124,6 +130,7 @@ fn env(disk: &Disk, host: &str, seed: u64) -> Env {
         crypto: Arc::new(crypto::provider()),
         cpu: Arc::new(Inline),
         tasks: Arc::new(Inline),
+        sabotage: velociraptor::env::Sabotage::NONE,
     }
 }
 

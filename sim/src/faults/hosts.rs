@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use turmoil::Sim;
-use velociraptor::env::{Env, FileSystem};
+use velociraptor::env::{Env, FileSystem, Sabotage};
 
 use super::links::{Cause, Links, State};
 use super::{Fault, Schedule};
@@ -71,6 +71,7 @@ struct Owned {
     /// have arrived.
     dying: BTreeMap<String, Duration>,
     rng: Option<SmallRng>,
+    gone: Vec<String>,
     seen: BTreeMap<&'static str, u64>,
 }
 
@@ -143,6 +144,7 @@ impl Hosts {
             crypto: Arc::new(crypto::provider()),
             cpu: Arc::new(Inline),
             tasks: Arc::new(Inline),
+            sabotage: Sabotage::NONE,
         };
         Some(gate.guard(env))
     }
@@ -155,6 +157,19 @@ impl Hosts {
     /// Whether a process runs.
     pub fn runs(&self, process: &str) -> bool {
         self.lock().processes.get(process).is_some_and(|p| p.runs)
+    }
+
+    /// Processes that have ended since this was asked last.
+    pub fn gone(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().gone)
+    }
+
+    /// Whether something planned has not happened yet.
+    pub fn pending(&self) -> bool {
+        let owned = self.lock();
+        !owned.schedule.is_empty()
+            || !owned.dying.is_empty()
+            || owned.processes.values().any(|p| p.at_trip.is_some() && p.gate.tripped())
     }
 
     /// Adds to what is to happen.
@@ -341,6 +356,7 @@ impl Hosts {
         };
         if ran {
             sim.crash(process);
+            self.lock().gone.push(process.to_owned());
         }
     }
 

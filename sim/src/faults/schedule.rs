@@ -166,6 +166,11 @@ impl Schedule {
         out
     }
 
+    /// Whether nothing is left to happen.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// When the last fault happens.
     pub fn end(&self) -> Duration {
         self.0.last_key_value().map_or(Duration::ZERO, |(k, _)| k.0)

@@ -42,6 +42,10 @@ impl Net for GatedNet {
         }
         .boxed()
     }
+
+    fn simulated(&self) -> bool {
+        self.inner.simulated()
+    }
 }
 
 struct GatedListener {

@@ -1,0 +1,158 @@
+//! What the clients' books alone tell: TASK_ONCE, WAKE_BOUND, LIMITS, NO_HANG.
+
+use std::time::Duration;
+
+use super::Found;
+use crate::cluster::Cluster;
+use crate::ledger::{ClientBook, Ledger, Part, Task, ToldFlow};
+
+/// Flows not urgent that a client may have at once: 2 + its concurrency.
+const FLOWS: usize = 4;
+/// Longest answer to a POST of results: the commit's deadline, and a little.
+const CONTROL: Duration = Duration::from_secs(25);
+/// The longest hold of a reader: `max_poll`, 30 s of spread, and a little.
+const READER: Duration = Duration::from_secs(crate::cluster::MAX_POLL + 30 + 5);
+/// From the task to the socket, besides the network.
+const WAKE: Duration = Duration::from_millis(5);
+/// Once a client is held again.
+const HELD_AGAIN: Duration = Duration::from_secs(5);
+
+/// All of them.
+pub fn check(l: &Ledger, cluster: &Cluster, found: &mut Found) {
+    for (i, b) in l.clients.iter().enumerate() {
+        once(l, i, b, found);
+        limits(i, b, found);
+        answers(l, i, b, found);
+    }
+    for f in &l.flows {
+        woken(l, f, cluster, found);
+    }
+}
+
+/// A task runs at most once, a cancel never comes with it nor without it.
+fn once(l: &Ledger, i: usize, b: &ClientBook, found: &mut Found) {
+    if b.cloned {
+        return; // told of by the first book with that id
+    }
+    let all: Vec<&ClientBook> = l.books(&b.id).map(|n| &l.clients[n]).collect();
+    let sessions = all.iter().flat_map(|b| b.executions.keys());
+    let sessions: std::collections::BTreeSet<&String> = sessions.collect();
+    for s in sessions {
+        let runs: Vec<_> = all.iter().filter_map(|b| b.executions.get(s)).flatten().collect();
+        found.check(runs.len() <= 1, "TASK_ONCE", || {
+            let times: Vec<String> =
+                runs.iter().map(|r| format!("{:?} in process {}", r.at, r.process)).collect();
+            format!("{s} ran {} times on client {i}: {}", runs.len(), times.join(", "))
+        });
+    }
+    for b in &all {
+        for (n, r) in b.received.iter().enumerate().filter(|(_, r)| r.what == Task::Cancel) {
+            let of = |x: &&crate::ledger::Received| x.session == r.session && x.what == Task::Flow;
+            let before = &b.received[..n];
+            let known = all.iter().any(|o| o.received.iter().any(|x| of(&x) && x.at <= r.at));
+            found.check(known, "TASK_ONCE", || {
+                format!(
+                    "client {i} got a cancel of {} at {:?}, which it never got",
+                    r.session, r.at
+                )
+            });
+            let together = before
+                .iter()
+                .chain(&b.received[n + 1..])
+                .find(|x| of(x) && x.process == r.process && x.reply == r.reply);
+            found.check(together.is_none(), "TASK_ONCE", || {
+                format!("client {i} got {} and its cancel in one reply, at {:?}", r.session, r.at)
+            });
+        }
+    }
+}
+
+/// Never more flows at once than agreed.
+fn limits(i: usize, b: &ClientBook, found: &mut Found) {
+    let mut edges: Vec<(Duration, i64)> = Vec::new();
+    for e in b.executions.values().flatten().filter(|e| !e.urgent) {
+        edges.push((e.at, 1));
+        if let Some(over) = e.over {
+            edges.push((over, -1));
+        }
+    }
+    // An end and a beginning at one time: the end comes first.
+    edges.sort();
+    let mut open = 0;
+    for (at, change) in edges {
+        open += change;
+        // Those of processes that ended never end in the book.
+        if open > FLOWS as i64 && b.processes == 1 {
+            found.add("LIMITS", format!("client {i} has {open} flows at {at:?}"));
+            return;
+        }
+    }
+}
+
+/// Every POST is answered within its limit. Where packets or the whole server
+/// are gone, the client's own limit ends it.
+fn answers(l: &Ledger, i: usize, b: &ClientBook, found: &mut Found) {
+    for x in &b.exchanges {
+        let Some(to) = x.to else { continue };
+        let limit = if x.reader { READER } else { CONTROL };
+        // A failed try is repeated and then waited after.
+        let late = to - x.from > limit && x.good;
+        // Where the store is gone the answer is that it is.
+        let network = l.broken(Part::Network, x.from, to) || l.broken(Part::Host, x.from, to);
+        found.check(!late || network, "NO_HANG", || {
+            let kind = if x.reader { "poll" } else { "POST" };
+            format!("a {kind} of client {i} took from {:?} to {to:?}", x.from)
+        });
+    }
+}
+
+/// A held client has its task at once; another within seconds of being held.
+fn woken(l: &Ledger, f: &ToldFlow, cluster: &Cluster, found: &mut Found) {
+    let b = &l.clients[f.client];
+    if b.cloned || l.books(&b.id).count() > 1 || f.cancelled.is_some() {
+        return;
+    }
+    let got = b.received.iter().find(|r| r.session == f.flow && r.what == Task::Flow);
+    let got = got.map(|r| r.at);
+    // Tasks that wait for a slot wait for the client. That a slot is free again,
+    // the server hears a little later.
+    let busy = |from: Duration, to: Duration| {
+        let open = |e: &&crate::ledger::Execution| {
+            e.at <= to && e.over.is_none_or(|o| o + Duration::from_secs(3) >= from)
+        };
+        !f.plan.urgent && b.executions.values().flatten().filter(open).count() + 1 >= FLOWS
+    };
+    let trips = cluster.network.1 * if cluster.minions > 0 { 2 } else { 1 };
+    let bound = trips + WAKE + cluster.tick * 2;
+    // Sent at the latest when its poll has certainly arrived.
+    let arrived = cluster.network.1 * 2 + cluster.tick * 4;
+    let polls: Vec<_> = b.exchanges.iter().filter(|x| x.reader).collect();
+    for x in &polls {
+        let from = x.from + arrived + Duration::from_millis(100);
+        let to = x.to.unwrap_or(Duration::MAX);
+        if to <= f.at || got.is_some_and(|g| g < from.max(f.at)) {
+            continue;
+        }
+        let (since, limit) = match from <= f.at {
+            true => (f.at, bound),
+            false => (from, HELD_AGAIN),
+        };
+        // Held all the time, and nothing broken.
+        let end = since + limit;
+        if to < end || l.troubled(x.from, end) || end > last(l) || busy(f.at.min(since), end) {
+            continue;
+        }
+        found.check(got.is_some_and(|g| g <= end), "WAKE_BOUND", || {
+            format!(
+                "client {} is held since {:?}; {} was told at {:?} and came at {got:?}, not by {end:?}",
+                f.client, x.from, f.flow, f.at
+            )
+        });
+        return;
+    }
+}
+
+/// The last thing in any book.
+fn last(l: &Ledger) -> Duration {
+    l.clients.iter().flat_map(|b| &b.exchanges).map(|x| x.from).max().unwrap_or_default()
+}

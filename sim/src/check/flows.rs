@@ -1,0 +1,372 @@
+//! DURABLE_ACK and EXACTLY_ONCE: what the API gives back is what clients sent,
+//! all that was acknowledged, each once, in order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use velociraptor::services::Server;
+use velociraptor::services::events::EventKey;
+use velociraptor::services::flows::Rows;
+use velociraptor::services::flows::job::lines;
+use velociraptor::services::settle_events::event_paths;
+use velociraptor::store::paths::Client;
+use velociraptor::store::resultset::TimedSet;
+use velociraptor::store::uploads::{Holes, Upload};
+use velociraptor_proto::proto::ArtifactCollectorContext;
+use velociraptor_proto::proto::artifact_collector_context::State;
+
+use super::Found;
+use crate::cluster::Handle;
+use crate::ledger::{Content, Fact, Job, Ledger, ToldFlow, now, upload_bytes};
+
+/// What the server tells of one flow.
+struct Told {
+    context: Option<ArtifactCollectorContext>,
+    results: BTreeMap<String, Vec<String>>,
+    logs: Vec<String>,
+    uploads: BTreeMap<i64, Option<Vec<u8>>>,
+}
+
+/// Flows that users were told of and that are not over, in words.
+pub async fn open(c: &Handle) -> Vec<String> {
+    let flows: Vec<(String, String)> = {
+        let books = c.books().lock();
+        let present = |f: &&ToldFlow| books.clients[f.client].awake;
+        let all = books.flows.iter().filter(present);
+        all.map(|f| (books.clients[f.client].id.clone(), f.flow.clone())).collect()
+    };
+    let answer = c.master().call(move |server| async move {
+        let org = server.root();
+        let mut out = Vec::new();
+        for (client, flow) in flows {
+            match server.flow(&org, &client, &flow).await {
+                Ok(Some(f)) if matches!(f.state(), State::Finished | State::Error) => {}
+                Ok(Some(f)) => out.push(format!("{client} {flow} is {:?}", f.state())),
+                Ok(None) => {}
+                Err(e) => out.push(format!("{client} {flow} cannot be read: {e}")),
+            }
+        }
+        out
+    });
+    answer.await.unwrap_or_else(|_| vec!["the master is gone".into()])
+}
+
+/// Everything that can be read back, against the books.
+pub async fn audit(c: &Handle, when: &str, found: &mut Found) {
+    let books = c.books().lock().clone();
+    for f in &books.flows {
+        let id = books.clients[f.client].id.clone();
+        let told = ask(c, &books, f, id).await;
+        match told {
+            None => found.add("NO_HANG", format!("{when}: the master does not answer")),
+            Some(Err(e)) => found.add("DURABLE_ACK", format!("{when}: {}: {e}", name(&books, f))),
+            Some(Ok(told)) => compare(&books, f, &told, when, found),
+        }
+    }
+    // Taken again: what clients sent meanwhile is no matter, what they were
+    // acknowledged before is.
+    events(c, &books, when, found).await;
+    facts(c, &books, when, found).await;
+}
+
+fn name(books: &Ledger, f: &ToldFlow) -> String {
+    format!("flow {} of client {} ({})", f.flow, f.client, books.clients[f.client].id)
+}
+
+/// Jobs of a flow, of every client that bears the id.
+fn jobs<'a>(books: &'a Ledger, f: &ToldFlow) -> Vec<&'a Job> {
+    let id = books.clients[f.client].id.as_str();
+    let all = books.books(id).flat_map(|i| books.clients[i].jobs.iter());
+    all.filter(|j| j.session == f.flow).collect()
+}
+
+async fn ask(
+    c: &Handle,
+    books: &Ledger,
+    f: &ToldFlow,
+    client: String,
+) -> Option<Result<Told, String>> {
+    let mut sets = BTreeSet::new();
+    let mut uploads = BTreeSet::new();
+    for j in jobs(books, f) {
+        match &j.content {
+            Content::Rows { set, .. } => drop(sets.insert(set.clone())),
+            Content::Chunk { number, .. } => drop(uploads.insert(*number)),
+            _ => {}
+        }
+    }
+    let flow = f.flow.clone();
+    let call = move |server: Arc<Server>| async move {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        let org = server.root();
+        let context = server.flow(&org, &client, &flow).await.map_err(|e| text(&e))?;
+        let mut told =
+            Told { context, results: BTreeMap::new(), logs: vec![], uploads: BTreeMap::new() };
+        for set in sets {
+            let which = Rows::Results(server.reveal(&set));
+            let rows = server.rows(&org, &client, &flow, &which, 0, u64::MAX).await;
+            let rows = rows.map_err(|e| format!("rows of {which:?}: {e}"))?;
+            let rows = rows.iter().map(|r| String::from_utf8_lossy(r).into_owned()).collect();
+            told.results.insert(set, rows);
+        }
+        let logs = server.rows(&org, &client, &flow, &Rows::Logs, 0, u64::MAX).await;
+        for l in logs.map_err(|e| format!("log: {e}"))? {
+            let v: serde_json::Value = serde_json::from_slice(&l).map_err(|e| text(&e))?;
+            told.logs.push(v["message"].as_str().unwrap_or_default().to_owned());
+        }
+        let path = Client { org: &org.id, id: &client };
+        let path = path.flow(&flow);
+        for n in uploads {
+            let at = path.upload("file", &["sim".to_owned(), format!("file-{n}")]);
+            let file = Upload::open(&server.tree, &at).await.map_err(|e| text(&e))?;
+            let data = match file {
+                None => None,
+                Some(u) => {
+                    let size = u.size(Holes::Padded).map_err(|e| text(&e))?;
+                    Some(u.read(Holes::Padded, 0, size as usize).await.map_err(|e| text(&e))?)
+                }
+            };
+            told.uploads.insert(n, data.map(|d| d.to_vec()));
+        }
+        Ok(told)
+    };
+    c.master().call(call).await.ok()
+}
+
+fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &str, found: &mut Found) {
+    let who = name(books, f);
+    let Some(context) = &told.context else {
+        found.add("DURABLE_ACK", format!("{when}: {who} was told to a user and is not there"));
+        return;
+    };
+    let jobs = jobs(books, f);
+    let mut sets: BTreeMap<&str, Vec<(&str, bool)>> = BTreeMap::new();
+    let mut logs: Vec<(&str, bool)> = Vec::new();
+    for j in &jobs {
+        match &j.content {
+            Content::Rows { set, lines } => sets
+                .entry(set)
+                .or_default()
+                .extend(lines.iter().map(|l| (l.as_str(), j.fate.promised()))),
+            Content::Logs(lines) => {
+                logs.extend(lines.iter().map(|l| (l.as_str(), j.fate.promised())));
+            }
+            _ => {}
+        }
+    }
+    let complete = context.state() == State::Finished;
+    let mut stored = 0;
+    for (set, sent) in &sets {
+        let have = told.results.get(*set).map(Vec::as_slice).unwrap_or_default();
+        stored += have.len() as u64;
+        sequence(&format!("{when}: rows of {who}"), sent, have, (complete, true), found);
+    }
+    sequence(&format!("{when}: log of {who}"), &logs, &told.logs, (false, true), found);
+    if complete {
+        found.check(stored == context.total_collected_rows, "EXACTLY_ONCE", || {
+            format!("{when}: {who} counts {} rows and has {stored}", context.total_collected_rows)
+        });
+    }
+    if f.cancelled.is_some() && !books.ended_before_cancel(f) {
+        found.check(context.state() == State::Error, "FLOW_MONOTONIC", || {
+            format!("{when}: {who} was cancelled and is now {:?}", context.state())
+        });
+    }
+    uploads(books, f, told, &jobs, when, found);
+}
+
+/// `have` is to be `sent` in order, less what was never promised.
+fn sequence(
+    what: &str,
+    sent: &[(&str, bool)],
+    have: &[String],
+    (complete, ordered): (bool, bool),
+    found: &mut Found,
+) {
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for (i, (line, _)) in sent.iter().enumerate() {
+        places.entry(line).or_insert(i);
+    }
+    let mut seen = BTreeSet::new();
+    let mut last = None;
+    for line in have {
+        let Some(at) = places.get(line.as_str()) else {
+            found.add("EXACTLY_ONCE", format!("{what}: {line} was never sent"));
+            return;
+        };
+        if !seen.insert(*at) {
+            found.add("EXACTLY_ONCE", format!("{what}: {line} is there twice"));
+            return;
+        }
+        if ordered && last.is_some_and(|l| l > *at) {
+            found.add("EXACTLY_ONCE", format!("{what}: {line} is out of order"));
+            return;
+        }
+        last = Some(*at);
+    }
+    let missing = sent.iter().enumerate().filter(|(i, (_, p))| *p && !seen.contains(i));
+    let missing: Vec<&str> = missing.map(|(_, (l, _))| *l).collect();
+    if let Some(first) = missing.first() {
+        let n = missing.len();
+        let story = format!("{what}: {n} acknowledged and not there, the first is {first}");
+        found.add("DURABLE_ACK", story);
+    } else if complete && seen.len() < sent.len() {
+        let n = sent.len() - seen.len();
+        found.add("FLOW_MONOTONIC", format!("{what}: finished, and {n} are missing"));
+    }
+}
+
+fn uploads(
+    books: &Ledger,
+    f: &ToldFlow,
+    told: &Told,
+    jobs: &[&Job],
+    when: &str,
+    found: &mut Found,
+) {
+    let who = name(books, f);
+    // A complete upload gets its place within two rounds of housekeeping.
+    let placed = now().saturating_sub(Duration::from_millis(1500));
+    for (number, have) in &told.uploads {
+        // Of one execution: TASK_ONCE speaks of the others.
+        let chunks: Vec<&&Job> = jobs
+            .iter()
+            .filter(|j| matches!(&j.content, Content::Chunk { number: n, .. } if n == number))
+            .filter(|j| j.execution == 0)
+            .collect();
+        let ended = chunks.iter().any(|j| matches!(j.content, Content::Chunk { eof: true, .. }));
+        let promised = ended && chunks.iter().all(|j| j.fate.promised_before(placed));
+        let id = books.clients[f.client].id.as_str();
+        let expected = books.books(id).find_map(|i| {
+            let size = books.sizes.get(&(i, f.flow.clone(), 0, *number))?;
+            Some(upload_bytes(i, &f.flow, 0, *number, *size))
+        });
+        match (have, expected) {
+            (None, _) if promised => found.add(
+                "DURABLE_ACK",
+                format!("{when}: upload {number} of {who} was acknowledged whole and is not there"),
+            ),
+            (Some(data), Some(expected)) if data[..] != expected[..] => found.add(
+                "EXACTLY_ONCE",
+                format!(
+                    "{when}: upload {number} of {who} has {} bytes of {}, differing from byte {}",
+                    data.len(),
+                    expected.len(),
+                    data.iter().zip(&expected[..]).take_while(|(a, b)| a == b).count()
+                ),
+            ),
+            _ => {}
+        }
+    }
+}
+
+async fn events(c: &Handle, books: &Ledger, when: &str, found: &mut Found) {
+    let mut wanted: BTreeMap<(String, String), Vec<(&str, bool)>> = BTreeMap::new();
+    for b in &books.clients {
+        for j in &b.jobs {
+            if let Content::Events { artifact, lines } = &j.content {
+                wanted
+                    .entry((b.id.clone(), artifact.clone()))
+                    .or_default()
+                    .extend(lines.iter().map(|l| (l.as_str(), j.fate.promised())));
+            }
+        }
+    }
+    for ((client, artifact), sent) in wanted {
+        let (id, hidden) = (client.clone(), artifact.clone());
+        let rows = c.master().call(move |server| async move {
+            let name = server.reveal(&hidden);
+            stored_events(&server, &id, &name).await
+        });
+        let what = format!("{when}: events of {client}");
+        match rows.await {
+            Err(_) => found.add("NO_HANG", format!("{what}: the master does not answer")),
+            Ok(Err(e)) => found.add("DURABLE_ACK", format!("{what}: {e}")),
+            Ok(Ok(rows)) => {
+                // What came after the books were read is not known to them.
+                let known: BTreeSet<&str> = sent.iter().map(|s| s.0).collect();
+                let rows: Vec<String> =
+                    rows.into_iter().filter(|r| known.contains(r.as_str())).collect();
+                let one = books.books(&client).count() == 1;
+                sequence(&what, &sent, &rows, (false, one), found);
+            }
+        }
+    }
+}
+
+/// Rows of an event artifact as a reader finds them: day files, then journals;
+/// less the members that the server adds.
+async fn stored_events(
+    server: &Server,
+    client: &str,
+    artifact: &str,
+) -> Result<Vec<String>, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let org = server.root();
+    let mut out = Vec::new();
+    let any = EventKey {
+        client: client.to_owned(),
+        artifact: artifact.to_owned(),
+        day: String::new(),
+        logs: false,
+    };
+    let mut live = Vec::new();
+    {
+        let state = org.state();
+        for (k, e) in &state.events.sets {
+            if k.client == client && k.artifact == artifact && !k.logs {
+                live.extend(e.parts.iter().map(|p| (k.clone(), p.clone())));
+            }
+        }
+    }
+    let set = TimedSet::open(&server.tree, &event_paths(&org, &any).dir()).await;
+    let mut rows = set.map_err(|e| text(&e))?.all();
+    while let Some(row) = rows.next().await.map_err(|e| text(&e))? {
+        out.push(plain(&row.shown())?);
+    }
+    for (key, part) in live {
+        let blob = server.event_rows(&key, &part).await.map_err(|e| text(&e))?;
+        for line in lines(&blob) {
+            out.push(plain(line)?);
+        }
+    }
+    Ok(out)
+}
+
+/// The row as the client wrote it: everything it made is there in its order.
+fn plain(row: &[u8]) -> Result<String, String> {
+    let v: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(row).map_err(|e| format!("row {row:?}: {e}"))?;
+    let mut own = serde_json::Map::new();
+    for k in ["c", "p", "t", "n", "i"] {
+        if let Some(x) = v.get(k) {
+            own.insert(k.to_owned(), x.clone());
+        }
+    }
+    Ok(serde_json::Value::Object(own).to_string())
+}
+
+/// FACTS_CONVERGE: what users were told of clients is so.
+async fn facts(c: &Handle, books: &Ledger, when: &str, found: &mut Found) {
+    let mut last: BTreeMap<(usize, &str), bool> = BTreeMap::new();
+    for (_, fact) in &books.facts {
+        match fact {
+            Fact::Label(i, l) => last.insert((*i, l), true),
+            Fact::NoLabel(i, l) => last.insert((*i, l), false),
+        };
+    }
+    for ((client, label), wanted) in last {
+        let id = books.clients[client].id.clone();
+        let labels = c.master().call(move |server| async move {
+            let org = server.root();
+            let state = org.state();
+            state.clients.get(&id).map(|c| c.info.labels.clone()).unwrap_or_default()
+        });
+        let Ok(labels) = labels.await else { continue };
+        let has = labels.iter().any(|l| l == label);
+        found.check(has == wanted, "FACTS_CONVERGE", || {
+            format!("{when}: client {client} has labels {labels:?}, told of {label}: {wanted}")
+        });
+    }
+}

@@ -1,0 +1,126 @@
+//! A frontend's process as a simulated host: starts the production node again
+//! and again, and takes calls from outside to be made inside of it.
+//!
+//! Calls run on the host itself, as requests of its users do, so a crash takes
+//! them with it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use velociraptor::config::{Flags, load_node};
+use velociraptor::env::Env;
+use velociraptor::node::{Extras, Node};
+use velociraptor::services::Server;
+
+use super::config;
+use crate::plan;
+
+type Call = Box<dyn FnOnce(Arc<Server>) -> BoxFuture<'static, ()> + Send>;
+
+enum Message {
+    Call(Call),
+    Stop(oneshot::Sender<()>),
+}
+
+/// The frontend is not there, or went away before it answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// The way into a frontend's process, from outside.
+#[derive(Clone, Default)]
+pub struct Remote(Arc<Mutex<Option<mpsc::UnboundedSender<Message>>>>);
+
+impl Remote {
+    fn sender(&self) -> Option<mpsc::UnboundedSender<Message>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, to: Option<mpsc::UnboundedSender<Message>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = to;
+    }
+
+    /// Whether it has started and not ended.
+    pub fn is_up(&self) -> bool {
+        self.sender().is_some_and(|s| !s.is_closed())
+    }
+
+    /// Makes a call inside of it.
+    pub async fn call<T, F>(
+        &self,
+        call: impl FnOnce(Arc<Server>) -> F + Send + 'static,
+    ) -> Result<T, Gone>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (tx, rx) = oneshot::channel();
+        let call: Call = Box::new(move |server| {
+            Box::pin(async move {
+                let _ = tx.send(call(server).await);
+            })
+        });
+        self.sender().ok_or(Gone)?.send(Message::Call(call)).map_err(|_| Gone)?;
+        rx.await.map_err(|_| Gone)
+    }
+
+    /// Tells it to stop and waits until it has.
+    pub async fn stop(&self) -> Result<(), Gone> {
+        let (tx, rx) = oneshot::channel();
+        self.sender().ok_or(Gone)?.send(Message::Stop(tx)).map_err(|_| Gone)?;
+        rx.await.map_err(|_| Gone)
+    }
+}
+
+/// Runs a frontend until its host crashes. A start that fails is tried again, as
+/// a service manager does.
+pub async fn serve(name: String, remote: Remote, env: impl Fn() -> Option<Env>) {
+    remote.set(None);
+    loop {
+        let Some(env) = env() else { return };
+        let node = match start(&name, env).await {
+            Ok(n) => n,
+            Err(e) => {
+                tracing::warn!(target: "velociraptor::sim", host = name, error = format!("{e:#}"), "frontend did not start");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                continue;
+            }
+        };
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        remote.set(Some(tx));
+        let mut fatal = node.fatal();
+        let stopped = loop {
+            let message = tokio::select! {
+                biased;
+                _ = fatal.wait_for(Option::is_some) => break None,
+                m = rx.recv() => m,
+            };
+            match message {
+                Some(Message::Call(call)) => drop(tokio::spawn(call(node.server.clone()))),
+                Some(Message::Stop(done)) => break Some(done),
+                None => break None,
+            }
+        };
+        remote.set(None);
+        node.stop().await;
+        let Some(done) = stopped else { continue };
+        let _ = done.send(());
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn start(name: &str, env: Env) -> anyhow::Result<Node> {
+    let flags = match name {
+        "server" => Flags::default(),
+        _ => Flags { minion: true, node: Some(config::node_name(name)) },
+    };
+    let (loaded, plan) = load_node(&env, config::PATH, None, &flags).await?;
+    let extras =
+        Extras { registry: velociraptor::plugins::server::registry(), definitions: vec![] };
+    let node = Node::start_as(env, &loaded, &plan, extras).await?;
+    for definition in plan::DEFINITIONS {
+        node.server.root().repository.set(definition)?;
+    }
+    Ok(node)
+}

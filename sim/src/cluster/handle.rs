@@ -1,0 +1,405 @@
+//! What a scenario can do: task clients as users do, and break things.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::time::sleep;
+use velociraptor::services::Server;
+use velociraptor_proto::proto::{ArtifactCollectorArgs, ArtifactParameters, ArtifactSpec, VqlEnv};
+
+use super::frontend::{Gone, Remote};
+use super::{Cluster, Script};
+use crate::client::{Order, Remote as ClientRemote};
+use crate::faults::{Fault, Hosts};
+use crate::ledger::{Books, Fact, Part, ToldFlow, now};
+use crate::plan::Plan;
+
+#[derive(Default)]
+pub(super) struct Shared {
+    /// How far the wall clocks have leapt, nanoseconds.
+    pub leap: Arc<AtomicU64>,
+    pub coverage: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// A scenario's hold on the cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) books: Books,
+    pub(super) frontends: BTreeMap<String, Remote>,
+    pub(super) clients: Vec<ClientRemote>,
+    pub(super) cluster: Arc<Cluster>,
+    /// Frontends that are down, the trouble that is, and what ends it.
+    pub(super) down: Arc<Mutex<BTreeMap<String, (usize, Fault)>>>,
+    /// Crashes so far.
+    pub(super) crashes: Arc<AtomicU64>,
+    pub(super) hosts: Hosts,
+}
+
+impl Handle {
+    /// Everybody's books.
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// As it was built.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// A generator of the scenario's own choices.
+    pub fn rng(&self) -> SmallRng {
+        SmallRng::seed_from_u64(self.cluster.seed ^ 0x5c7e_11a5)
+    }
+
+    /// Counts something worth counting.
+    pub fn cover(&self, what: &'static str) {
+        let mut all = self.shared.coverage.lock().unwrap_or_else(PoisonError::into_inner);
+        *all.entry(what).or_default() += 1;
+    }
+
+    /// Lets virtual time pass.
+    pub async fn sleep(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    /// Lets this many virtual seconds pass.
+    pub async fn seconds(&self, n: u64) {
+        sleep(Duration::from_secs(n)).await;
+    }
+
+    /// Looks every 50 ms until `what` holds; an error that names it after `limit`.
+    pub async fn until(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut holds: impl FnMut(&Self) -> bool,
+    ) -> Script {
+        let end = now() + limit;
+        while !holds(self) {
+            if now() >= end {
+                return Err(format!("{what}: not within {limit:?}"));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    // --- users -------------------------------------------------------------
+
+    /// The master, for calls.
+    pub fn master(&self) -> &Remote {
+        self.frontend("server")
+    }
+
+    /// A frontend, for calls.
+    pub fn frontend(&self, name: &str) -> &Remote {
+        // Names come from `Cluster::frontends`; another is a mistake of the scenario.
+        self.frontends.get(name).unwrap_or_else(|| panic!("no frontend is called {name}"))
+    }
+
+    /// The id of a client.
+    pub fn id(&self, client: usize) -> String {
+        self.books.client(client, |b| b.id.clone())
+    }
+
+    /// Makes a call on the master as a user; `None` if it failed or was cut off.
+    /// Each is watched: one that does not end in time is a violation.
+    async fn ask<T, F>(
+        &self,
+        what: String,
+        call: impl FnOnce(Arc<Server>) -> F + Send + 'static,
+    ) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, String>> + Send + 'static,
+    {
+        let key = (now(), what);
+        self.books.lock().asked.insert(key.clone());
+        let answer = self.master().call(call).await;
+        self.books.lock().asked.remove(&key);
+        match answer {
+            Ok(Ok(t)) => Some(t),
+            Ok(Err(_)) => {
+                self.cover("user told of a failure");
+                None
+            }
+            Err(Gone) => {
+                self.cover("user cut off");
+                None
+            }
+        }
+    }
+
+    /// Collects on a client. `None`: the user was not told that it is scheduled.
+    pub async fn collect(&self, client: usize, plan: Plan) -> Option<String> {
+        let id = self.id(client);
+        let text = plan.to_text();
+        let (artifact, urgent) = (plan.artifact().to_owned(), plan.urgent);
+        let call = move |server: Arc<Server>| async move {
+            let org = server.root();
+            let env = vec![VqlEnv { key: "Plan".into(), value: text, ..Default::default() }];
+            let spec = ArtifactSpec {
+                artifact: artifact.clone(),
+                parameters: Some(ArtifactParameters { env }),
+                ..Default::default()
+            };
+            let mut request = ArtifactCollectorArgs {
+                client_id: id,
+                artifacts: vec![artifact],
+                specs: vec![spec],
+                urgent,
+                ..Default::default()
+            };
+            server.compile_into(&org, &mut request).map_err(|e| e.to_string())?;
+            let flow = server.schedule(&org, "user", request).await.map_err(|e| e.to_string())?;
+            Ok((flow, now()))
+        };
+        let (flow, at) = self.ask(format!("collect on {client}"), call).await?;
+        self.books.lock().flows.push(ToldFlow {
+            client,
+            flow: flow.clone(),
+            plan,
+            at,
+            cancelled: None,
+        });
+        Some(flow)
+    }
+
+    /// Cancels a flow. `false`: the user was not told that it is.
+    pub async fn cancel(&self, client: usize, flow: &str) -> bool {
+        let (id, f) = (self.id(client), flow.to_owned());
+        let call = move |server: Arc<Server>| async move {
+            let org = server.root();
+            server.cancel(&org, &id, &f, "user").await.map_err(|e| e.to_string())?;
+            Ok(now())
+        };
+        let Some(at) = self.ask(format!("cancel {flow}"), call).await else { return false };
+        self.cover("cancel");
+        let mut books = self.books.lock();
+        if let Some(t) = books.flows.iter_mut().find(|t| t.flow == flow) {
+            t.cancelled.get_or_insert(at);
+        }
+        true
+    }
+
+    /// Labels a client.
+    pub async fn label(&self, client: usize, label: &str, add: bool) -> bool {
+        let (id, l) = (self.id(client), vec![label.to_owned()]);
+        let call = move |server: Arc<Server>| async move {
+            let (plus, minus) = if add { (l, vec![]) } else { (vec![], l) };
+            server
+                .label(&server.root(), &id, "user", &plus, &minus)
+                .await
+                .map_err(|e| e.to_string())
+        };
+        let told = self.ask(format!("label {client}"), call).await.is_some();
+        if told {
+            let label = label.to_owned();
+            let fact = if add { Fact::Label(client, label) } else { Fact::NoLabel(client, label) };
+            self.books.lock().facts.push((now(), fact));
+        }
+        told
+    }
+
+    /// Gives every client an event table with these artifacts.
+    pub async fn monitor(&self, artifacts: &[&str]) -> bool {
+        let artifacts: Vec<String> = artifacts.iter().map(|a| a.to_string()).collect();
+        let call = move |server: Arc<Server>| async move {
+            let table = velociraptor_proto::proto::ClientEventTable {
+                artifacts: Some(ArtifactCollectorArgs { artifacts, ..Default::default() }),
+                ..Default::default()
+            };
+            server.set_monitoring(&server.root(), table).await.map_err(|e| e.to_string())
+        };
+        self.ask("event table".into(), call).await.is_some()
+    }
+
+    /// Waits until all clients are known to the master, with their names.
+    pub async fn enrolled(&self) -> Script {
+        let want = self.cluster.clients;
+        let end = now() + Duration::from_secs(90);
+        loop {
+            let known = self.master().call(|server| async move {
+                let org = server.root();
+                let state = org.state();
+                state.clients.iter().filter(|(_, c)| !c.info.hostname.is_empty()).count()
+            });
+            if known.await.is_ok_and(|n| n >= want) {
+                return Ok(());
+            }
+            if now() >= end {
+                return Err("not all clients were enrolled and known within 90 s".into());
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    // --- trouble -----------------------------------------------------------
+
+    /// Lets something happen to a host, a link or the store, before the next step.
+    pub async fn happen(&self, fault: Fault) {
+        self.hosts.later(now(), fault);
+        sleep(self.cluster.tick * 2).await;
+    }
+
+    /// The machines and the file server.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// Kills a frontend's process. It stays down until [`Handle::start`].
+    pub async fn kill(&self, name: &str) {
+        let n = name.to_owned();
+        self.down(name, Fault::Kill(n.clone()), Fault::Start(n)).await;
+    }
+
+    /// A frontend's host loses power: what its kernel had not written is gone.
+    pub async fn power_off(&self, name: &str) {
+        let n = name.to_owned();
+        self.down(name, Fault::PowerOff(n.clone()), Fault::PowerOn(n)).await;
+    }
+
+    /// One or the other.
+    pub async fn crash(&self, name: &str) {
+        let n = self.crashes.fetch_add(1, Ordering::Relaxed);
+        match (n ^ self.cluster.seed) & 1 {
+            0 => self.kill(name).await,
+            _ => self.power_off(name).await,
+        }
+    }
+
+    async fn down(&self, name: &str, how: Fault, end: Fault) {
+        self.cover("crash");
+        let trouble = self.books.lock().begin(Part::Host, format!("{name} is down"));
+        self.down
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), (trouble, end));
+        self.happen(how).await;
+    }
+
+    /// Starts a frontend and waits until it is up, at most a minute.
+    pub async fn start(&self, name: &str) -> bool {
+        let down = self.down.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let (trouble, end) = match down {
+            Some((t, f)) => (Some(t), f),
+            None => (None, Fault::PowerOn(name.to_owned())),
+        };
+        self.happen(end).await;
+        let up = |c: &Self| c.frontend(name).is_up();
+        let up = self.until("frontend up", Duration::from_secs(60), up).await.is_ok();
+        if let Some(t) = trouble {
+            self.books.lock().end(t, self.reunion());
+        }
+        up
+    }
+
+    /// Kills a frontend and starts it again after a while.
+    pub async fn restart(&self, name: &str, down: Duration) -> bool {
+        self.crash(name).await;
+        sleep(down).await;
+        self.start(name).await
+    }
+
+    /// A clean stop, as a service manager does it; everything is settled.
+    pub async fn stop(&self, name: &str) -> bool {
+        self.frontend(name).stop().await.is_ok()
+    }
+
+    /// How long frontends may take to find each other again: the longest wait
+    /// before a stream is tried again, and a little.
+    fn reunion(&self) -> Duration {
+        if self.cluster.minions > 0 { Duration::from_secs(6) } else { Duration::from_millis(500) }
+    }
+
+    /// Nothing passes between two hosts for a while: what is sent is lost, and
+    /// connections break or hang.
+    pub async fn partition(&self, a: &str, b: &str, time: Duration) {
+        self.cover("partition");
+        let trouble = self.books.lock().begin(Part::Network, format!("no way from {a} to {b}"));
+        let (a, b) = (a.to_owned(), b.to_owned());
+        self.happen(Fault::Cut(a.clone(), b.clone())).await;
+        sleep(time).await;
+        self.happen(Fault::Uncut(a, b)).await;
+        self.books.lock().end(trouble, self.reunion());
+    }
+
+    /// Packets between two hosts wait for a while, and then all arrive.
+    pub async fn delay(&self, a: &str, b: &str, time: Duration) {
+        self.cover("delay");
+        let trouble = self.books.lock().begin(Part::Network, format!("{a} waits for {b}"));
+        let (a, b) = (a.to_owned(), b.to_owned());
+        self.happen(Fault::Hold(a.clone(), b.clone())).await;
+        sleep(time).await;
+        self.happen(Fault::Release(a, b)).await;
+        self.books.lock().end(trouble, self.reunion());
+    }
+
+    /// Something of the store is broken for a while.
+    async fn store_trouble(&self, what: &'static str, time: Duration, begin: Fault, end: Fault) {
+        self.cover(what);
+        let trouble = self.books.lock().begin(Part::Store, what);
+        self.happen(begin).await;
+        sleep(time).await;
+        self.happen(end).await;
+        self.books.lock().end(trouble, Duration::from_secs(1));
+    }
+
+    /// The file server answers nobody for a while.
+    pub async fn stall_store(&self, time: Duration) {
+        self.store_trouble("store stalls", time, Fault::StoreStall, Fault::StoreResume).await;
+    }
+
+    /// The file server has no room for a while.
+    pub async fn fill_store(&self, time: Duration) {
+        let (full, free) = (Fault::StoreNearlyFull(0), Fault::StoreCapacity(None));
+        self.store_trouble("store is full", time, full, free).await;
+    }
+
+    /// The file server loses power for a while, and what it had in memory only.
+    pub async fn restart_store(&self, time: Duration) {
+        self.store_trouble("store restarts", time, Fault::StoreOff, Fault::StoreOn).await;
+    }
+
+    /// One host does not reach the file server for a while.
+    pub async fn cut_store(&self, host: &str, time: Duration) {
+        let (cut, mend) = (Fault::StoreCut(host.to_owned()), Fault::StoreUncut(host.to_owned()));
+        self.store_trouble("store is cut off", time, cut, mend).await;
+    }
+
+    /// The next `n` calls of a kind from a host fail.
+    pub fn fail_calls(&self, host: &str, kind: crate::nfs::Kind, part: &str, n: u32) {
+        use crate::nfs::{Effect, Rule};
+        self.cover("call fails");
+        let effect = Effect::Fail(std::io::ErrorKind::Other);
+        self.hosts.store().inject(Rule::next(host, kind, effect).at(part).times(n));
+        let mut books = self.books.lock();
+        let trouble = books.begin(Part::Store, "calls fail");
+        books.end(trouble, Duration::from_secs(5));
+    }
+
+    /// All wall clocks leap ahead: days pass for whoever looks at the calendar.
+    pub fn leap(&self, time: Duration) {
+        self.cover("leap");
+        for f in self.cluster.frontends() {
+            self.hosts.later(now(), Fault::ClockJump(f, time.as_millis() as i64));
+        }
+        self.shared.leap.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Gives an order to a client.
+    pub async fn order(&self, client: usize, order: Order) {
+        self.cover(match order {
+            Order::Restart(_) => "client restart",
+            Order::Sleep(_) => "client sleep",
+            Order::Replay(_) => "replay",
+            Order::Leave => "client leaves",
+        });
+        self.clients[client].order(order).await;
+    }
+}

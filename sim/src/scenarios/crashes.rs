@@ -1,0 +1,84 @@
+//! The frontend is killed again and again in the middle of everything, clients
+//! restart and sleep, old POSTs arrive again.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::{Scenario, Settings, cluster};
+use crate::client::Order;
+use crate::cluster::{Handle, Outcome, Script};
+use crate::plan::{EVENTS, Plan};
+
+pub const SCENARIO: Scenario = Scenario {
+    name: "crashes",
+    about: "one frontend, killed in the middle; clients restart, sleep, repeat themselves",
+    run,
+};
+
+fn run(seed: u64, s: Settings) -> Outcome {
+    let c = cluster(seed, s).clients(10).sockets(3).old(2).eager(4);
+    c.run(script)
+}
+
+async fn script(c: Handle) -> Script {
+    let mut rng = c.rng();
+    let clients = c.cluster().clients;
+    if rng.random_bool(0.3) {
+        // In the middle of enrolment.
+        c.sleep(Duration::from_millis(rng.random_range(500..4000))).await;
+        c.restart("server", Duration::from_millis(rng.random_range(0..3000))).await;
+    }
+    c.enrolled().await?;
+    c.monitor(&[EVENTS]).await;
+    let mut flows: Vec<(usize, String)> = Vec::new();
+    for _ in 0..rng.random_range(2..5) {
+        for _ in 0..rng.random_range(2..8) {
+            let client = rng.random_range(0..clients);
+            let mut plan = Plan::rows(rng.random_range(1..6), rng.random_range(1..60))
+                .lasting(rng.random_range(100..8000));
+            plan.two = rng.random_bool(0.2);
+            plan.urgent = rng.random_bool(0.2);
+            if rng.random_bool(0.4) {
+                plan = plan.uploads(&[rng.random_range(0..700_000)]);
+            }
+            if let Some(f) = c.collect(client, plan).await {
+                flows.push((client, f));
+            }
+            match rng.random_range(0..10) {
+                0 if !flows.is_empty() => {
+                    let (client, flow) = &flows[rng.random_range(0..flows.len())];
+                    c.cancel(*client, flow).await;
+                }
+                1 => {
+                    let label = format!("label-{}", rng.random_range(0..3));
+                    c.label(rng.random_range(0..clients), &label, rng.random_bool(0.7)).await;
+                }
+                2 => {
+                    let rest = Duration::from_millis(rng.random_range(100..5000));
+                    c.order(rng.random_range(0..clients), Order::Restart(rest)).await;
+                }
+                3 => {
+                    c.order(rng.random_range(0..clients), Order::Replay(rng.random_range(1..4)))
+                        .await;
+                }
+                _ => {}
+            }
+            c.sleep(Duration::from_millis(rng.random_range(0..1500))).await;
+        }
+        match rng.random_range(0..5) {
+            0 => {
+                // Long enough for flows to be settled, and then the past comes back.
+                c.seconds(45).await;
+                for client in 0..clients {
+                    c.order(client, Order::Replay(2)).await;
+                }
+            }
+            1 => c.leap(Duration::from_secs(86_400)),
+            _ => {}
+        }
+        c.restart("server", Duration::from_millis(rng.random_range(0..4000))).await;
+        c.sleep(Duration::from_millis(rng.random_range(0..6000))).await;
+    }
+    Ok(())
+}
