@@ -30,6 +30,7 @@ pub const CATCHES: &[Catch] = &[
     catch(Mutant::SkipJournalSync, "DURABLE_ACK", &["crashes"]),
     catch(Mutant::SkipSpillSync, "DURABLE_ACK", &["crashes"]),
     catch(Mutant::ForgetRing, "EXACTLY_ONCE", &["crashes"]),
+    catch(Mutant::ForgetTombstones, "EXACTLY_ONCE", &["crashes"]),
     catch(Mutant::RingNotRecovered, "EXACTLY_ONCE", &["crashes"]),
     catch(Mutant::CheckpointWithoutRings, "EXACTLY_ONCE", &["crashes"]),
     catch(Mutant::RingBeforeCommit, "DURABLE_ACK", &["crashes"]),

@@ -18,8 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod fs;
 pub mod real;
+pub mod sabotage;
 
 pub use fs::{Details, DirEntry, File, FileSystem, Meta, Open};
+pub use sabotage::{Mutant, Sabotage};
 
 /// A connected byte stream of either world.
 pub trait Io: AsyncRead + AsyncWrite + Send + 'static {}
@@ -34,6 +36,12 @@ pub trait Net: Send + Sync {
     fn bind(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
     /// Resolves `host` and connects. No deadline is applied here.
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Conn>>;
+
+    /// Whether this is a network inside a simulation; see [`sabotage`].
+    #[doc(hidden)]
+    fn simulated(&self) -> bool {
+        false
+    }
 }
 
 /// A listening socket.
@@ -133,6 +141,8 @@ pub struct Env {
     pub cpu: Arc<dyn Cpu>,
     /// Task starter.
     pub tasks: Arc<dyn Spawn>,
+    /// A fault put in on purpose: never in production.
+    pub sabotage: Sabotage,
 }
 
 impl fmt::Debug for Env {
@@ -170,6 +180,11 @@ impl Env {
 
     /// `base` plus a uniform extra of up to `spread`.
     pub fn jitter(&self, base: Duration, spread: Duration) -> Duration {
+        if self.sabotage.is(Mutant::UnseededJitter) {
+            use std::hash::BuildHasher;
+            let n = std::hash::RandomState::new().hash_one(0);
+            return base + Duration::from_nanos(n % (spread.as_nanos() as u64).max(1));
+        }
         base + Duration::from_nanos(self.entropy.below(spread.as_nanos() as u64))
     }
 }

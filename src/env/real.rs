@@ -47,6 +47,7 @@ pub fn env_with(runtimes: Option<Runtimes>) -> Env {
         cpu: Arc::new(CpuPool { slots: Semaphore::new(cores()) }),
         tasks: Arc::new(Sides(runtimes)),
         crypto,
+        sabotage: super::Sabotage::NONE,
     }
 }
 

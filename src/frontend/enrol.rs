@@ -14,6 +14,7 @@ use super::quarantine::Parked;
 use crate::comms::server::Answer;
 use crate::crypto::csr;
 use crate::crypto::envelope::inflate_lists;
+use crate::env::Mutant;
 use crate::services::Org;
 use crate::services::ids;
 use crate::store::paths::Client;
@@ -67,7 +68,8 @@ impl Frontend {
             // Its data is not to be trusted, and 406 would make it drop it.
             return Answer::Status(403, "signature does not match the enrolled key".into());
         }
-        let worth_keeping = messages.iter().any(|m| m.foreman_checkin.is_none());
+        let worth_keeping = messages.iter().any(|m| m.foreman_checkin.is_none())
+            && !self.server.env.sabotage.is(Mutant::EnrolWithoutParking);
         if worth_keeping && let Err(e) = self.park(&org.id, &source, parked).await {
             tracing::warn!(client = source, error = %e, "batch of an unknown client not kept; it will come again");
             return Answer::Status(500, e.to_string());

@@ -15,7 +15,7 @@ use super::open::Who;
 use super::quarantine::Parked;
 use crate::crypto::Opened;
 use crate::crypto::envelope::inflate_lists;
-use crate::env::File;
+use crate::env::{File, Mutant};
 use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
@@ -100,7 +100,8 @@ impl Frontend {
         }
         let post = hash(hashes.concat().as_slice());
         // A reader's check-in repeats by nature; only what else it carries counts.
-        if who.org.state().clients.entry(&who.source).ring(class).has(&post) {
+        let known = who.org.state().clients.entry(&who.source).ring(class).has(&post);
+        if known && !self.server.env.sabotage.is(Mutant::ForgetRing) {
             Counters::inc(&self.server.counters.duplicates);
             return Ok(());
         }
@@ -110,6 +111,9 @@ impl Frontend {
             match inflight.get(&key) {
                 Some(p) => {
                     Counters::inc(&self.server.counters.duplicates);
+                    if self.server.env.sabotage.is(Mutant::JoinWithoutWaiting) {
+                        return Ok(());
+                    }
                     p.clone()
                 }
                 None => {
@@ -150,12 +154,24 @@ impl Frontend {
         let mut fresh = Vec::with_capacity(incoming.len());
         {
             let state = who.org.state();
-            for i in incoming {
+            let twice = state.sabotage.is(Mutant::CountDuplicates);
+            for mut i in incoming {
                 match state.known(&who.source, &i.session, &i.job, &i.name, received) {
                     Known::No => fresh.push(i),
+                    _ if twice => {
+                        i.job.hash[0] ^= 1;
+                        fresh.push(i);
+                    }
                     _ => Counters::inc(&self.server.counters.duplicates),
                 }
             }
+        }
+        if self.server.env.sabotage.is(Mutant::DropLateRows) {
+            let state = who.org.state();
+            fresh.retain(|i| {
+                let key = (who.source.clone(), i.session.flow.clone());
+                state.flows.get(&key).is_none_or(|f| !f.announced)
+            });
         }
         if fresh.is_empty() {
             return Ok(());
@@ -165,6 +181,10 @@ impl Frontend {
             .await
             .map_err(|e| IngestError::Store(e.to_string()))?;
         let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
+        if self.server.env.sabotage.is(Mutant::RingBeforeCommit) {
+            let early = Arc::new(Segment::of_path(""));
+            who.org.state().note_post(&facts, &early);
+        }
         let committed = self.commit(who, &facts, remote, &mut fresh).await?;
         let mut at = committed.payload;
         let mut effects = Vec::new();

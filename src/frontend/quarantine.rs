@@ -16,6 +16,7 @@ use velociraptor_proto::journal::{PostClass, Quarantine};
 
 use super::open::{OpenError, Sender};
 use super::{Frontend, IngestError};
+use crate::env::Mutant;
 use crate::services::flows::job::hash;
 use crate::services::handover::{Handed, RecoveredPost};
 use crate::services::ids::OrgId;
@@ -169,6 +170,7 @@ impl Frontend {
                     self.peers.forget(&client);
                     self.retake_all(&org, &client).await;
                 }
+                Handed::Post(_) if self.server.env.sabotage.is(Mutant::ForgetParked) => {}
                 Handed::Post(post) => {
                     let org = OrgId::new(post.about.org_id.as_str());
                     match super::stored_key(&self.server, &post.about.client_id, &org).await {

@@ -20,6 +20,7 @@ use crate::comms::server::{
 };
 use crate::crypto::Opened;
 use crate::crypto::envelope::inflate_lists;
+use crate::env::Mutant;
 use crate::services::deliver::CheckIn;
 use crate::services::fleet::relay::Opening;
 use crate::services::flows::job::{Hash, hash};
@@ -142,6 +143,9 @@ impl HeldReader {
         if self.frontend.server.relay().is_none() {
             self.frontend.server.meet(&self.who.org, &self.who.source).await;
         }
+        let sabotage = self.frontend.server.env.sabotage;
+        let deaf = sabotage.is(Mutant::IgnoreWake);
+        let mut first = true;
         let mut seq = 0u64;
         loop {
             // Over HTTP the reply belongs to the request; over a WebSocket each
@@ -150,7 +154,12 @@ impl HeldReader {
                 Transport::Http => request,
                 Transport::Ws => frame_id(self.held.id, seq),
             };
-            let (jobs, durable) = self.next(reply).await;
+            let skip = first && sabotage.is(Mutant::NothingOnArrival);
+            first = false;
+            let (jobs, durable) = match skip {
+                true => (vec![], None),
+                false => self.next(reply).await,
+            };
             if let Some(t) = durable {
                 let mut all = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
                 all.push_back((seq, t));
@@ -189,7 +198,7 @@ impl HeldReader {
                     self.over.notified().await;
                     return;
                 }
-                () = self.held.woken() => {}
+                () = self.held.woken(), if !deaf => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
@@ -327,7 +336,9 @@ impl ReaderSession for HeldReader {
 
     fn ended(&self, end: End) {
         let server = &self.frontend.server;
-        server.sessions.unregister(&self.who.org.id, &self.who.source, self.held.id);
+        if !server.env.sabotage.is(Mutant::KeepSessions) {
+            server.sessions.unregister(&self.who.org.id, &self.who.source, self.held.id);
+        }
         if let Some(relay) = server.relay() {
             relay.closed(&self.who.key(), self.held.id);
         }

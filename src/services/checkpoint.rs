@@ -13,6 +13,7 @@ use velociraptor_proto::journal::{Checkpoint, PostRing};
 use super::ids::OrgId;
 use super::server::{Server, ServiceError, fleet_dir};
 use super::state::to_hash;
+use crate::env::Mutant;
 use crate::store::{StoreError, StoreKind};
 
 /// Largest checkpoint read, bytes: about four million clients.
@@ -32,7 +33,8 @@ pub(super) async fn write(server: &Server) -> Result<(), ServiceError> {
                 let gone = ring.without_record();
                 let (post_hash, received): (Vec<Vec<u8>>, Vec<u64>) =
                     gone.map(|(h, t)| (h.to_vec(), t)).unzip();
-                if !post_hash.is_empty() {
+                let kept = !server.env.sabotage.is(Mutant::CheckpointWithoutRings);
+                if kept && !post_hash.is_empty() {
                     rings.push(PostRing {
                         org_id: org.id.id().to_owned(),
                         client_id: id.clone(),

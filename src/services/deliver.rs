@@ -13,6 +13,7 @@ use velociraptor_proto::proto::VeloMessage;
 use super::flows::job::Hash;
 use super::server::{Org, Server};
 use super::tasks::{Way, What};
+use crate::env::Mutant;
 
 /// A client without an interrogation is asked again after this long.
 const INTERROGATE_AGAIN: Duration = Duration::from_secs(600);
@@ -109,11 +110,14 @@ impl Server {
             let mut state = org.state();
             let client = state.clients.entry(source);
             let can_ask = client.can_ask();
-            let cap = self.options.flows_in_flight;
+            let cap = match self.env.sabotage.is(Mutant::NoFlowCap) {
+                true => usize::MAX,
+                false => self.options.flows_in_flight,
+            };
             let batch = client.queue.take(cipher, way, now, cap, can_ask);
             (batch, client.table_claim)
         };
-        if !batch.ungranted.is_empty() {
+        if !batch.ungranted.is_empty() && !self.env.sabotage.is(Mutant::SendBeforeGrant) {
             let mut grant = Grant {
                 task_id: batch.ungranted.clone(),
                 cipher_hash: cipher.to_vec(),

@@ -21,6 +21,7 @@ use super::handover::RecoveredPost;
 use super::ids::OrgId;
 use super::server::{Org, Server, ServiceError};
 use super::state::Effect;
+use crate::env::Mutant;
 use crate::store::StoreError;
 use crate::store::journal::{Found, Listed, Position, ProcessId};
 use crate::store::paths::Client;
@@ -51,6 +52,9 @@ pub async fn recover(server: &Arc<Server>, found: &[Listed]) -> Result<(), Servi
         replay.master(m, i == last).await?;
     }
     for org in server.orgs() {
+        if server.env.sabotage.is(Mutant::NoDoubtAfterRestart) {
+            break;
+        }
         let mut state = org.state();
         let ids: Vec<String> = state.clients.iter().map(|(id, _)| id.clone()).collect();
         for id in ids {
@@ -289,7 +293,9 @@ impl Replay<'_> {
                 let facts = facts_of(post);
                 let skip = noted.unwrap_or_default();
                 let jobs = server.jobs_of(p, post, f);
-                org.state().note_post(&facts, &f.extent.segment);
+                if !server.env.sabotage.is(Mutant::RingNotRecovered) {
+                    org.state().note_post(&facts, &f.extent.segment);
+                }
                 for j in jobs.into_iter().filter(|j| !skip.contains(&j.index)) {
                     let effect = org.state().apply_job(&facts, &j.job, &j.name);
                     if let Effect::ClientInfo(client) = effect {
@@ -402,6 +408,8 @@ async fn decision(
 ) -> Result<(), ServiceError> {
     let pin = &f.extent.segment;
     match &d.kind {
+        Some(DecisionKind::Cancel(_)) if server.env.sabotage.is(Mutant::ForgetCancel) => {}
+        Some(DecisionKind::Label(_)) if server.env.sabotage.is(Mutant::ForgetLabels) => {}
         Some(DecisionKind::OpenFlow(o)) => {
             let (context, reports) = stored_flow(server, &org.id, &d.client_id, &o.flow_id).await?;
             org.state().open_flow(&d.client_id, o, context, reports, pin.clone());

@@ -26,8 +26,7 @@ use super::state::{MONITORING, OrgState};
 use super::tombstones::Tombstones;
 use super::users::Users;
 use crate::crypto::names::NameCipher;
-use crate::env::Env;
-use crate::env::File;
+use crate::env::{Env, File, Mutant};
 use crate::store::journal::{
     self, CommitError, Committed, Epoch, Extent, Journal, Position, ProcessId, Segment, Worth,
 };
@@ -407,7 +406,7 @@ impl Server {
     }
 
     fn new_state(&self) -> OrgState {
-        let mut state = OrgState::default();
+        let mut state = OrgState { sabotage: self.env.sabotage, ..OrgState::default() };
         if self.options.fleet.danger.no_tombstones {
             state.tombstones = Tombstones::without_memory();
         }
@@ -565,6 +564,11 @@ impl Server {
             // Filled in when it is written.
             seen: Vec::new(),
         };
+        let opens = matches!(d.kind, Some(decision::Kind::Opened(_)));
+        if !opens && self.env.sabotage.is(Mutant::TellWithoutCommit) {
+            org.state().apply_decision(&d, &Arc::new(Segment::of_path("")));
+            return Ok(d.time);
+        }
         let done = self.commit(RecordKind::Decision(d.clone()), vec![], vec![]).await?;
         if self.is_master() {
             org.state().apply_decision(&d, &done.segment);

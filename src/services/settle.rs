@@ -17,6 +17,7 @@ use velociraptor_proto::proto::{
 use super::flows::{LiveFlow, LiveSet, Rows, rows_path};
 use super::server::{Counters, Org, Server, ServiceError};
 use super::state::FlowKey;
+use crate::env::Mutant;
 use crate::env::fs::parent;
 use crate::store::resultset::SetWriter;
 use crate::store::{FilePath, StoreError, StoreKind, paths};
@@ -204,7 +205,10 @@ impl Server {
 
     async fn name_files(&self, files: &[Placed], replace: bool) -> Result<(), ServiceError> {
         let fs = &*self.env.fs;
-        for f in files {
+        let reversed = self.env.sabotage.is(Mutant::IndexBeforeData);
+        let n = files.len();
+        for i in 0..n {
+            let f = &files[if reversed { n - 1 - i } else { i }];
             if replace {
                 fs.rename(&f.temporary, &f.stock).await.map_err(StoreError::from)?;
             } else {

@@ -7,6 +7,7 @@ use super::events::{EventKey, Form, LiveEvents, client_members, decorate};
 use super::flows::job;
 use super::server::{Org, Server, ServiceError};
 use super::state::MONITORING;
+use crate::env::Mutant;
 use crate::env::fs::parent;
 use crate::store::paths::{EventKind, Events};
 use crate::store::resultset::TimedWriter;
@@ -73,7 +74,10 @@ impl Server {
                 day: key.day.clone(),
                 logs: key.logs,
             });
-            let at = self.decide_alone(org, &key.client, "", kind).await?;
+            let at = match self.env.sabotage.is(Mutant::SettleEventsTwice) {
+                true => self.env.clock.micros(),
+                false => self.decide_alone(org, &key.client, "", kind).await?,
+            };
             org.state().settled_events(key, at);
         }
         Ok(())

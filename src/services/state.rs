@@ -19,6 +19,7 @@ use super::flows::{LiveFlow, Outcome};
 use super::ids::Session;
 use super::tasks::Verdict;
 use super::tombstones::{Buried, Tombstones};
+use crate::env::{Mutant, Sabotage};
 use crate::store::journal::{Extent, ProcessId, Segment};
 
 /// The session of event queries.
@@ -90,6 +91,8 @@ pub struct OrgState {
     pub events: EventTable,
     /// What is settled and may be sent again.
     pub tombstones: Tombstones,
+    /// A fault put in on purpose; see [`crate::env::sabotage`].
+    pub sabotage: Sabotage,
 }
 
 impl OrgState {
@@ -126,7 +129,11 @@ impl OrgState {
     }
 
     fn buried(&self, what: &Buried, job: &Job) -> Known {
-        if self.tombstones.has(what, &job.hash) { Known::Settled } else { Known::No }
+        let known = self.tombstones.has(what, &job.hash);
+        match known && !self.sabotage.is(Mutant::ForgetTombstones) {
+            true => Known::Settled,
+            false => Known::No,
+        }
     }
 
     /// Remembers a committed POST; `at` holds its record.
@@ -188,7 +195,12 @@ impl OrgState {
         if let Some(stats) = &job.message.flow_stats
             && super::flows::is_unknown(stats)
         {
-            match self.clients.entry(p.client).queue.unknown(&session.flow, p.cipher) {
+            let queue = &mut self.clients.entry(p.client).queue;
+            let cipher = match self.sabotage.is(Mutant::RedeliverToAnyCipher) {
+                true => queue.sent_to(&session.flow).unwrap_or(p.cipher),
+                false => p.cipher,
+            };
+            match queue.unknown(&session.flow, cipher) {
                 Verdict::Redeliver => return Effect::Redelivered(key),
                 Verdict::Lost => return Effect::FlowLost(key),
                 Verdict::NotAsked => {}
@@ -197,6 +209,9 @@ impl OrgState {
             self.clients.entry(p.client).queue.evidence(&session.flow, p.received);
         }
         let flow = self.flows.entry(key.clone()).or_insert_with(LiveFlow::unrequested);
+        if self.sabotage.is(Mutant::LastReportWins) && job.message.flow_stats.is_some() {
+            flow.reports.clear();
+        }
         let outcome = flow.apply(session, job, name, p.received);
         if flow.over() {
             self.clients.entry(p.client).queue.ended(&session.flow);
@@ -245,7 +260,8 @@ impl OrgState {
             Some(Kind::Cancel(c)) => {
                 let key = (client.to_owned(), c.flow_id.clone());
                 let queue = &mut self.clients.entry(client).queue;
-                let must_tell = queue.withdraw(&c.flow_id);
+                let must_tell =
+                    queue.withdraw(&c.flow_id) || self.sabotage.is(Mutant::CancelWhatWasWithdrawn);
                 if must_tell {
                     for t in &c.tasks {
                         queue.push(t.clone(), Some([0; 16]), Some(pin.clone()));

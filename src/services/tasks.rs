@@ -402,6 +402,15 @@ impl Queue {
         out || (!unsent && self.inflight.contains_key(flow))
     }
 
+    /// The client process that a task in doubt was sent to.
+    #[doc(hidden)]
+    pub fn sent_to(&self, flow: &str) -> Option<Hash> {
+        self.tasks.values().find_map(|t| match &t.state {
+            State::Unsure { cipher, .. } if t.flow == flow => Some(*cipher),
+            _ => None,
+        })
+    }
+
     /// The client says that it does not know `flow`.
     pub fn unknown(&mut self, flow: &str, cipher: Hash) -> Verdict {
         let mut verdict = Verdict::NotAsked;

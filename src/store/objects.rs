@@ -14,7 +14,7 @@ use super::path::PathType;
 use super::path::{DirPath, FilePath, ObjectPath, Org, PathError, PathSpec, StoreKind, StoreRoot};
 use super::paths;
 use crate::env::fs::{create_synced, parent, replace};
-use crate::env::{Entropy, Env, FileSystem, Open};
+use crate::env::{Entropy, Env, FileSystem, Mutant, Open, Sabotage};
 
 /// Largest object read, in bytes.
 pub const MAX_READ: usize = 50 << 20;
@@ -72,6 +72,7 @@ pub struct Tree {
     pub root: StoreRoot,
     /// Largest object written, in bytes.
     pub max_object: usize,
+    sabotage: Sabotage,
 }
 
 impl std::fmt::Debug for Tree {
@@ -140,7 +141,13 @@ pub fn encode_object<M: Message + Name>(kind: PathType, m: &M) -> Result<Vec<u8>
 impl Tree {
     /// The datastore at `root`, reached through `env`.
     pub fn new(env: &Env, root: StoreRoot) -> Tree {
-        Tree { fs: env.fs.clone(), entropy: env.entropy.clone(), root, max_object: MAX_WRITE }
+        Tree {
+            fs: env.fs.clone(),
+            entropy: env.entropy.clone(),
+            root,
+            max_object: MAX_WRITE,
+            sabotage: env.sabotage,
+        }
     }
 
     /// A fresh scratch name on the mount of a tree; listed by nobody.
@@ -253,6 +260,10 @@ impl Tree {
     }
 
     async fn replace(&self, store: StoreKind, path: &str, data: &[u8]) -> Result<(), StoreError> {
+        if self.sabotage.is(Mutant::WriteInPlace) {
+            let _ = self.fs.remove(path).await;
+            return Ok(create_synced(&*self.fs, path, data).await?);
+        }
         let tmp = self.temp(store);
         let done = replace(&*self.fs, &tmp, path, data).await;
         if done.is_err() {

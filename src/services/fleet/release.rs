@@ -14,6 +14,7 @@ use velociraptor_proto::fleet::Release;
 
 use super::Role;
 use super::table::{Applied, Files, Proc};
+use crate::env::Mutant;
 use crate::services::checkpoint;
 use crate::services::server::{Server, ServiceError};
 use crate::store::StoreError;
@@ -50,7 +51,7 @@ impl Server {
     /// Deletes files and directories that nobody needs, and finds those that living
     /// processes may delete.
     pub async fn collect_garbage(&self) {
-        if !self.is_master() {
+        if !self.is_master() || self.env.sabotage.is(Mutant::KeepJournals) {
             return;
         }
         self.expire_tombstones();
@@ -160,8 +161,9 @@ impl Server {
             for k in candidates {
                 let last = newest.is_none_or(|n| k >= n);
                 let applied = own || k < at.file || (for_good && self.read_out(&p, k, at));
-                if !applied || (last && !for_good) || !p.files().journal.get(&k).is_some_and(unused)
-                {
+                let early = self.env.sabotage.is(Mutant::DeleteJournalsEarly);
+                let free = p.files().journal.get(&k).is_some_and(|s| early || unused(s));
+                if !applied || (last && !for_good) || !free {
                     break;
                 }
                 if p.role == Role::Master && !self.decisions_may_go(&p, k) {
@@ -177,7 +179,7 @@ impl Server {
                 let what = What::Journal(k);
                 out.push(Doomed { of: p.clone(), what, segment: segment.clone() });
             }
-            if own || for_good {
+            if (own || for_good) && !self.env.sabotage.is(Mutant::KeepSpills) {
                 let files = p.files();
                 let spills = files.spills.iter().filter(|(_, s)| unused(s));
                 out.extend(spills.map(|(name, s)| Doomed {

@@ -20,7 +20,7 @@ use super::position::Position;
 use super::process::ProcessId;
 use super::segment::Segment;
 use super::space::{Refused, Space, Worth, is_full};
-use crate::env::{Env, File, Open};
+use crate::env::{Env, File, Mutant, Open};
 
 /// How a journal behaves; see the settings file for the defaults' names.
 #[derive(Clone, Debug)]
@@ -403,7 +403,7 @@ impl Writer {
             end: places[i].1,
         };
         let mut group: Vec<Option<Request>> = group.into_iter().map(Some).collect();
-        if self.options.acknowledge_early {
+        if self.options.acknowledge_early || self.env.sabotage.is(Mutant::AcknowledgeEarly) {
             for (i, slot) in group.iter_mut().enumerate() {
                 if let Some(r) = slot.take() {
                     let _ = r.done.send(Ok(answer(i, &current.segment)));
@@ -414,7 +414,13 @@ impl Writer {
         let (start, data) = (current.end(), buf.freeze());
         let written = async {
             current.file.write_at(current.at, data.clone()).await?;
-            let spills: Vec<_> = spills.values().cloned().collect();
+            if self.env.sabotage.is(Mutant::SkipJournalSync) {
+                return Ok(());
+            }
+            let mut spills: Vec<_> = spills.values().cloned().collect();
+            if self.env.sabotage.is(Mutant::SkipSpillSync) {
+                spills.clear();
+            }
             let (journal, spilled) =
                 tokio::join!(current.file.sync(), try_join_all(spills.iter().map(|f| f.sync())));
             journal.and(spilled.map(drop))?;
