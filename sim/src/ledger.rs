@@ -97,6 +97,8 @@ pub struct Job {
     pub fate: Fate,
     /// Whether any of its bytes were ever sent.
     pub sent: bool,
+    /// The frontend that acknowledged it.
+    pub via: String,
 }
 
 /// A task that reached a client.

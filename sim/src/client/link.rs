@@ -99,9 +99,26 @@ impl Link {
     }
 
     /// Posts lists and waits for what it leads to, the wait after a failure
-    /// included.
-    pub async fn post(&self, channel: Channel, lists: &[Vec<u8>], urgent: bool) -> Posted {
+    /// included; and to which frontend they went.
+    pub async fn post(
+        &self,
+        channel: Channel,
+        lists: &[Vec<u8>],
+        urgent: bool,
+    ) -> (Posted, String) {
         let way = self.way();
+        let posted = self.post_by(way, channel, lists, urgent).await;
+        // A success leaves the way where it was.
+        (posted, way.current_url())
+    }
+
+    async fn post_by(
+        &self,
+        way: &Connector,
+        channel: Channel,
+        lists: &[Vec<u8>],
+        urgent: bool,
+    ) -> Posted {
         let body = match self.seal(way, lists).await {
             Ok(b) => b,
             Err(why) => {

@@ -127,6 +127,7 @@ impl Process {
             content,
             fate: Fate::Open,
             sent: false,
+            via: String::new(),
         };
         let entry = self.books.client(self.setup.book, |b| {
             b.jobs.push(job);
@@ -207,13 +208,14 @@ impl Process {
                         content: Content::Info,
                         fate: Fate::Open,
                         sent: true,
+                        via: String::new(),
                     });
                     b.jobs.len() - 1
                 }));
             }
             let list = MessageList { job: jobs }.encode_to_vec();
             let x = self.exchange(true);
-            let posted = self.link.post(Channel::Reader, &[list], false).await;
+            let (posted, _) = self.link.post(Channel::Reader, &[list], false).await;
             self.answered(x, !matches!(posted, Posted::Retry));
             if !matches!(posted, Posted::Retry) {
                 told = true;
@@ -255,29 +257,30 @@ impl Process {
                 }
             });
             let x = self.exchange(false);
-            let posted = self.link.post(Channel::Control, &lists, batch.urgent).await;
+            let (posted, via) = self.link.post(Channel::Control, &lists, batch.urgent).await;
             self.answered(x, !matches!(posted, Posted::Retry));
             match posted {
                 Posted::Done(jobs) => {
-                    self.settle(&batch, Fate::Acknowledged(now()));
+                    self.settle(&batch, Fate::Acknowledged(now()), &via);
                     self.handle(jobs).await;
                 }
                 Posted::Enrol => {
-                    self.settle(&batch, Fate::Enrolling(now()));
+                    self.settle(&batch, Fate::Enrolling(now()), &via);
                     self.enrol();
                 }
-                Posted::Refused => self.settle(&batch, Fate::Refused(now())),
+                Posted::Refused => self.settle(&batch, Fate::Refused(now()), &via),
                 Posted::Retry => continue,
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    fn settle(&self, batch: &Batch, fate: Fate) {
+    fn settle(&self, batch: &Batch, fate: Fate, via: &str) {
         self.out.commit(batch);
         self.books.client(self.setup.book, |b| {
             for i in &batch.items {
                 b.jobs[i.entry].fate = fate;
+                b.jobs[i.entry].via = via.to_owned();
             }
         });
         self.count_waiting();
@@ -312,6 +315,7 @@ impl Process {
                 content: Content::Info,
                 fate: Fate::Dropped,
                 sent: false,
+                via: String::new(),
             });
             b.jobs.len() - 1
         });

@@ -256,6 +256,7 @@ impl Lab<'_> {
             crypto: Arc::new(crypto::provider()),
             cpu: Arc::new(Inline),
             tasks: Arc::new(Inline),
+            sabotage: velociraptor::env::Sabotage::NONE,
         }
     }
 
