@@ -131,6 +131,16 @@ impl Outgoing {
         }
     }
 
+    /// Reports that are not acknowledged, sent or not.
+    pub fn owed_reports(&self) -> Vec<Report> {
+        let all = self.sent.iter().map(|(_, b)| b).chain(&self.waiting);
+        let reports = all.filter_map(|b| match b {
+            Batch::Reports(r) => Some(&r.entries),
+            Batch::Sessions(_) => None,
+        });
+        reports.flatten().cloned().collect()
+    }
+
     /// Adds changes of sessions. Over the backlog all changes are dropped, also those
     /// in frames that keep their numbers: a new stream must begin with a new list.
     /// The changes kept must be the last ones before a list or follow it, or the list

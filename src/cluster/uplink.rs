@@ -137,6 +137,12 @@ impl Uplink {
         self.state().outgoing.owed()
     }
 
+    /// Reports that the master has not acknowledged: they will go again, or for the
+    /// first time.
+    pub fn owed_reports(&self) -> Vec<Report> {
+        self.state().outgoing.owed_reports()
+    }
+
     /// What was counted.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.0.counters

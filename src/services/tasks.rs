@@ -281,13 +281,14 @@ impl Queue {
         }
     }
 
-    /// What `process` has of this client's tasks after its stream was broken:
-    /// what it does not have never reached it.
-    pub fn reconcile(&mut self, process: &ProcessId, has: &BTreeSet<u64>) {
+    /// What `process` has of this client's tasks after its stream was broken, and
+    /// of which it has still to report: what is neither never reached it.
+    pub fn reconcile(&mut self, process: &ProcessId, has: &BTreeSet<u64>, reports: &BTreeSet<u64>) {
         let lost: Vec<u64> = (self.tasks.iter())
             .filter(|(id, t)| {
                 matches!(&t.state, State::Away { process: p, .. } if p == process)
                     && !has.contains(id)
+                    && !reports.contains(id)
             })
             .map(|(id, _)| *id)
             .collect();
@@ -603,14 +604,16 @@ mod tests {
         let (mut q, p) = delegated();
         q.push(flow(2), None, None);
         q.take(A, Way::Node(&p), 1, 4, true);
-        q.reconcile(&p, &BTreeSet::from([1]));
+        q.reconcile(&p, &BTreeSet::new(), &BTreeSet::from([1, 2]));
+        assert!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)).is_empty(), "reports follow");
+        q.reconcile(&p, &BTreeSet::from([1]), &BTreeSet::new());
         assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [2]);
         // After our restart what was granted is in doubt until its holder shows.
         let mut q = Queue::default();
         q.push(flow(1), None, None);
         q.granted(|_| true, A, Some(&p));
         q.doubt_granted();
-        q.reconcile(&p, &BTreeSet::from([1]));
+        q.reconcile(&p, &BTreeSet::from([1]), &BTreeSet::new());
         assert_eq!(q.away().len(), 1);
         q.process_gone(&p);
         assert!(q.away().is_empty() && q.has_work());

@@ -379,19 +379,19 @@ impl Hub {
     }
 
     fn reconcile(&self, process: &ProcessId, hello: &Hello) {
-        let mut has: BTreeMap<Key, BTreeSet<u64>> = BTreeMap::new();
+        let mut has: BTreeMap<Key, [BTreeSet<u64>; 2]> = BTreeMap::new();
         for h in &hello.holdings {
             let key = (OrgId::new(h.org_id.as_str()), h.client_id.clone());
-            has.entry(key).or_default().insert(h.task_id);
+            has.entry(key).or_default()[usize::from(h.told)].insert(h.task_id);
         }
-        let none = BTreeSet::new();
+        let none = Default::default();
         for org in self.server.orgs() {
             let mut state = org.state();
             let ids: Vec<String> = state.clients.iter().map(|(id, _)| id.clone()).collect();
             for client in ids {
                 let key = (org.id.clone(), client);
-                let has = has.get(&key).unwrap_or(&none);
-                state.clients.entry(&key.1).queue.reconcile(process, has);
+                let [here, told] = has.get(&key).unwrap_or(&none);
+                state.clients.entry(&key.1).queue.reconcile(process, here, told);
             }
         }
     }

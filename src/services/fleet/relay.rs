@@ -250,10 +250,20 @@ impl Relay {
                 client_id: key.1.clone(),
                 task_id,
                 sent,
+                told: false,
             }));
             let opened = session_change::What::Opened;
             readers.extend(slot.readers.values().map(|o| change(o, opened)));
         }
+        // What was told and has not arrived is not here, and not lost either.
+        let owed = self.uplink.owed_reports();
+        holdings.extend(state.reports.iter().chain(&owed).map(|r| Holding {
+            org_id: r.org_id.clone(),
+            client_id: r.client_id.clone(),
+            task_id: r.task_id,
+            sent: true,
+            told: true,
+        }));
         (holdings, readers)
     }
 
@@ -367,7 +377,8 @@ mod tests {
         r.closed(&key, 2);
         tokio::time::advance(AWAY_AFTER).await;
         r.sweep();
-        assert!(r.introduce().0.is_empty());
+        // Not here, and not lost: the report follows.
+        assert!(r.introduce().0.iter().all(|h| h.told));
         let state = r.state();
         assert_eq!(state.reports.len(), 1);
         assert_eq!(state.reports[0].what, i32::from(report::What::Back));
