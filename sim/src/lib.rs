@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod crypto;
 pub mod disk;
+pub mod explore;
 pub mod faults;
 pub mod gate;
 pub mod mounts;

@@ -50,7 +50,7 @@ impl Server {
     /// Deletes files and directories that nobody needs, and finds those that living
     /// processes may delete.
     pub async fn collect_garbage(&self) {
-        if !self.is_master() {
+        if !self.is_master() || !self.standing.may_decide() {
             return;
         }
         self.expire_tombstones();
