@@ -11,6 +11,7 @@ pub mod clock;
 pub mod cluster;
 pub mod crypto;
 pub mod disk;
+pub mod explore;
 pub mod faults;
 pub mod gate;
 pub mod ledger;

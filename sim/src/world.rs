@@ -162,8 +162,11 @@ fn drive(plan: Plan) -> Outcome {
             let mut loaded: Loaded =
                 load(&env, "/etc/server.config.yaml", None, Role::Server).await?;
             loaded.settings.journal.reserve_bytes = Some(1 << 20);
-            let extras =
-                Extras { registry: velociraptor::plugins::server::registry(), definitions: vec![] };
+            let extras = Extras {
+                registry: velociraptor::plugins::server::registry(),
+                definitions: vec![],
+                takeover: false,
+            };
             let node = Node::start(env, &loaded, extras).await?;
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.server.clone());
             std::future::pending::<()>().await;

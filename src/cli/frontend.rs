@@ -5,7 +5,7 @@ use clap::Args;
 use super::Context;
 use crate::config::load::check_user;
 use crate::config::{Config, Flags, load_node};
-use crate::node::{Extras, Node};
+use crate::node::{Displaced, Extras, Node};
 use crate::plugins;
 use crate::store::mounts::{self, Weight};
 
@@ -15,6 +15,9 @@ use crate::store::mounts::{self, Weight};
     connections are taken, requests under way are finished, and what is complete is put into \
     stock files. Everything a client was acknowledged is on stable storage at any moment, so a \
     harder end loses nothing.\n\n\
+    One process at a time is master of a datastore. A second one waits a few seconds to see \
+    whether the first still lives, says which one it is, and ends with status 3; so does a master \
+    whose role was taken by another with --takeover.\n\n\
     A configuration that asks for a restriction this program does not implement stops the start; \
     the message names the key and its line.")]
 pub struct FrontendArgs {
@@ -26,6 +29,11 @@ pub struct FrontendArgs {
     /// node.name of the settings, or the master.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+
+    /// Take the master role even from a master that lives; that one then ends. For when it
+    /// cannot be stopped where it runs.
+    #[arg(long)]
+    takeover: bool,
 }
 
 /// Serves until told to stop.
@@ -42,20 +50,39 @@ pub async fn run(args: FrontendArgs, ctx: &Context) -> anyhow::Result<()> {
     let extras = Extras {
         registry: plugins::server::registry(),
         definitions: ctx.global.definitions.clone(),
+        takeover: args.takeover,
     };
     let node = Node::start_as(ctx.env.clone(), &loaded, &plan, extras).await?;
-    let mut fatal = node.fatal();
-    let refused = tokio::select! {
-        biased;
-        r = fatal.wait_for(Option::is_some) => r.ok().and_then(|r| r.clone()),
-        r = wait_for_signal() => r.map(|()| None)?,
-    };
-    tracing::info!("stopping");
-    node.stop().await;
-    match refused {
-        Some(reason) => anyhow::bail!("the master refuses this node: {reason}"),
-        None => Ok(()),
+    if let Err(why) = until_stopped(&node).await? {
+        node.abandon().await;
+        return Err(why.into());
     }
+    node.stop().await;
+    Ok(())
+}
+
+/// Returns when the process is asked to end, or must: another one has its place,
+/// or its master does not want it.
+pub async fn until_stopped(node: &Node) -> anyhow::Result<Result<(), Displaced>> {
+    let mut fatal = node.fatal();
+    let refused = async {
+        match fatal.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let why = tokio::select! {
+        biased;
+        signal = wait_for_signal() => {
+            signal?;
+            tracing::info!("stopping");
+            return Ok(Ok(()));
+        }
+        why = node.displaced() => why,
+        reason = refused => Displaced(format!("the master refuses this node: {reason}")),
+    };
+    tracing::error!(reason = %why, "this process ends");
+    Ok(Err(why))
 }
 
 /// Refuses to keep data where the file system may lose it.

@@ -8,7 +8,7 @@ use serde_json::json;
 use velociraptor_proto::proto::ApiClientAcl;
 
 use super::Context;
-use super::frontend::wait_for_signal;
+use super::frontend::until_stopped;
 use crate::config::generate::{self, Choices};
 use crate::config::{Document, Loaded, Role, api_client, document, load, split};
 use crate::env::fs::replace;
@@ -42,6 +42,10 @@ pub struct GuiArgs {
     /// Do not run an agent in this process.
     #[arg(long)]
     noclient: bool,
+
+    /// Take the datastore even from a server that works on it and lives; that one then ends.
+    #[arg(long)]
+    takeover: bool,
 
     /// Host name or address under which agents reach this machine.
     #[arg(long, default_value = "localhost", value_name = "HOST")]
@@ -82,6 +86,7 @@ pub async fn run(args: GuiArgs, ctx: &Context) -> anyhow::Result<()> {
     let extras = Extras {
         registry: plugins::server::registry(),
         definitions: ctx.global.definitions.clone(),
+        takeover: args.takeover,
     };
     let node = Node::start(ctx.env.clone(), &loaded, extras).await?;
     if made.is_some() {
@@ -102,11 +107,14 @@ pub async fn run(args: GuiArgs, ctx: &Context) -> anyhow::Result<()> {
     if !args.nobrowser {
         eprintln!("note: no browser is opened yet: there is only a status page");
     }
-    wait_for_signal().await?;
-    tracing::info!("stopping");
+    let ended = until_stopped(&node).await?;
     if let Some(stop) = agent {
         stop.cancel();
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    if let Err(why) = ended {
+        node.abandon().await;
+        return Err(why.into());
     }
     node.stop().await;
     Ok(())

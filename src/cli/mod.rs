@@ -3,7 +3,8 @@
 //! A command is a module with `pub struct …Args` (clap) and
 //! `pub async fn run(args, ctx) -> anyhow::Result<()>`, listed in [`Command`] and
 //! in `dispatch`. Commands print results on standard output and everything else
-//! on standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
+//! on standard error. Exit status: 0 done, 1 failed, 2 wrong usage, 3
+//! another process has this one's place on the datastore.
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ pub mod version;
 const FAILED: u8 = 1;
 /// Exit status of a command that was called wrongly.
 const USAGE: u8 = 2;
+/// Exit status of a server whose place another process has.
+const DISPLACED: u8 = 3;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -203,7 +206,13 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{}: {e:#}", crate::PRODUCT);
-            if e.is::<Usage>() { USAGE.into() } else { FAILED.into() }
+            if e.is::<Usage>() {
+                USAGE.into()
+            } else if e.is::<crate::node::Displaced>() {
+                DISPLACED.into()
+            } else {
+                FAILED.into()
+            }
         }
     }
 }

@@ -189,6 +189,14 @@ pub struct Cluster {
     pub window_frames: u64,
     /// Changes of sessions a minion keeps for a master that does not take them.
     pub session_backlog: u64,
+    /// Milliseconds between two signs of life of a process on the store.
+    pub store_beat_ms: u64,
+    /// Seconds without a sign of life after which a master may be replaced. One
+    /// that could give none for half as long stops deciding.
+    pub master_stale_seconds: u64,
+    /// Seconds without a sign of life after which a node may be started anew
+    /// elsewhere.
+    pub node_stale_seconds: u64,
 }
 
 impl Default for Cluster {
@@ -211,6 +219,9 @@ impl Default for Cluster {
             frame_bytes: 16 << 20,
             window_frames: 64,
             session_backlog: 100_000,
+            store_beat_ms: 1000,
+            master_stale_seconds: 8,
+            node_stale_seconds: 8,
         }
     }
 }
@@ -218,6 +229,7 @@ impl Default for Cluster {
 impl Cluster {
     /// What is wrong with the numbers, if anything.
     pub fn check(&self) -> Result<(), String> {
+        let stale = self.store_beat_ms.saturating_mul(4).div_ceil(1000);
         for (name, value, least) in [
             ("beat_ms", self.beat_ms, 10),
             ("missed_beats", self.missed_beats.into(), 1),
@@ -231,6 +243,10 @@ impl Cluster {
             // A frame of session changes or reports ends after 1 MiB.
             ("frame_bytes", self.frame_bytes, 2 << 20),
             ("window_frames", self.window_frames, 1),
+            ("store_beat_ms", self.store_beat_ms, 10),
+            // Four signs of life must be missed.
+            ("master_stale_seconds", self.master_stale_seconds, stale),
+            ("node_stale_seconds", self.node_stale_seconds, stale),
         ] {
             if value < least {
                 return Err(format!("cluster.{name} is {value}; the least is {least}"));

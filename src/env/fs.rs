@@ -138,6 +138,19 @@ pub async fn create_synced(fs: &dyn FileSystem, path: &str, data: &[u8]) -> io::
     done
 }
 
+/// Makes `path`, a name that this process alone makes, with `data` on stable
+/// storage. If it is there already, it is this process's own, of an earlier call
+/// whose reply was lost, and may be without its data.
+pub async fn create_own(fs: &dyn FileSystem, path: &str, data: &[u8]) -> io::Result<()> {
+    let f = match fs.open(path, Open::CreateNew).await {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => fs.open(path, Open::Write).await?,
+        r => r?,
+    };
+    f.write_at(0, bytes::Bytes::copy_from_slice(data)).await?;
+    f.sync().await?;
+    f.close().await
+}
+
 /// Replaces `path` so that readers see the old or the new bytes, never a mix,
 /// and the new ones survive power loss. `tmp` must be a name nobody else uses.
 pub async fn replace(fs: &dyn FileSystem, tmp: &str, path: &str, data: &[u8]) -> io::Result<()> {

@@ -49,7 +49,8 @@ impl Node {
         frontend: &Arc<Frontend>,
     ) -> Fleet {
         let processes = Processes::new(self.server.clone());
-        let hub = Hub::new(self.server.clone(), processes.clone(), 0);
+        let term = self.server.standing.term().map_or(0, |t| t.number());
+        let hub = Hub::new(self.server.clone(), processes.clone(), term);
         let (orders, rx) = mpsc::unbounded_channel();
         self.server.set_orders(orders);
         self.server.set_hub(&hub);

@@ -28,9 +28,8 @@ use crate::comms::tls::{self, Alpn, ClientAuth, ServerOptions};
 use crate::config::{Loaded, NodePlan, NodeRole, model};
 use crate::env::{Env, Side};
 use crate::frontend::{Clients, Frontend, Identity, Limits};
-use crate::services::fleet::Role;
-use crate::services::{Options, Server};
-
+use crate::services::fleet::{Role, standing, term};
+use crate::services::{Options, Server, ServiceError};
 use crate::store::StoreRoot;
 use crate::store::journal;
 use crate::store::ops::CountingFs;
@@ -41,6 +40,11 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a minion that stops waits for its master to know what it gave back.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Another process has this one's place on the datastore.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Displaced(pub String);
 
 /// A running node.
 pub struct Node {
@@ -76,6 +80,8 @@ pub struct Extras {
     pub registry: Arc<Registry>,
     /// Folders of artifact definitions given on the command line.
     pub definitions: Vec<String>,
+    /// Take the master role even from a master that lives.
+    pub takeover: bool,
 }
 
 /// The services' options from a configuration.
@@ -105,6 +111,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             0 => Options::default().unreplicated_bytes,
             n => n,
         },
+        standing: standing(&s.cluster),
         spill_bytes: s.journal.spill_bytes as usize,
         settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),
         default_client_monitoring: c.frontend.default_client_monitoring_artifacts.clone(),
@@ -138,6 +145,17 @@ pub fn link_limits(c: &crate::config::settings::Cluster) -> cluster::Limits {
         frame_bytes: size(c.frame_bytes),
         window_frames: size(c.window_frames),
         session_backlog: size(c.session_backlog),
+    }
+}
+
+fn standing(c: &crate::config::settings::Cluster) -> standing::Options {
+    standing::Options {
+        term: term::Options {
+            beat: Duration::from_millis(c.store_beat_ms),
+            stale: Duration::from_secs(c.master_stale_seconds),
+            takeover: false,
+        },
+        node_stale: Duration::from_secs(c.node_stale_seconds),
     }
 }
 
@@ -194,14 +212,16 @@ impl Node {
         anyhow::ensure!(!store.location().is_empty(), "Datastore.location is not set");
         let root = StoreRoot::new(store.location(), store.filestore_directory());
         let minion = matches!(plan.role, NodeRole::Minion { .. });
-        let options = Options {
+        let mut options = Options {
             node: plan.name.to_string(),
             role: if minion { Role::Minion } else { Role::Master },
             ..options(loaded, &extras.definitions)
         };
-        let server = Server::open(env.clone(), root, options)
-            .await
-            .with_context(|| format!("datastore {}", store.location()))?;
+        options.standing.term.takeover = extras.takeover;
+        let server = match Server::open(env.clone(), root, options).await {
+            Err(ServiceError::NotMaster(why)) => return Err(Displaced(why).into()),
+            opened => opened.with_context(|| format!("datastore {}", store.location()))?,
+        };
         if !minion {
             first_users(&server, c).await?;
         }
@@ -396,6 +416,20 @@ impl Node {
         let handler = Arc::new(WebHandler::new(app));
         self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
         Ok(())
+    }
+
+    /// Returns when another process has this one's place, as the reason why this
+    /// one must [`Node::abandon`] its work.
+    pub async fn displaced(&self) -> Displaced {
+        Displaced(self.server.standing.lost().await)
+    }
+
+    /// Ends without a decision: no new connections, and what is being committed
+    /// is finished. What is not in stock files is the other process's to settle.
+    pub async fn abandon(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Stops: no new connections, what is under way is finished, everything

@@ -1,67 +1,26 @@
-//! Keeps a second process from working on a datastore that one is using.
+//! Keeps a second process of one node from working on a datastore.
 //!
-//! The running process writes a small file every few seconds. A new one that
-//! finds it asks whether its writer is alive: on the same machine by process
-//! id, otherwise by watching whether the file still changes.
+//! Every process, master or minion, holds a chain of renames below its node's
+//! directory. A second one waits to see whether it moves; an old one that was
+//! only paused finds its own gone when it wakes, and ends.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use super::server::{Server, ServiceError, fleet_dir};
+use super::fleet::chain::{Chain, Link};
+use super::fleet::hold::{Hold, HoldError};
+use super::fleet::running::{self, Running};
+use super::fleet::watch::Rules;
+use super::server::ServiceError;
 use crate::env::Env;
-use crate::store::objects::read_whole;
-use crate::store::{StoreError, StoreRoot};
+use crate::store::StoreError;
+use crate::store::journal::ProcessId;
 
-/// How often the file is written.
-pub(super) const EVERY: Duration = Duration::from_secs(2);
-/// A file of another machine that does not change for this long is stale.
-const STALE: Duration = Duration::from_secs(8);
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Beat {
-    /// Identifies the running system, so that process ids mean something.
-    boot: String,
-    pid: u32,
-    epoch: String,
-    count: u64,
-}
-
-fn path(root: &StoreRoot, node: &str) -> String {
-    format!("{}/{node}/beat", fleet_dir(root))
-}
-
-async fn boot_id(env: &Env) -> String {
-    let data = read_whole(&*env.fs, "/proc/sys/kernel/random/boot_id", 64).await;
-    data.ok().flatten().map(|d| String::from_utf8_lossy(&d).trim().to_owned()).unwrap_or_default()
-}
-
-async fn last(env: &Env, at: &str) -> Result<Option<Beat>, ServiceError> {
-    let data = read_whole(&*env.fs, at, 4096).await.map_err(StoreError::from)?;
-    Ok(data.and_then(|d| serde_json::from_slice(&d).ok()))
-}
-
-/// Refuses if another process of this node is running on the datastore.
-pub(super) async fn check(env: &Env, root: &StoreRoot, node: &str) -> Result<(), ServiceError> {
-    let at = path(root, node);
-    let Some(beat) = last(env, &at).await? else { return Ok(()) };
-    let refuse = || {
-        Err(ServiceError::Invalid(format!(
-            "another process (id {}) is running as {node} on this datastore; stop it first, \
-             or remove {at} if that is certainly not so",
-            beat.pid
-        )))
-    };
-    if !beat.boot.is_empty() && beat.boot == boot_id(env).await {
-        let alive = env.fs.stat(&format!("/proc/{}", beat.pid)).await.is_ok();
-        return if alive && beat.pid != std::process::id() { refuse() } else { Ok(()) };
-    }
-    if beat.boot.is_empty() {
-        return Ok(());
-    }
-    tracing::info!(node, "waiting to see whether a process on another machine still runs");
-    tokio::time::sleep(STALE).await;
-    if last(env, &at).await?.as_ref() == Some(&beat) { Ok(()) } else { refuse() }
+/// The right to be a node, while this process has it.
+#[derive(Debug)]
+pub struct Twin {
+    hold: Hold,
 }
 
 /// A node's last sign of life.
@@ -69,38 +28,77 @@ pub(super) async fn check(env: &Env, root: &StoreRoot, node: &str) -> Result<(),
 pub(super) struct Sign {
     /// The epoch of the process that gave it.
     pub epoch: String,
-    /// Counts its signs.
+    /// Changes with each sign.
     pub count: u64,
 }
 
-/// The last sign of life of a node; `None`: it ended in good order, or never
-/// began.
-pub(super) async fn sign(env: &Env, fleet: &str, node: &str) -> Result<Option<Sign>, ServiceError> {
-    let beat = last(env, &format!("{fleet}/{node}/beat")).await?;
-    Ok(beat.map(|b| Sign { epoch: b.epoch, count: b.count }))
+fn dir(fleet: &str, node: &str) -> String {
+    format!("{fleet}/{node}/alive")
 }
 
-impl Server {
-    /// Shows that this process is alive.
-    pub(super) async fn beat(&self, count: u64) -> Result<(), ServiceError> {
-        let beat = Beat {
-            boot: boot_id(&self.env).await,
-            pid: std::process::id(),
-            epoch: self.epoch.name(),
-            count,
-        };
-        let data = serde_json::to_vec(&beat).map_err(|e| ServiceError::Invalid(e.to_string()))?;
-        let tmp = self.own_path("beat", &count.to_string());
-        let at = path(&self.tree.root, &self.options.node);
-        let done = crate::env::fs::replace(&*self.env.fs, &tmp, &at, &data).await;
-        Ok(done.map_err(StoreError::from)?)
+/// The last sign of life of a node, for the process `me`; `None`: it ended in good
+/// order, or never began.
+pub(super) async fn sign(
+    env: &Env,
+    fleet: &str,
+    node: &str,
+    me: &ProcessId,
+) -> Result<Option<Sign>, ServiceError> {
+    let chain = Chain::new(env, fleet, dir(fleet, node), me);
+    let top = chain.look().await.map_err(StoreError::from)?.pop();
+    let sign = |l: Link| Some(Sign { epoch: l.holder?.epoch, count: l.term << 40 | l.beat });
+    Ok(top.and_then(sign))
+}
+
+/// Whether certainly no process of this node runs. `false` says nothing.
+pub(super) async fn nobody(env: &Env, fleet: &str, node: &str) -> Result<bool, ServiceError> {
+    let names = env.fs.list(&dir(fleet, node)).await.map_err(StoreError::from)?;
+    let last = names.iter().filter_map(|e| Link::parse(&e.name)).max();
+    let Some(holder) = last.and_then(|l| l.holder) else { return Ok(true) };
+    match running::of(env, fleet, &holder).await? {
+        Some(r) => Ok(r.has_ended(env, &Running::here(env).await).await),
+        None => Ok(false),
+    }
+}
+
+impl Twin {
+    /// Takes the node's name for the process `me`; refuses if another process
+    /// that lives has it. `beat`: how often a process shows that it lives;
+    /// `stale`: one that did not for this long is taken for gone.
+    pub async fn acquire(
+        env: &Env,
+        fleet: &str,
+        me: &ProcessId,
+        here: &Running,
+        (beat, stale): (Duration, Duration),
+    ) -> Result<Self, ServiceError> {
+        let dir = dir(fleet, &me.node);
+        let rules = Rules { beat, stale, moves: 2 };
+        match Hold::acquire(env, fleet, dir, (me, here), rules, (1, false)).await {
+            Ok(hold) => Ok(Self { hold }),
+            Err(HoldError::Store(e)) => Err(e.into()),
+            Err(HoldError::Held(h)) => Err(ServiceError::Invalid(format!(
+                "another process is running as this node: {}; stop it, or give this one another \
+                 name (cluster.node in the settings)",
+                h.describe()
+            ))),
+            Err(e) => Err(ServiceError::Invalid(e.to_string())),
+        }
+    }
+
+    /// Cancelled when another process has the name: this one must end.
+    pub fn lost(&self) -> &CancellationToken {
+        self.hold.lost()
+    }
+
+    /// What to say of having lost it.
+    pub fn lost_to(&self) -> String {
+        let who = self.hold.lost_to().map_or_else(|| "another process".into(), |h| h.describe());
+        format!("this node's name was taken while this process stood still: {who} runs now")
     }
 
     /// The process ends in good order.
-    pub(super) async fn last_beat(&self) {
-        let at = path(&self.tree.root, &self.options.node);
-        if let Err(e) = self.env.fs.remove(&at).await {
-            tracing::debug!(error = %e, "beat file not removed");
-        }
+    pub async fn release(&self) {
+        self.hold.release().await;
     }
 }

@@ -31,19 +31,11 @@ impl Server {
     pub async fn keep_house(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         let mut last_snapshot = tokio::time::Instant::now();
         let mut last_garbage = last_snapshot;
-        let (mut last_beat, mut beats) = (tokio::time::Instant::now(), 0);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.options.settle_every) => {}
-            }
-            if last_beat.elapsed() >= super::beat::EVERY {
-                last_beat = tokio::time::Instant::now();
-                beats += 1;
-                if let Err(e) = self.beat(beats).await {
-                    tracing::error!(error = %e, "the datastore does not take this process's beat");
-                }
             }
             if !self.is_master() {
                 continue;
@@ -68,12 +60,12 @@ impl Server {
     /// is in its journal.
     pub async fn settle_all(&self) {
         if !self.is_master() {
-            return self.last_beat().await;
+            return self.standing.release().await;
         }
         self.settle(Settle::All).await;
         self.snapshot_clients().await;
         self.collect_garbage().await;
-        self.last_beat().await;
+        self.standing.release().await;
     }
 
     /// Settles what is due, or everything. Failures are logged and tried again.
@@ -107,25 +99,27 @@ impl Server {
                     .collect();
                 (dirty, announce, uploads, flows, events)
             };
-            for key in announce {
+            // Files with stock names are the master's alone.
+            let sure = || self.standing.may_decide();
+            for key in announce.into_iter().take_while(|_| sure()) {
                 self.after_progress(&org, &key).await;
             }
-            for key in dirty {
+            for key in dirty.into_iter().take_while(|_| sure()) {
                 log(&key, self.write_flow_objects(&org, &key).await);
             }
-            for key in uploads {
+            for key in uploads.into_iter().take_while(|_| sure()) {
                 log(&key, super::settle_uploads::place_complete(self, &org, &key).await);
             }
-            for key in flows {
+            for key in flows.into_iter().take_while(|_| sure()) {
                 log(&key, self.settle_flow(&org, &key).await);
             }
-            for key in events {
+            for key in events.into_iter().take_while(|_| sure()) {
                 if let Err(e) = self.settle_events(&org, &key).await {
                     tracing::error!(client = key.client, artifact = key.artifact, day = key.day,
                         error = %e, "events not settled; tried again");
                 }
             }
-            if how == Settle::All {
+            if how == Settle::All && sure() {
                 self.store_tasks(&org).await;
                 self.store_flow_indexes(&org).await;
             }
@@ -183,6 +177,9 @@ impl Server {
     /// Writes the stock snapshot of every organisation that changed.
     pub async fn snapshot_clients(&self) {
         for org in self.orgs() {
+            if !self.standing.may_decide() {
+                return;
+            }
             let (infos, pins, changed) = {
                 let mut state = org.state();
                 let changed = std::mem::take(&mut state.clients.dirty);

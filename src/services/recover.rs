@@ -73,7 +73,7 @@ pub async fn recover(server: &Arc<Server>, found: &[Listed]) -> Result<(), Servi
 
 /// This master decides from now on.
 async fn open(server: &Arc<Server>, has_predecessors: bool) -> Result<(), ServiceError> {
-    let opened = Opened { term: server.options.term };
+    let opened = Opened { term: server.standing.term().map_or(0, |t| t.number()) };
     server.decide(&server.root(), "", "", DecisionKind::Opened(opened)).await?;
     if has_predecessors {
         // That record is needed for as long as anything of them is left; what

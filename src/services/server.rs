@@ -15,6 +15,7 @@ use super::acl::Permission;
 use super::events::{Bus, EventBatch};
 use super::fleet::hub::{Hub, Order};
 use super::fleet::relay::Relay;
+use super::fleet::standing::{self, Standing};
 use super::fleet::{self, ProcessTable, Role};
 use super::gates::Gates;
 use super::handover::{Handed, Handover, RecoveredPost};
@@ -39,8 +40,8 @@ pub struct Options {
     pub node: String,
     /// Master or minion.
     pub role: Role,
-    /// Counts masters; 0 where nobody does.
-    pub term: u64,
+    /// How it takes its place among processes.
+    pub standing: standing::Options,
     /// How a master treats other processes.
     pub fleet: fleet::Options,
     /// Nonce of the root organisation.
@@ -83,7 +84,7 @@ impl Default for Options {
         Self {
             node: "master".into(),
             role: Role::Master,
-            term: 0,
+            standing: standing::Options::default(),
             fleet: fleet::Options::default(),
             root_nonce: String::new(),
             obfuscation_nonce: String::new(),
@@ -108,6 +109,9 @@ impl Default for Options {
 /// Why a service call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
+    /// Another process has what this one needs to work on the datastore.
+    #[error("{0}")]
+    NotMaster(String),
     /// Nothing was decided; trying again is fine.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -197,6 +201,8 @@ pub struct Server {
     pub journal: Journal,
     /// This process's epoch.
     pub epoch: Epoch,
+    /// What this process may be on the datastore.
+    pub standing: Standing,
     /// Query name obfuscation.
     pub names: NameCipher,
     /// Which log lines of agents of protocol 3 are errors.
@@ -246,18 +252,24 @@ impl Server {
         options: Options,
     ) -> Result<Arc<Self>, ServiceError> {
         let fleet = fleet_dir(&root);
-        super::beat::check(&env, &root, &options.node).await?;
-        super::space::reclaim(&env, &root, &options.node).await?;
-        let old = match options.role {
+        // What was kept in reserve for a full store, if that is certainly nobody's.
+        if super::beat::nobody(&env, &fleet, &options.node).await? {
+            super::space::reclaim(&env, &fleet, &options.node, None).await?;
+        }
+        let epoch = journal::take_epoch(&env, &fleet, &options.node, options.role.marker())
+            .await
+            .map_err(StoreError::from)?;
+        let me = ProcessId::new(options.node.as_str(), epoch.name());
+        let standing = Standing::take(&env, &fleet, &me, options.role, &options.standing).await?;
+        super::space::reclaim(&env, &fleet, &options.node, Some(&me)).await?;
+        // Only now: what another master wrote until it was one no longer counts.
+        let mut old = match options.role {
             Role::Master => {
                 journal::list_processes(&env, &fleet).await.map_err(StoreError::from)?
             }
             Role::Minion => Vec::new(),
         };
-        let epoch = journal::take_epoch(&env, &fleet, &options.node, options.role.marker())
-            .await
-            .map_err(StoreError::from)?;
-        let me = ProcessId::new(options.node.as_str(), epoch.name());
+        old.retain(|l| l.process != me);
         let processes = ProcessTable::new(&fleet, me.clone(), options.role);
         let stamp = processes.stamp();
         let journal = Journal::start(&env, &fleet, me, options.journal.clone(), Some(stamp))
@@ -269,6 +281,7 @@ impl Server {
             log_errors: super::flows::LogErrors::new(options.collection_error_regex.as_deref()),
             journal,
             epoch,
+            standing,
             sessions: Sessions::default(),
             bus: Bus::default(),
             wakes: Default::default(),
@@ -294,12 +307,10 @@ impl Server {
         });
         server.load_orgs().await?;
         if !server.is_master() {
-            server.beat(0).await?;
             return Ok(server);
         }
         server.load_artifacts().await?;
         super::load::load_clients(&server).await?;
-        server.beat(0).await?;
         super::checkpoint::read(&server).await?;
         super::recover::recover(&server, &old).await?;
         Ok(server)
@@ -525,6 +536,9 @@ impl Server {
 
     /// Commits a decision about a client and applies it. On a minion it is a
     /// fact for the master to apply.
+    ///
+    /// Refused while another process may have the master role; and told as not
+    /// known when that became so meanwhile.
     pub async fn decide(
         &self,
         org: &Org,
@@ -555,6 +569,7 @@ impl Server {
         principal: &str,
         kind: decision::Kind,
     ) -> Result<u64, CommitError> {
+        self.sure(false)?;
         let d = Decision {
             org_id: org.id.id().to_owned(),
             client_id: client.to_owned(),
@@ -573,7 +588,15 @@ impl Server {
         if self.is_master() {
             org.state().apply_decision(&d, &done.segment);
         }
-        Ok(d.time)
+        self.sure(true).map(|()| d.time)
+    }
+
+    /// Whether decisions of this process count now.
+    fn sure(&self, written: bool) -> Result<(), CommitError> {
+        match self.standing.may_decide() {
+            true => Ok(()),
+            false => Err(CommitError::Refused { written }),
+        }
     }
 
     /// Stores rows of a server-side event (`client` is `server` or the client it

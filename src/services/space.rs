@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::server::{Server, ServiceError, fleet_dir};
+use super::server::{Server, ServiceError};
 use crate::env::Env;
-use crate::store::journal::{list_epochs, process_dir, remove_reserves};
-use crate::store::{StoreError, StoreRoot};
+use crate::store::StoreError;
+use crate::store::journal::{ProcessId, list_epochs, process_dir, remove_reserves};
 
 /// Distance of looks at what is free.
 const EVERY: Duration = Duration::from_secs(1);
@@ -30,10 +30,17 @@ impl Server {
 
 /// Before a process of `node` starts: what earlier ones kept in reserve is free
 /// again, so that a full store does not stop the start.
-pub(super) async fn reclaim(env: &Env, root: &StoreRoot, node: &str) -> Result<(), ServiceError> {
-    let fleet = fleet_dir(root);
-    for process in list_epochs(env, &fleet, node).await.map_err(StoreError::from)? {
-        let dir = process_dir(&fleet, &process);
+pub(super) async fn reclaim(
+    env: &Env,
+    fleet: &str,
+    node: &str,
+    except: Option<&ProcessId>,
+) -> Result<(), ServiceError> {
+    for process in list_epochs(env, fleet, node).await.map_err(StoreError::from)? {
+        if Some(&process) == except {
+            continue;
+        }
+        let dir = process_dir(fleet, &process);
         remove_reserves(env, &dir).await.map_err(StoreError::from)?;
     }
     Ok(())

@@ -116,8 +116,11 @@ async fn start(name: &str, env: Env) -> anyhow::Result<Node> {
         _ => Flags { minion: true, node: Some(config::node_name(name)) },
     };
     let (loaded, plan) = load_node(&env, config::PATH, None, &flags).await?;
-    let extras =
-        Extras { registry: velociraptor::plugins::server::registry(), definitions: vec![] };
+    let extras = Extras {
+        registry: velociraptor::plugins::server::registry(),
+        definitions: vec![],
+        takeover: false,
+    };
     let node = Node::start_as(env, &loaded, &plan, extras).await?;
     for definition in plan::DEFINITIONS {
         node.server.root().repository.set(definition)?;

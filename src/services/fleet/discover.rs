@@ -63,7 +63,7 @@ impl Server {
             if epochs.is_empty() {
                 continue;
             }
-            let sign = beat::sign(&self.env, &fleet, &node.name).await?;
+            let sign = beat::sign(&self.env, &fleet, &node.name, &self.processes.me).await?;
             for epoch in &epochs {
                 let id = ProcessId::new(node.name.as_str(), epoch.name());
                 if id != self.processes.me {

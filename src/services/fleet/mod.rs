@@ -1,11 +1,14 @@
-//! Several frontends as one server: who applies whose journal, and what may go.
+//! Several frontends as one server: who is master, who applies whose journal,
+//! and what may go.
 //!
 //! The master reads the journals of all processes and decides; a minion writes
 //! its own. Nothing here knows sockets: the stream between them is given to it
 //! as bytes and places.
 
 mod apply;
+pub mod chain;
 mod discover;
+pub mod hold;
 pub mod hub;
 pub mod minion;
 pub mod outbox;
@@ -14,9 +17,13 @@ pub mod processes;
 pub mod relay;
 mod release;
 mod role;
+pub mod running;
+pub mod standing;
 pub mod status;
 mod table;
 mod tail;
+pub mod term;
+pub mod watch;
 
 use std::time::Duration;
 
@@ -76,3 +83,6 @@ impl Default for Options {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

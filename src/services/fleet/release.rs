@@ -51,7 +51,8 @@ impl Server {
     /// Deletes files and directories that nobody needs, and finds those that living
     /// processes may delete.
     pub async fn collect_garbage(&self) {
-        if !self.is_master() || self.env.sabotage.is(Mutant::KeepJournals) {
+        let kept = self.env.sabotage.is(Mutant::KeepJournals);
+        if !self.is_master() || !self.standing.may_decide() || kept {
             return;
         }
         self.expire_tombstones();
@@ -281,7 +282,8 @@ impl Server {
         let fs = &*self.env.fs;
         let dir = process_dir(&self.processes.fleet, &p.id);
         let names = fs.list(&dir).await.map_err(StoreError::from)?;
-        if names.iter().any(|e| e.name.ends_with(".journal")) {
+        // A chain that was begun and got no further goes on from there.
+        if names.iter().any(|e| e.name.ends_with(".journal") || e.name.starts_with("first-")) {
             return Ok(false);
         }
         let mut left = false;

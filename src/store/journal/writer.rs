@@ -76,6 +76,15 @@ pub enum CommitError {
     /// The journal is closed: the process is stopping.
     #[error("journal is closed")]
     Closed,
+    /// Not this process's to decide, as far as it knows: another may be master.
+    #[error(
+        "this server cannot tell at the moment whether it is still the master; {}",
+        if *.written { "whether this counts will show" } else { "nothing was done" }
+    )]
+    Refused {
+        /// Whether the record was written all the same.
+        written: bool,
+    },
 }
 
 /// A record on stable storage.
