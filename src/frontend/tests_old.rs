@@ -126,6 +126,24 @@ async fn a_collection_is_over_when_all_its_queries_are() {
 }
 
 #[tokio::test]
+async fn rows_of_all_sources_of_one_query_are_counted() {
+    let w = World::new();
+    let c = w.start().await;
+    let client = old_client(&c, &w).await;
+    let flow = collect(&c, &client, 1, 0).await;
+    poll(&c, &w, &client, 0).await;
+    // The agent's own count is that of the last source.
+    let mut end = ended(&flow, 1, 1, "Custom.0/B", 25);
+    end.status.as_mut().unwrap().names_with_response =
+        ["Custom.0/A", "Custom.0/B", "Custom.0/C"].map(str::to_owned).to_vec();
+    sent(&c, &client, &[rows(&flow, "Custom.0/A", 0, 10), rows(&flow, "Custom.0/B", 0, 25), end])
+        .await;
+    let now = context(&c, &client, &flow).await;
+    assert_eq!((now.state(), now.total_collected_rows), (State::Finished, 35));
+    assert_eq!(now.artifacts_with_results, ["Custom.0/A", "Custom.0/B"]);
+}
+
+#[tokio::test]
 async fn an_error_in_its_log_fails_the_collection() {
     let w = World::new();
     let c = w.start().await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use velociraptor_proto::journal::{OpenFlow, Schedule};
 use velociraptor_proto::proto::artifact_collector_context::State;
-use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
+use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats, VeloStatus};
 
 use super::job::{Hash, Job};
 use super::live_legacy::{Files, Legacy, QueryEnd};
@@ -235,13 +235,7 @@ impl LiveFlow {
         } else if let Some(s) = &m.status {
             self.pin(job.extent.segment.clone());
             self.statuses.insert(job.hash);
-            let end = QueryEnd {
-                status: s.clone(),
-                request: m.request_id,
-                queries: self.context.as_ref().map_or(1, |c| c.total_requests),
-                files: self.files(),
-                received,
-            };
+            let end = self.query_end(m.request_id, s.clone(), received);
             if end.is_query() {
                 self.legacy.ended(self.reports.entry(session.child.clone()).or_default(), end);
                 self.dirty = true;
@@ -264,6 +258,22 @@ impl LiveFlow {
             None => {
                 self.reports.insert(child.to_owned(), new);
             }
+        }
+    }
+
+    /// An old agent counts the rows of a query's last source only; those of all
+    /// its sources came before its end.
+    fn query_end(&self, request: u64, mut status: VeloStatus, received: u64) -> QueryEnd {
+        let rows = |n: &String| self.results.get(n).map_or(0, LiveSet::rows);
+        status.names_with_response.retain(|n| rows(n) > 0);
+        let came: u64 = status.names_with_response.iter().map(rows).sum();
+        status.result_rows = status.result_rows.max(came as i64);
+        QueryEnd {
+            status,
+            request,
+            queries: self.context.as_ref().map_or(1, |c| c.total_requests),
+            files: self.files(),
+            received,
         }
     }
 

@@ -133,9 +133,6 @@ impl Legacy {
         s.uploaded_files = (files.count - sum(|q| q.uploaded_files)).max(0);
         s.uploaded_bytes = (files.bytes - sum(|q| q.uploaded_bytes)).max(0);
         s.expected_uploaded_bytes = (files.expected - sum(|q| q.expected_uploaded_bytes)).max(0);
-        if s.result_rows == 0 {
-            s.names_with_response.clear();
-        }
         let queries = if s.total_queries > 0 { s.total_queries } else { queries.max(1) };
         report.query_status.push(s);
         // Queries that have not ended yet, as a later agent would report them.
