@@ -55,6 +55,24 @@ async fn only_nodes_may_speak_and_only_for_themselves() {
     assert_eq!(lab.fleet.counters().refused.load(std::sync::atomic::Ordering::Relaxed), 5);
 }
 
+/// A node can ask whether it would be taken, without a stream.
+#[tokio::test(start_paused = true)]
+async fn a_node_is_told_whether_it_would_be_taken() {
+    let lab = Lab::new(Limits::default()).await;
+    let to = Address { host: "master".into(), port: *lab.port.lock().unwrap() };
+    let ask = async |id: &Identity| lab.pki.dialer(id).check(&to, &lab.limits).await;
+    let a = lab.pki.node("a");
+    let reply = ask(&a).await.unwrap();
+    assert_eq!((reply.node.as_str(), reply.version, reply.connected), ("a", VERSION, false));
+    let joined = lab.minion("a", "1");
+    until("joined", || joined.uplink.connected()).await;
+    assert!(ask(&a).await.unwrap().connected);
+    let e = ask(&lab.pki.plain("VelociraptorServer")).await.unwrap_err();
+    assert!(e.contains("not a node's certificate"), "{e}");
+    assert!(ask(&Pki::new(&lab.env).node("a")).await.is_err());
+    assert_eq!(lab.master.count("hello"), 1, "asking is no introduction");
+}
+
 #[tokio::test(start_paused = true)]
 async fn certificates_of_others_do_not_pass_tls() {
     let lab = Lab::new(Limits::default()).await;
