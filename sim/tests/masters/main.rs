@@ -17,7 +17,10 @@ const FLEET: &str = "/s/fleet";
 
 /// The masters of a run, and whether two ever believed to be one at a time.
 #[derive(Clone, Default)]
-struct Masters(Arc<Mutex<Vec<(String, Arc<Term>)>>>);
+struct Masters(Arc<Mutex<Vec<Named>>>);
+
+/// A master and its term.
+type Named = (String, Arc<Term>);
 
 impl Masters {
     fn add(&self, name: &str, term: &Arc<Term>) {
