@@ -1,4 +1,5 @@
-# services.velociraptor: one frontend, and the endpoint agent.
+# services.velociraptor: one frontend (alone, a cluster's master, or a minion), and the
+# endpoint agent.
 #
 # The server's configuration file holds private keys, so it is never in the store:
 # it is named by path and handed over with LoadCredential, and may belong to root
@@ -7,7 +8,7 @@
 { config, lib, pkgs, ... }:
 
 let
-  inherit (lib) mkOption mkEnableOption mkIf mkMerge types optional optionalAttrs;
+  inherit (lib) mkOption mkEnableOption mkIf mkMerge types optional optionals optionalAttrs;
 
   cfg = config.services.velociraptor;
   srv = cfg.frontend;
@@ -37,6 +38,8 @@ let
     [ "api_config" "client_private_key" ]
   ];
   leaked = builtins.filter (p: lib.hasAttrByPath p srv.overrides) secretPlaces;
+  settingsSecrets = [ [ "rotation" "old_private_keys" ] [ "node" "private_key" ] ];
+  leakedSettings = builtins.filter (p: lib.hasAttrByPath p srv.settings) settingsSecrets;
 
   stateDir = "/var/lib/velociraptor";
   binary = "${cfg.package}/bin/velociraptor";
@@ -85,7 +88,16 @@ in
         example = { limits.connections = 20000; };
         description = "Settings of this implementation alone, in the layout of velociraptor-fleet.yaml. World-readable: no secrets.";
       };
-      settingsFile = pathOption "Path of a velociraptor-fleet.yaml to use instead of `settings`: needed after `config rotate_keys`, which writes keys into it. Keep it out of the store.";
+      settingsFile = pathOption "Path of a settings file to use instead of `settings`: the node's *.fleet.yaml of `config frontend` on every node of a cluster, and on a single server after `config rotate_keys`. It holds keys: keep it out of the store. The unit gets a copy at its start: restart it after `config revoke_node`.";
+      minion = {
+        enable = mkEnableOption "the minion role: clients' connections alone, led by the master of the configuration's API.hostname";
+        node = mkOption {
+          type = types.nullOr types.str;
+          default = null;
+          example = "minion1.example.org-8000";
+          description = "Which node this is: `<host name>-<port>` of its entry in ExtraFrontends.";
+        };
+      };
       datastore = mkOption {
         type = types.path;
         default = stateDir;
@@ -145,8 +157,11 @@ in
         { assertion = srv.configFile != null; message = "services.velociraptor: frontend.configFile is not set."; }
         { assertion = !(inStore srv.configFile); message = "services.velociraptor: frontend.configFile is in the world-readable store; it holds private keys."; }
         { assertion = leaked == [ ]; message = "services.velociraptor: a private key stands in frontend.overrides; leave it in the configuration file."; }
-        { assertion = !(lib.hasAttrByPath [ "rotation" "old_private_keys" ] srv.settings); message = "services.velociraptor: private keys stand in frontend.settings (rotation.old_private_keys); use frontend.settingsFile."; }
+        { assertion = leakedSettings == [ ]; message = "services.velociraptor: private keys stand in frontend.settings; use frontend.settingsFile."; }
         { assertion = srv.settingsFile == null || srv.settings == { }; message = "services.velociraptor: frontend.settingsFile excludes frontend.settings."; }
+        { assertion = srv.minion.enable == (srv.minion.node != null); message = "services.velociraptor: frontend.minion.enable and frontend.minion.node go together."; }
+        { assertion = !srv.minion.enable || srv.settingsFile != null; message = "services.velociraptor: a minion needs frontend.settingsFile, the *.fleet.yaml that `config frontend` made for it: it holds the node's certificate."; }
+        { assertion = !srv.minion.enable || (!srv.gui.openFirewall && srv.api.interfaces == [ ]); message = "services.velociraptor: a minion serves neither the GUI nor the API: their ports stay closed."; }
         { assertion = !(inStore srv.settingsFile); message = "services.velociraptor: frontend.settingsFile is in the world-readable store; it holds private keys."; }
       ];
 
@@ -181,6 +196,7 @@ in
               [ binary "--config" configPath "--settings" settingsArg ]
               ++ builtins.concatMap (d: [ "--definitions" (toString d) ]) srv.definitions
               ++ [ "frontend" ]
+              ++ optionals srv.minion.enable [ "--minion" "--node" (toString srv.minion.node) ]
               ++ srv.extraArgs
             );
             User = cfg.user;

@@ -27,6 +27,9 @@ let
   with_ = x: v { frontend = { enable = true; configFile = "/etc/velociraptor/server.config.yaml"; } // x; };
   frontend = host (with_ { openFirewall = true; api.interfaces = [ "eth1" ]; });
   changed = host (with_ { overrides.GUI.bind_address = "0.0.0.0"; settings.limits.connections = 5; definitions = [ "/srv/artifacts" ]; });
+  fleet = "/etc/velociraptor/minion.b-8000.fleet.yaml";
+  minion_ = x: with_ ({ minion = { enable = true; node = "b-8000"; }; settingsFile = fleet; } // x);
+  minion = host (minion_ { openFirewall = true; });
   client = host (v { client = { enable = true; configFile = "/etc/velociraptor/client.config.yaml"; }; });
   svc = h: h.config.systemd.services.velociraptor-frontend.serviceConfig;
   has = needle: hay: builtins.length (builtins.split needle hay) > 1;
@@ -39,6 +42,15 @@ let
     "the file with keys is a credential" = (svc frontend).LoadCredential == [ "server.config.yaml:/etc/velociraptor/server.config.yaml" ] && !(has "server.config.yaml:/nix" (svc frontend).ExecStartPre);
     "the datastore is where the unit may write" = let t = (builtins.elemAt frontend.config.systemd.services.velociraptor-frontend.restartTriggers 1).text; in (builtins.fromJSON t).Datastore == { location = "/var/lib/velociraptor"; filestore_directory = "/var/lib/velociraptor"; };
     "a settings file is a credential" = let s = svc (host (with_ { settingsFile = "/etc/velociraptor/velociraptor-fleet.yaml"; })); in builtins.length s.LoadCredential == 2 && has "--settings %d/velociraptor-fleet.yaml" s.ExecStart;
+    "a minion passes its assertions" = failing (minion_ { }) == [ ];
+    "a minion is started as one" = has "frontend --minion --node b-8000$" (svc minion).ExecStart && !(has "minion" (svc frontend).ExecStart);
+    "a minion's settings are a credential" = builtins.elem "velociraptor-fleet.yaml:${fleet}" (svc minion).LoadCredential && has "--settings %d/velociraptor-fleet.yaml" (svc minion).ExecStart;
+    "a minion opens the clients' port" = minion.config.networking.firewall.allowedTCPPorts == [ 8000 ];
+    "refuses a minion without its settings" = one (minion_ { settingsFile = null; });
+    "refuses a minion without a name" = one (minion_ { minion.enable = true; });
+    "refuses a node's name without the role" = one (with_ { minion.node = "b-8000"; });
+    "refuses to open what a minion does not serve" = one (minion_ { gui.openFirewall = true; }) && one (minion_ { api.interfaces = [ "eth1" ]; });
+    "refuses a node's key in settings" = one (with_ { settings.node.private_key = "x"; });
     "refuses settings and a settings file" = one (with_ { settingsFile = "/x"; settings.limits.connections = 1; });
     "refuses a settings file in the store" = one (with_ { settingsFile = "${store}-x"; });
     "overrides are merged at start" = has "--merge_file" (svc changed).ExecStartPre && has "--config /run/velociraptor/server.config.yaml" (svc changed).ExecStart;
@@ -71,6 +83,7 @@ in
   units = {
     frontend = frontend.config.rendered.velociraptor-frontend;
     frontend-overrides = changed.config.rendered.velociraptor-frontend;
+    frontend-minion = minion.config.rendered.velociraptor-frontend;
     client = client.config.rendered.velociraptor-client;
   };
 }
