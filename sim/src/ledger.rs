@@ -85,6 +85,8 @@ impl Fate {
 /// One message a client made.
 #[derive(Clone, Debug)]
 pub struct Job {
+    /// Identity of its bytes.
+    pub hash: [u8; 16],
     /// Its session.
     pub session: String,
     /// Which execution of the session made it.
@@ -114,6 +116,12 @@ pub struct Received {
     pub reply: u64,
     /// What it is.
     pub what: Task,
+    /// The task's number; 0 for what has none.
+    pub task: u64,
+    /// The session cipher of the process, as the server names it.
+    pub cipher: [u8; 16],
+    /// The frontend that sent it.
+    pub via: String,
 }
 
 /// Kinds of tasks.
@@ -255,6 +263,17 @@ pub struct Trouble {
     pub what: String,
 }
 
+/// Bytes of a journal as a process wrote them.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// When.
+    pub at: Duration,
+    /// Where in the file.
+    pub offset: u64,
+    /// What.
+    pub data: Bytes,
+}
+
 /// All books of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -272,6 +291,8 @@ pub struct Ledger {
     pub complaints: Vec<(&'static str, String)>,
     /// Uploads' contents are a function of these: (client, session, execution, number).
     pub sizes: BTreeMap<(usize, String, u32, i64), u64>,
+    /// What was written to journals, by path. Not all of it became durable.
+    pub journals: BTreeMap<String, Vec<Written>>,
     /// Answers users are waiting for: (since, what).
     pub asked: BTreeSet<(Duration, String)>,
 }

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use velociraptor::env::{DirEntry, File, FileSystem, Meta, Open};
 
-use crate::ledger::Books;
+use crate::ledger::{Books, Written, now};
 
 #[derive(Debug, Default)]
 struct State {
@@ -106,6 +106,11 @@ impl Watch {
         }
     }
 
+    /// Somebody gave a file this name.
+    fn exists(&self, path: &str) {
+        self.lock().file(path);
+    }
+
     fn named(&self, from: &str, to: &str, keep: bool) {
         let early = {
             let mut s = self.lock();
@@ -169,9 +174,14 @@ impl FileSystem for Mount {
 
     fn link<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
         async move {
-            self.inner.link(from, to).await?;
-            self.watch.named(from, to, true);
-            Ok(())
+            let done = self.inner.link(from, to).await;
+            match &done {
+                Ok(()) => self.watch.named(from, to, true),
+                // Perhaps by a call of ours whose reply was lost.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.watch.exists(to),
+                Err(_) => {}
+            }
+            done
         }
         .boxed()
     }
@@ -233,6 +243,10 @@ impl File for Handle {
         if self.watch.lock().stock.contains(&self.file) {
             let story = format!("{} writes to {}, which has a stock name", self.process, self.path);
             self.watch.complain("ONE_WRITER", story);
+        }
+        if self.path.ends_with(".journal") {
+            let w = Written { at: now(), offset: off, data: data.clone() };
+            self.watch.books.lock().journals.entry(self.path.clone()).or_default().push(w);
         }
         self.inner().write_at(off, data)
     }

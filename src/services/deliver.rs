@@ -130,7 +130,7 @@ impl Server {
             if let Err(e) = self.decide(org, source, "", Kind::Grant(grant)).await {
                 tracing::warn!(client = source, error = %e, "grant not stored; tasks stay queued");
                 let ids: Vec<u64> = batch.messages.iter().map(|m| m.task_id).collect();
-                self.not_sent(org, source, way, &ids);
+                org.state().clients.entry(source).queue.not_granted(&ids);
                 return vec![];
             }
             self.wakes.durable(batch.ungranted.iter().copied(), self.env.clock.micros());

@@ -203,6 +203,7 @@ impl OrgState {
             match queue.unknown(&session.flow, cipher) {
                 Verdict::Redeliver => return Effect::Redelivered(key),
                 Verdict::Lost => return Effect::FlowLost(key),
+                Verdict::Pending => return Effect::Ignored,
                 Verdict::NotAsked => {}
             }
         } else {

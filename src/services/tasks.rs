@@ -94,6 +94,8 @@ pub enum Verdict {
     Redeliver,
     /// Another instance of the client answered, or it ran before.
     Lost,
+    /// It is on its way, or waits for that: an answer to an earlier question.
+    Pending,
     /// Not a task of ours that was in doubt.
     NotAsked,
 }
@@ -192,10 +194,8 @@ impl Queue {
             // A flow's durable record names who may send it to whom.
             let named = t.cipher == Some(cipher) && t.grantee.as_ref() == grantee;
             if !t.granted || (is_flow && !named) {
+                // Granted once that is durable, not before.
                 batch.ungranted.push(*id);
-                t.granted = true;
-                t.cipher = Some(cipher);
-                t.grantee = grantee.cloned();
             }
             t.state = state;
             batch.messages.push(t.message.clone());
@@ -248,6 +248,11 @@ impl Queue {
             .map(|(id, _)| *id)
             .collect();
         back.into_iter().for_each(|id| self.requeue(id));
+    }
+
+    /// The right to send these did not become durable: nobody was handed them.
+    pub fn not_granted(&mut self, ids: &[u64]) {
+        ids.iter().for_each(|id| self.requeue(*id));
     }
 
     /// The task was certainly not sent. It waits again, unless its flow was
@@ -424,6 +429,8 @@ impl Queue {
                 } else {
                     verdict = Verdict::Lost;
                 }
+            } else if verdict == Verdict::NotAsked && t.message.flow_request.is_some() {
+                verdict = Verdict::Pending;
             }
         }
         if verdict == Verdict::Lost {
@@ -482,6 +489,19 @@ mod tests {
     }
 
     #[test]
+    fn a_right_that_did_not_become_durable_is_asked_for_again() {
+        let p = ProcessId::new("m1", "1");
+        for way in [Way::Reply([10; 16]), Way::Node(&p)] {
+            let mut q = Queue::default();
+            q.push(flow(1), None, None);
+            q.take(A, way, 1, 4, true);
+            q.not_granted(&[1]);
+            let b = q.take(A, way, 2, 4, true);
+            assert_eq!((ids(&b), b.ungranted), (vec![1], vec![1]));
+        }
+    }
+
+    #[test]
     fn a_repeated_request_gets_its_reply_again() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
@@ -517,6 +537,20 @@ mod tests {
         q.doubt_granted();
         q.evidence("F.1", 5);
         assert!(q.inflight().contains_key("F.1"));
+        assert_eq!(q.unknown("F.1", A), Verdict::NotAsked);
+    }
+
+    #[test]
+    fn a_second_answer_does_not_end_what_is_sent_again() {
+        let mut q = Queue::default();
+        q.push(flow(1), Some(A), None);
+        q.doubt_granted();
+        q.take(A, Way::Reply([10; 16]), 1, 4, true);
+        assert_eq!(q.unknown("F.1", A), Verdict::Redeliver);
+        assert_eq!(q.unknown("F.1", A), Verdict::Pending);
+        q.take(A, Way::Reply([11; 16]), 2, 4, true);
+        assert_eq!(q.unknown("F.1", A), Verdict::Pending);
+        q.checked_in(A, [12; 16], 3);
         assert_eq!(q.unknown("F.1", A), Verdict::NotAsked);
     }
 
@@ -568,6 +602,7 @@ mod tests {
         q.push(flow(1), None, None);
         let b = q.take(A, Way::Node(&p), 1, 4, true);
         assert_eq!((ids(&b), b.ungranted.clone()), (vec![1], vec![1]));
+        q.granted(|id| id == 1, A, Some(&p));
         (q, p)
     }
 
@@ -604,6 +639,7 @@ mod tests {
         let (mut q, p) = delegated();
         q.push(flow(2), None, None);
         q.take(A, Way::Node(&p), 1, 4, true);
+        q.granted(|id| id == 2, A, Some(&p));
         q.reconcile(&p, &BTreeSet::new(), &BTreeSet::from([1, 2]));
         assert!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)).is_empty(), "reports follow");
         q.reconcile(&p, &BTreeSet::from([1]), &BTreeSet::new());

@@ -112,6 +112,11 @@ fn woken(l: &Ledger, f: &ToldFlow, cluster: &Cluster, found: &mut Found) {
     if b.cloned || l.books(&b.id).count() > 1 || f.cancelled.is_some() {
         return;
     }
+    // Given up: TASK_ONCE asks whether there was a reason.
+    let seen = l.seen.get(&(b.id.clone(), f.flow.clone()));
+    if seen.is_some_and(|s| s.iter().any(|s| s.state == "Error")) {
+        return;
+    }
     let got = b.received.iter().find(|r| r.session == f.flow && r.what == Task::Flow);
     let got = got.map(|r| r.at);
     // Tasks that wait for a slot wait for the client. That a slot is free again,

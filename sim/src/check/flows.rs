@@ -18,7 +18,11 @@ use velociraptor_proto::proto::artifact_collector_context::State;
 
 use super::Found;
 use crate::cluster::Handle;
-use crate::ledger::{Content, Fact, Job, Ledger, ToldFlow, now, upload_bytes};
+use crate::ledger::{Content, Fact, Fate, Job, Ledger, ToldFlow, now, upload_bytes};
+
+/// What was acknowledged shows at the latest after this: applied by the master,
+/// and a complete upload put into its place.
+const SHOWN: Duration = Duration::from_secs(2);
 
 /// What the server tells of one flow.
 struct Told {
@@ -156,6 +160,14 @@ fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &str, found: &mut Fo
             _ => {}
         }
     }
+    if runs == 0 && context.state() == State::Error && f.cancelled.is_none() {
+        // Only where the client cannot tell whether it has it.
+        let b = &books.clients[f.client];
+        let excuse = b.processes > 1 || !b.can_answer || books.books(&b.id).count() > 1;
+        found.check(excuse, "TASK_ONCE", || {
+            format!("{when}: {who} never ran and ended in an error: {}", context.status)
+        });
+    }
     let complete = context.state() == State::Finished;
     let mut stored = 0;
     for (set, sent) in &sets {
@@ -183,13 +195,18 @@ struct Sent<'a> {
     line: &'a str,
     /// The server said that it has it.
     promised: bool,
+    /// By 200, not by a request to enrol.
+    answered: bool,
     /// Which frontend said so.
     via: &'a str,
 }
 
 impl<'a> Sent<'a> {
     fn of(line: &'a str, job: &'a Job, promised: bool) -> Self {
-        Self { line, promised: promised && job.fate.promised(), via: &job.via }
+        // The master shows what a minion took a moment later.
+        let promised = promised && job.fate.promised_before(now().saturating_sub(SHOWN));
+        let answered = matches!(job.fate, Fate::Acknowledged(_));
+        Self { line, promised, answered, via: &job.via }
     }
 }
 
@@ -222,7 +239,8 @@ fn sequence(
         // A line begins with who made it.
         let whose = line.split(',').next().unwrap_or_default();
         let lane = if strict { ("", "") } else { (sent[*at].via, whose) };
-        let known = strict || sent[*at].promised;
+        // What came before its client was enrolled is taken up later.
+        let known = strict || (sent[*at].promised && sent[*at].answered);
         if known && last.insert(lane, *at).is_some_and(|l| l > *at) {
             found.add("EXACTLY_ONCE", format!("{what}: {line} is out of order"));
             return;
@@ -249,8 +267,7 @@ fn uploads(
     found: &mut Found,
 ) {
     let who = name(books, f);
-    // A complete upload gets its place within two rounds of housekeeping.
-    let placed = now().saturating_sub(Duration::from_millis(1500));
+    let placed = now().saturating_sub(SHOWN);
     for (number, have) in &told.uploads {
         // Of one execution: TASK_ONCE speaks of the others.
         let chunks: Vec<&&Job> = jobs

@@ -5,9 +5,12 @@
 //! ([`after`]), and the rest at the books alone ([`ledger`]).
 
 mod books;
+mod coverage;
 mod flows;
+mod grants;
 mod progress;
 mod store;
+mod story;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +19,9 @@ use tokio::time::sleep;
 
 use crate::cluster::{Cluster, Handle};
 use crate::ledger::{Ledger, now};
+
+pub use coverage::{REQUIRED, count};
+pub use story::tell;
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,19 +93,8 @@ pub fn ledger(ledger: &Ledger, cluster: &Cluster) -> Vec<Violation> {
         found.add(invariant, story.clone());
     }
     books::check(ledger, cluster, &mut found);
+    grants::check(ledger, &mut found);
     found.0
-}
-
-/// What the books tell of what was met.
-pub fn count(l: &Ledger, coverage: &mut std::collections::BTreeMap<&'static str, u64>) {
-    let mut add = |what: &'static str, n: usize| *coverage.entry(what).or_default() += n as u64;
-    add("flow", l.flows.len());
-    for b in &l.clients {
-        add("job", b.jobs.len());
-        add("job acknowledged", b.jobs.iter().filter(|j| j.fate.promised()).count());
-        add("POST", b.exchanges.len());
-        add("POST failed", b.exchanges.iter().filter(|x| x.to.is_some() && !x.good).count());
-    }
 }
 
 /// Waits for what is planned, and starts what is down.

@@ -48,6 +48,8 @@ pub struct Link {
     ca: Certificate,
     /// One; behind a balancer one for each frontend.
     ways: Vec<Connector>,
+    /// Which of them each channel uses while it works.
+    sticks: [AtomicU64; 2],
     session: Mutex<Option<Session>>,
     /// Sealed bodies of earlier POSTs of results, for replays.
     sent: Mutex<Vec<(bool, Bytes)>>,
@@ -79,6 +81,7 @@ impl Link {
         };
         Ok(Self {
             ways: ways.into_iter().collect::<Result<_, _>>()?,
+            sticks: [(); 2].map(|()| AtomicU64::new(env.entropy.next_u64())),
             key: PrivateKey::from_pem(&setup.key)?,
             ca: Certificate::from_pem(&setup.deployment.ca)?,
             env,
@@ -94,8 +97,15 @@ impl Link {
         self.replies.load(Ordering::Relaxed)
     }
 
-    fn way(&self) -> &Connector {
-        &self.ways[self.env.entropy.below(self.ways.len() as u64) as usize]
+    /// A balancer spreads requests; a WebSocket stays where it is until it ends.
+    fn way(&self, channel: Channel) -> &Connector {
+        let n = self.ways.len() as u64;
+        let stays = self.setup.urls.first().is_some_and(|u| u.starts_with("wss"));
+        let at = match stays {
+            true => self.sticks[channel as usize].load(Ordering::Relaxed) % n,
+            false => self.env.entropy.below(n),
+        };
+        &self.ways[at as usize]
     }
 
     /// Posts lists and waits for what it leads to, the wait after a failure
@@ -106,10 +116,13 @@ impl Link {
         lists: &[Vec<u8>],
         urgent: bool,
     ) -> (Posted, String) {
-        let way = self.way();
-        let posted = self.post_by(way, channel, lists, urgent).await;
-        // A success leaves the way where it was.
-        (posted, way.current_url())
+        let way = self.way(channel);
+        let (posted, via) = self.post_by(way, channel, lists, urgent).await;
+        if matches!(posted, Posted::Retry) {
+            let another = self.env.entropy.below(self.ways.len() as u64);
+            self.sticks[channel as usize].store(another, Ordering::Relaxed);
+        }
+        (posted, via)
     }
 
     async fn post_by(
@@ -118,13 +131,13 @@ impl Link {
         channel: Channel,
         lists: &[Vec<u8>],
         urgent: bool,
-    ) -> Posted {
+    ) -> (Posted, String) {
         let body = match self.seal(way, lists).await {
             Ok(b) => b,
             Err(why) => {
                 tracing::debug!(why, "not sealed");
                 way.pause(channel).await;
-                return Posted::Retry;
+                return (Posted::Retry, String::new());
             }
         };
         if channel == Channel::Control {
@@ -134,7 +147,9 @@ impl Link {
                 sent.remove(0);
             }
         }
-        match way.post(channel, body, urgent).await {
+        // The other loop may move on while this one waits.
+        let via = way.current_url();
+        let posted = match way.post(channel, body, urgent).await {
             Outcome::Ok(answer) => match self.open(answer).await {
                 Ok(jobs) => Posted::Done(jobs),
                 Err(why) => {
@@ -150,7 +165,15 @@ impl Link {
                 way.pause(channel).await;
                 Posted::Retry
             }
-        }
+        };
+        (posted, via)
+    }
+
+    /// The name of our session: what a server grants tasks to.
+    pub async fn cipher_hash(&self) -> [u8; 16] {
+        let session = self.session.lock().await;
+        let id = session.as_ref().map(|s| s.cipher.cipher_id().to_vec());
+        velociraptor::crypto::job_hash(&id.unwrap_or_default())
     }
 
     /// Sends the bodies of earlier POSTs again as they were, as a network that
@@ -159,7 +182,7 @@ impl Link {
         let old = self.sent.lock().await.clone();
         let mut done = 0;
         for (urgent, body) in old.into_iter().rev().take(how_many) {
-            let outcome = self.way().post(Channel::Control, body, urgent).await;
+            let outcome = self.way(Channel::Control).post(Channel::Control, body, urgent).await;
             done += usize::from(matches!(outcome, Outcome::Ok(_)));
         }
         done

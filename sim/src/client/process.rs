@@ -120,7 +120,9 @@ impl Process {
     /// Queues a message and writes it into the book.
     pub(super) fn queue(&self, message: VeloMessage, execution: u32, content: Content) {
         let urgent = message.urgent;
+        let raw = message.encode_to_vec();
         let job = Job {
+            hash: velociraptor::crypto::job_hash(&raw),
             session: message.session_id.clone(),
             execution,
             process: self.number,
@@ -134,7 +136,8 @@ impl Process {
             b.waiting += 1;
             b.jobs.len() - 1
         });
-        let list = MessageList { job: vec![message] }.encode_to_vec();
+        let mut list = Vec::with_capacity(raw.len() + 8);
+        velociraptor::crypto::envelope::pack_job(&mut list, &raw);
         self.out.push(urgent, Item { list, entry });
     }
 
@@ -202,6 +205,7 @@ impl Process {
                 jobs.push(self.info());
                 info = Some(self.books.client(self.setup.book, |b| {
                     b.jobs.push(Job {
+                        hash: [0; 16],
                         session: "F.Monitoring".into(),
                         execution: 0,
                         process: self.number,
@@ -215,7 +219,7 @@ impl Process {
             }
             let list = MessageList { job: jobs }.encode_to_vec();
             let x = self.exchange(true);
-            let (posted, _) = self.link.post(Channel::Reader, &[list], false).await;
+            let (posted, via) = self.link.post(Channel::Reader, &[list], false).await;
             self.answered(x, !matches!(posted, Posted::Retry));
             if !matches!(posted, Posted::Retry) {
                 told = true;
@@ -230,7 +234,7 @@ impl Process {
                 self.books.client(self.setup.book, |b| b.jobs[entry].fate = fate);
             }
             match posted {
-                Posted::Done(jobs) => self.handle(jobs).await,
+                Posted::Done(jobs) => self.handle(jobs, &via).await,
                 Posted::Enrol => self.enrol(),
                 Posted::Refused => {}
                 Posted::Retry => continue,
@@ -262,7 +266,7 @@ impl Process {
             match posted {
                 Posted::Done(jobs) => {
                     self.settle(&batch, Fate::Acknowledged(now()), &via);
-                    self.handle(jobs).await;
+                    self.handle(jobs, &via).await;
                 }
                 Posted::Enrol => {
                     self.settle(&batch, Fate::Enrolling(now()), &via);
@@ -309,6 +313,7 @@ impl Process {
         let link = MessageList { job: vec![message] }.encode_to_vec();
         let entry = self.books.client(self.setup.book, |b| {
             b.jobs.push(Job {
+                hash: [0; 16],
                 session: "E:Enrol".into(),
                 execution: 0,
                 process: self.number,
@@ -350,7 +355,7 @@ impl Process {
     }
 
     /// Acts on the messages of one reply.
-    async fn handle(self: &Arc<Self>, jobs: Vec<VeloMessage>) {
+    async fn handle(self: &Arc<Self>, jobs: Vec<VeloMessage>, via: &str) {
         if jobs.is_empty() {
             return;
         }
@@ -368,7 +373,16 @@ impl Process {
                 continue;
             };
             let session = job.session_id.clone();
-            let r = Received { at: now(), process: self.number, session, reply, what };
+            let r = Received {
+                at: now(),
+                process: self.number,
+                session,
+                reply,
+                what,
+                task: job.task_id,
+                cipher: self.link.cipher_hash().await,
+                via: via.to_owned(),
+            };
             self.books.client(self.setup.book, |b| b.received.push(r));
         }
         for job in jobs {

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use velociraptor::env::Mutant;
 
-pub use config::{MAX_POLL, STORE};
+pub use config::{MAX_POLL, STORE, node_name};
 pub use frontend::{Gone, Remote as FrontendRemote};
 pub use handle::Handle;
 
@@ -214,6 +214,8 @@ pub struct Outcome {
     pub coverage: BTreeMap<&'static str, u64>,
     /// Packets and events, if asked for.
     pub trace: Vec<String>,
+    /// What led to the violations, in the order of time.
+    pub story: Vec<String>,
     /// What the frontends logged at warn and above.
     pub log: Vec<String>,
     /// Virtual time it took.

@@ -258,5 +258,9 @@ where
     let mut coverage = shared.coverage.lock().unwrap_or_else(PoisonError::into_inner).clone();
     coverage.extend(hosts.coverage());
     check::count(&books.lock(), &mut coverage);
-    Outcome { violations, coverage, virtual_time: sim.elapsed(), ..Outcome::default() }
+    let story = match violations.is_empty() {
+        true => vec![],
+        false => check::tell(&books.lock(), &violations),
+    };
+    Outcome { violations, story, coverage, virtual_time: sim.elapsed(), ..Outcome::default() }
 }

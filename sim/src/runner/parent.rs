@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Args;
 use super::report::Told;
+use crate::check::REQUIRED;
 use crate::mutants::{self, CATCHES, Catch, SEEDS};
 use crate::scenarios::{self, ALL};
 
@@ -181,6 +182,14 @@ async fn sweep(args: &Args) -> anyhow::Result<ExitCode> {
     );
     for (k, n) in &coverage {
         println!("  {k:28} {n:8}   {:.1} a run", *n as f64 / runs.max(1) as f64);
+    }
+    // Every hundred seeds of everything must have met what is dangerous.
+    let whole = args.scenario.is_empty() && !args.regressions;
+    if whole && runs >= 100 * ALL.len() as u64 {
+        for what in REQUIRED.iter().filter(|w| coverage.get(**w).is_none_or(|n| *n == 0)) {
+            failures += 1;
+            println!("NOT MET in {runs} runs: {what}");
+        }
     }
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

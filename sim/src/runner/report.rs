@@ -13,6 +13,8 @@ pub struct Told {
     pub violations: Vec<(String, String)>,
     /// What was met.
     pub coverage: BTreeMap<String, u64>,
+    /// What led to them.
+    pub story: Vec<String>,
     /// The frontends' last warnings.
     pub log: Vec<String>,
     /// Virtual seconds.
@@ -32,6 +34,7 @@ impl Told {
                 .iter()
                 .map(|v| (v.invariant.to_owned(), v.story.clone()))
                 .collect(),
+            story: o.story.clone(),
             coverage: o.coverage.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
             log: o.log[skip..].to_vec(),
             seconds: o.virtual_time.as_secs_f64(),
@@ -55,6 +58,12 @@ impl Told {
         }
         if self.violations.len() > 6 {
             out += &format!("  and {} more\n", self.violations.len() - 6);
+        }
+        if !self.story.is_empty() {
+            out += "  what led to it:\n";
+            for l in &self.story {
+                out += &format!("    {l}\n");
+            }
         }
         if !self.log.is_empty() {
             out += "  the frontends' last warnings:\n";

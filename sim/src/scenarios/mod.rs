@@ -5,9 +5,11 @@ mod arrivals;
 mod backlog;
 mod bursts;
 mod calm;
+mod clones;
 mod crashes;
 mod fleet;
 mod store;
+mod weather;
 
 use velociraptor::env::Mutant;
 
@@ -49,6 +51,8 @@ pub const ALL: &[Scenario] = &[
     store::SCENARIO,
     fleet::SCENARIO,
     fleet::BALANCED,
+    clones::SCENARIO,
+    weather::SCENARIO,
 ];
 
 /// By name.

@@ -444,6 +444,7 @@ impl LiveFlow {
             .sum();
         c.total_collected_rows = c.total_collected_rows.max(rows);
         c.total_uploaded_bytes = c.total_uploaded_bytes.max(bytes);
+        c.total_logs = c.total_logs.max(self.logs.rows());
         if c.state() == State::Waiting && (rows > 0 || bytes > 0) {
             c.state = State::InProgress.into();
         }

@@ -126,13 +126,16 @@ pub fn derive(context: &mut ArtifactCollectorContext, reports: &[&FlowStats], no
     context.query_stats = all;
 }
 
+/// Counters never shrink: rows that came after the last report were counted when
+/// they were stored.
 fn totals(context: &mut ArtifactCollectorContext, all: &[VeloStatus]) {
     let sum = |f: fn(&VeloStatus) -> i64| all.iter().map(f).sum::<i64>().max(0) as u64;
-    context.total_collected_rows = sum(|s| s.result_rows);
-    context.total_logs = sum(|s| s.log_rows);
-    context.total_uploaded_files = sum(|s| s.uploaded_files);
-    context.total_uploaded_bytes = sum(|s| s.uploaded_bytes);
-    context.total_expected_uploaded_bytes = sum(|s| s.expected_uploaded_bytes);
+    let grow = |total: &mut u64, f: fn(&VeloStatus) -> i64| *total = sum(f).max(*total);
+    grow(&mut context.total_collected_rows, |s| s.result_rows);
+    grow(&mut context.total_logs, |s| s.log_rows);
+    grow(&mut context.total_uploaded_files, |s| s.uploaded_files);
+    grow(&mut context.total_uploaded_bytes, |s| s.uploaded_bytes);
+    grow(&mut context.total_expected_uploaded_bytes, |s| s.expected_uploaded_bytes);
     context.execution_duration = all.iter().map(|s| s.duration).max().unwrap_or(0);
     context.active_time = all.iter().map(|s| s.last_active).max().unwrap_or(0);
     let first = all.iter().map(|s| s.first_active).filter(|t| *t > 0).min();
@@ -172,6 +175,14 @@ mod tests {
         let mut late = report(false, &[q(ReturnedStatus::Progress, 3, 8)]);
         join(&mut late, done.clone());
         assert_eq!(late, done);
+    }
+
+    #[test]
+    fn what_was_counted_when_it_was_stored_stays_counted() {
+        let stored = ArtifactCollectorContext { total_collected_rows: 58, ..Default::default() };
+        let mut c = stored;
+        derive(&mut c, &[&report(true, &[q(ReturnedStatus::UnknownFlow, 29, 5)])], 0);
+        assert_eq!((c.total_collected_rows, c.state()), (58, State::Error));
     }
 
     #[test]

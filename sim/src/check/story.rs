@@ -1,0 +1,75 @@
+//! What led to a violation, told from the books: the troubles of the run, and
+//! what happened to the flows that are named.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Violation;
+use crate::ledger::{Content, Fate, Ledger, Task};
+
+/// Most lines told.
+const LINES: usize = 40;
+
+/// Names of flows in a text.
+fn flows(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.'))
+        .filter(|w| w.len() == 15 && w.starts_with("F."))
+}
+
+/// The story in the order of time.
+pub fn tell(l: &Ledger, violations: &[Violation]) -> Vec<String> {
+    let named: BTreeSet<&str> = violations.iter().take(4).flat_map(|v| flows(&v.story)).collect();
+    let named = |session: &str| named.contains(session);
+    let mut all: Vec<(Duration, String)> = Vec::new();
+    for t in &l.troubles {
+        all.push((t.from, format!("trouble begins: {}", t.what)));
+        if let Some(to) = t.to {
+            all.push((to, format!("trouble and its aftermath over: {}", t.what)));
+        }
+    }
+    for f in l.flows.iter().filter(|f| named(&f.flow)) {
+        all.push((f.at, format!("{}: the user is told that it is scheduled", f.flow)));
+        if let Some(at) = f.cancelled {
+            all.push((at, format!("{}: the user is told that it is cancelled", f.flow)));
+        }
+    }
+    for (i, b) in l.clients.iter().enumerate() {
+        for r in b.received.iter().filter(|r| named(&r.session)) {
+            let what = match r.what {
+                Task::Flow => "the task",
+                Task::Cancel => "the cancel",
+                Task::Question => "a question",
+                Task::Table(_) => "a table",
+            };
+            let (s, p, via) = (&r.session, r.process, &r.via);
+            all.push((r.at, format!("{s}: {what} reaches client {i}, process {p}, from {via}")));
+        }
+        for (s, e) in b.executions.iter().filter(|(s, _)| named(s)) {
+            for (over, e) in e.iter().filter_map(|e| Some((e.over?, e))) {
+                let how = if e.cancelled { "cancelled" } else { "done" };
+                all.push((over, format!("{s}: {how} on client {i}")));
+            }
+        }
+        for j in b.jobs.iter().filter(|j| named(&j.session)) {
+            let Content::Stats { rows, complete } = j.content else { continue };
+            let Fate::Acknowledged(at) = j.fate else { continue };
+            let unknown = if j.execution == u32::MAX { " (it does not know the flow)" } else { "" };
+            let end = if complete { ", the last" } else { "" };
+            let text =
+                format!("{}: a report of {rows} rows{end}{unknown} goes to {}", j.session, j.via);
+            all.push((at, text));
+        }
+    }
+    for (key, seen) in l.seen.iter().filter(|(k, _)| named(&k.1)) {
+        for s in seen {
+            let text = format!(
+                "{}: users see {} {:?}, {} rows counted, {} readable",
+                key.1, s.state, s.status, s.rows, s.readable
+            );
+            all.push((s.at, text));
+        }
+    }
+    all.sort();
+    let skip = all.len().saturating_sub(LINES);
+    all.into_iter().skip(skip).map(|(t, text)| format!("{t:>12.3?} {text}")).collect()
+}
