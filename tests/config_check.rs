@@ -156,7 +156,7 @@ fn a_node_is_checked_joins_and_is_revoked() {
         std::thread::sleep(Duration::from_millis(50));
     };
     let log = fs::read_to_string(log(dir, minion)).unwrap();
-    assert!(status.code() == Some(1) && log.contains("revoked"), "{log}");
+    assert!(status.code() == Some(3) && log.contains("revoked"), "{status} {log}");
     let e = fails(dir, &check);
     assert!(line(&e).contains("has been revoked"), "{e}");
 

@@ -25,6 +25,8 @@ use crate::services::Server;
 #[cfg(test)]
 mod full_tests;
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_old;

@@ -28,7 +28,7 @@ pub(super) const NONCE: &str = "dGVzdA==";
 pub(super) struct World {
     pub(super) env: Env,
     pub(super) dir: tempfile::TempDir,
-    identity: Identity,
+    pub(super) identity: Identity,
 }
 
 impl World {

@@ -99,6 +99,15 @@ pub(crate) fn is_stale(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::StaleNetworkFileHandle
 }
 
+/// Makes the name of a stale file mean what the server has there now. An NFS 4
+/// client that believes a name opens the file it knew by it, which may be stale
+/// again and again as long as anybody on this host has the old file open
+/// (measured); asking about the name makes it look.
+async fn ask_again(fs: &dyn FileSystem, path: &str) {
+    // Only its effect on the client's cache is wanted; what follows tells of errors.
+    let _ = fs.stat(path).await;
+}
+
 /// Reads a whole file; `None` when there is none. A file replaced between open
 /// and read is opened once more.
 pub async fn read_whole(
@@ -108,7 +117,10 @@ pub async fn read_whole(
 ) -> io::Result<Option<Vec<u8>>> {
     let once = || crate::env::fs::read_limited(fs, path, limit);
     let first = match once().await {
-        Err(e) if is_stale(&e) => once().await,
+        Err(e) if is_stale(&e) => {
+            ask_again(fs, path).await;
+            once().await
+        }
         r => r,
     };
     match first {
@@ -382,13 +394,22 @@ impl Tree {
         }
     }
 
-    /// Opens a file for reading; `None` when there is none.
+    /// Opens a file for reading; `None` when there is none. Its length is asked
+    /// for, since a file that was replaced can be opened and be stale.
     pub(crate) async fn open_read(
         &self,
         path: &str,
     ) -> Result<Option<Box<dyn crate::env::File>>, StoreError> {
-        let first = match self.fs.open(path, Open::Read).await {
-            Err(e) if is_stale(&e) => self.fs.open(path, Open::Read).await,
+        let once = || async {
+            let f = self.fs.open(path, Open::Read).await?;
+            f.size().await?;
+            Ok(f)
+        };
+        let first = match once().await {
+            Err(e) if is_stale(&e) => {
+                ask_again(&*self.fs, path).await;
+                once().await
+            }
             r => r,
         };
         match first {

@@ -7,6 +7,7 @@
 //! the scenario ([`Hosts::happen`]).
 
 mod draw;
+mod happen;
 mod hosts;
 mod links;
 mod schedule;

@@ -13,6 +13,7 @@ pub enum Kind {
     Open,
     Close,
     Create,
+    SetAttr,
     Read,
     Write,
     Commit,
@@ -40,8 +41,16 @@ pub(super) enum Op {
         dir: Ino,
         name: String,
     },
+    /// Version 4: a file that the client knows already.
+    OpenKnown {
+        ino: Ino,
+    },
     /// Version 4.
     Close {
+        ino: Ino,
+    },
+    /// Mode and times of a new file.
+    SetAttr {
         ino: Ino,
     },
     /// Exclusive. `open` as with [`Op::Open`].
@@ -98,9 +107,10 @@ impl Op {
         match self {
             Op::Lookup { .. } => Kind::Lookup,
             Op::GetAttr { .. } => Kind::GetAttr,
-            Op::Open { .. } => Kind::Open,
+            Op::Open { .. } | Op::OpenKnown { .. } => Kind::Open,
             Op::Close { .. } => Kind::Close,
             Op::Create { .. } => Kind::Create,
+            Op::SetAttr { .. } => Kind::SetAttr,
             Op::Read { .. } => Kind::Read,
             Op::Write { .. } => Kind::Write,
             Op::Commit { .. } => Kind::Commit,

@@ -79,6 +79,12 @@ impl Caller {
         }
         // A version 4 READ brings no attributes.
         let silent = matches!(reply.answer, Ok(Answer::Data { .. })) && h.opts.vers == Version::V4;
+        if let Ok(Answer::Data { attr, .. }) = &reply.answer
+            && silent
+            && let Some(c) = h.inodes.get_mut(&attr.ino)
+        {
+            c.read_since = true;
+        }
         if let Some(a) = reply.attr()
             && !silent
         {
@@ -92,7 +98,7 @@ impl Caller {
             let mut m = lock(&self.shared);
             m.tick();
             let now = m.now;
-            m.hosts.get(&self.host).and_then(|h| h.believed(ino, now))
+            m.hosts.get(&self.host).and_then(|h| h.believed_with_times(ino, now))
         };
         match known {
             Some(a) => Ok(a),

@@ -11,7 +11,7 @@ use velociraptor::env::{File, Open};
 
 use super::call::{Answer, Op};
 use super::caller::Caller;
-use super::kernel::Cached;
+use super::kernel::{Cached, PAGE};
 use super::lock;
 use super::machine::Origin;
 use super::mount::syscall;
@@ -146,11 +146,15 @@ impl Descriptor {
                     continue;
                 }
             };
-            let op = Op::Read { ino: self.ino, off: at, len: want };
-            match self.caller.call(op).await.answer? {
-                Answer::Data { bytes, .. } => self.cached(|c| c.fill(at, want, &bytes))?,
-                _ => return Err(ErrorKind::Other),
-            }
+            self.fetch(at, want).await?;
+        }
+    }
+
+    async fn fetch(&self, off: u64, len: usize) -> Done<()> {
+        let op = Op::Read { ino: self.ino, off, len };
+        match self.caller.call(op).await.answer? {
+            Answer::Data { bytes, .. } => self.cached(|c| c.fill(off, len, &bytes)),
+            _ => Err(ErrorKind::Other),
         }
     }
 
@@ -168,11 +172,18 @@ impl Descriptor {
                 m.oracle.writes(&paths, &(self.caller.host.clone(), self.caller.process));
             }
         }
+        while let Some(page) = self.cached(|c| c.fetch_first(off, data.len()))? {
+            self.fetch(page, PAGE).await?;
+        }
         while !self.cached(|c| c.store(off, &data))? {
             self.caller.flush(self.ino).await;
         }
-        lock(&self.caller.shared).dirtied(&self.caller.host, self.ino);
-        Ok(())
+        let through = {
+            let mut m = lock(&self.caller.shared);
+            m.dirtied(&self.caller.host, self.ino);
+            m.hosts.get(&self.caller.host).is_some_and(|h| h.opts.sync)
+        };
+        if through { self.sync().await } else { Ok(()) }
     }
 
     async fn sync(&self) -> Done<()> {

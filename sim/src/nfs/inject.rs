@@ -113,6 +113,8 @@ impl Machine {
                 [self.server.tree.paths(*ino), named(dir, name)].concat()
             }
             Op::GetAttr { ino }
+            | Op::OpenKnown { ino }
+            | Op::SetAttr { ino }
             | Op::Close { ino }
             | Op::Read { ino, .. }
             | Op::Write { ino, .. }

@@ -15,8 +15,8 @@ use rand::{Rng, SeedableRng};
 use super::Name;
 use super::call::{Op, Reply};
 use super::inject::{Effect, Rule};
-use super::kernel::Host;
-use super::options::{Link, ServerOptions};
+use super::kernel::{Changed, Host};
+use super::options::{Link, Removed, ServerOptions};
 use super::server::Server;
 use crate::oracle::Oracle;
 use crate::tree::Ino;
@@ -64,6 +64,8 @@ enum Event {
     Reply(u64, Name, Reply),
     Retry(u64, u32),
     WriteBack(Name, u64, Ino),
+    /// A file without a name is no longer kept for who has it open.
+    Gone(Ino),
 }
 
 pub(super) struct Machine {
@@ -195,6 +197,7 @@ impl Machine {
                 _ => self.deliver(id, reply),
             },
             Event::Retry(id, attempt) => self.again(id, attempt),
+            Event::Gone(ino) => self.server.drop_opens(ino),
             Event::WriteBack(host, boot, ino) => match self.hosts.get(&host) {
                 Some(h) if h.boot == boot && h.paused => {
                     self.push(self.now + POLL, Event::WriteBack(host, boot, ino));
@@ -219,6 +222,24 @@ impl Machine {
             Some(Effect::Fail(why)) => self.server.refuse(why),
             _ => self.server.handle(&r.host, r.id, &r.op, self.now),
         };
+        for ino in std::mem::take(&mut self.server.removed) {
+            let fate = match self.server.options.removed {
+                Removed::Any => match self.rng.random_range(0..3) {
+                    0 => Removed::Kept,
+                    1 => Removed::Hollow,
+                    _ => Removed::Gone(Duration::from_secs(5)),
+                },
+                fate => fate,
+            };
+            match fate {
+                Removed::Hollow => self.server.hollow_out(ino),
+                Removed::Gone(most) => {
+                    let after = self.within(&(Duration::ZERO..most));
+                    self.push(self.now + after, Event::Gone(ino));
+                }
+                Removed::Kept | Removed::Any => {}
+            }
+        }
         let link = self.links.get(&r.host).cloned().unwrap_or_default();
         let rule = self
             .rule(&r.host, &r.op, |e| matches!(e, Effect::LoseReply | Effect::LoseReplyAndForget));
@@ -259,7 +280,15 @@ impl Machine {
         }
         match call.origin {
             Origin::Process => call.done = Some(reply),
-            Origin::Nobody => drop(self.calls.remove(&id)),
+            Origin::Nobody => {
+                let now = self.now;
+                if let Some(c) = self.calls.remove(&id)
+                    && let Some(a) = reply.attr()
+                    && let Some(h) = self.hosts.get_mut(&c.host)
+                {
+                    h.learn(a, Changed::Unknown, now);
+                }
+            }
             Origin::WriteBack(ino) => {
                 if let Some(c) = self.calls.remove(&id) {
                     self.written(&c.host, ino, &c.op, reply);

@@ -5,7 +5,7 @@
 //! a host late or, after a crash, never; calls that land after their sender is
 //! gone; replies that are lost; a server that forgets what it had only in
 //! memory. What was measured on real kernels, and where this differs from them:
-//! docs/SIMULATION.md.
+//! docs/NFS.md.
 //!
 //! Not modelled: locks (nothing here takes any), delegations, mmap, soft
 //! mounts, permissions.
@@ -31,7 +31,7 @@ pub use inject::{Effect, Rule};
 use kernel::{Changed, Host};
 use machine::{Machine, Time};
 use mount::Mount;
-pub use options::{Link, LookupCache, MountOptions, ServerOptions, Version};
+pub use options::{Link, LookupCache, MountOptions, Removed, ServerOptions, Version};
 
 use crate::tree::ROOT;
 

@@ -43,6 +43,8 @@ pub struct MountOptions {
     pub dir_page: usize,
     /// Age at which written data leaves the host unasked.
     pub dirty_expire: Duration,
+    /// `sync` (comes with `noac`): a write returns when the server has it.
+    pub sync: bool,
     /// Share of writes after which the kernel writes back at once, unasked.
     pub early_write_back: f64,
     /// A lost request or reply is made good by sending again after this.
@@ -77,6 +79,7 @@ impl MountOptions {
             rsize: 1 << 20,
             dir_page: 512,
             dirty_expire: s(30),
+            sync: false,
             early_write_back: 0.0,
             retry: s(1),
             slots: 128,
@@ -90,6 +93,7 @@ impl MountOptions {
             lookupcache: LookupCache::None,
             acreg: zero..zero,
             acdir: zero..zero,
+            sync: true,
             ..MountOptions::kernel()
         }
     }
@@ -131,6 +135,20 @@ impl Default for Link {
     }
 }
 
+/// The life of a file without a name that a version 4 client has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// As on a local disk. A client that believes the old name opens it again.
+    Kept,
+    /// It can be opened and read by its handle, but after that its attributes
+    /// are stale; so is whatever asks for them first (nfs-ganesha).
+    Hollow,
+    /// It goes within this time.
+    Gone(Duration),
+    /// Each file meets one of these fates.
+    Any,
+}
+
 /// The server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -139,12 +157,20 @@ pub struct ServerOptions {
     pub reply_cache: bool,
     /// After a restart, opens wait this long (version 4: old clients come first).
     pub grace: Duration,
+    /// What becomes of files that are removed or replaced while a version 4
+    /// client has them open. On version 3 they are gone at once.
+    pub removed: Removed,
     /// `async` export: COMMIT is answered before the data is stable.
     pub async_export: bool,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        ServerOptions { reply_cache: true, grace: Duration::ZERO, async_export: false }
+        ServerOptions {
+            reply_cache: true,
+            grace: Duration::ZERO,
+            removed: Removed::Any,
+            async_export: false,
+        }
     }
 }

@@ -17,9 +17,7 @@ impl Caller {
         let (dir, name) = self.walk(path, distrust).await?;
         let v4 = self.v4();
         if how == Open::CreateNew {
-            if self.name_if_cached(dir, name).is_some() {
-                return Err(ErrorKind::AlreadyExists);
-            }
+            // What the cache says of the name does not count: the server decides.
             let reply = self.call(Op::Create { dir, name: name.to_owned(), open: v4 }).await;
             let a = match reply.answer {
                 Ok(_) => reply.attr().ok_or(ErrorKind::Other)?,
@@ -29,21 +27,33 @@ impl Caller {
                 }
             };
             self.names(|h| h.name(dir, name, Some(a.ino)));
+            // An exclusive create carries no mode; that comes after.
+            self.call(Op::SetAttr { ino: a.ino }).await.answer?;
             return Ok((a.ino, v4));
         }
         if name.is_empty() {
             return Err(ErrorKind::IsADirectory);
         }
         if v4 {
-            if self.absent(dir, name, distrust).await? {
-                return Err(ErrorKind::NotFound);
-            }
-            let reply = self.call(Op::Open { dir, name: name.to_owned() }).await;
+            let (op, known) = match self.cached(dir, name, distrust).await? {
+                Some(None) => return Err(ErrorKind::NotFound),
+                // The file that had this name when it was looked up.
+                Some(Some(ino)) => (Op::OpenKnown { ino }, Some(ino)),
+                None => (Op::Open { dir, name: name.to_owned() }, None),
+            };
+            let reply = self.call(op).await;
             if let Err(ErrorKind::NotFound) = reply.answer {
                 self.names(|h| h.name(dir, name, None));
             }
             reply.answer.as_ref().map_err(|e| *e)?;
-            let a = reply.attr().ok_or(ErrorKind::Other)?;
+            let a = match (reply.attr(), known) {
+                (Some(a), _) => a,
+                (None, Some(ino)) => {
+                    self.names(|h| h.doubt(ino));
+                    return Ok((ino, true));
+                }
+                (None, None) => return Err(ErrorKind::Other),
+            };
             self.names(|h| h.name(dir, name, Some(a.ino)));
             return if a.is_dir { Err(ErrorKind::IsADirectory) } else { Ok((a.ino, true)) };
         }
@@ -58,29 +68,23 @@ impl Caller {
         }
     }
 
-    /// A name that the cache knows to be there, without asking anybody.
-    pub(super) fn name_if_cached(&self, dir: Ino, name: &str) -> Option<Ino> {
-        match self.known(dir, name).0 {
-            Known::Is(target) => target,
-            _ => None,
-        }
-    }
-
-    /// Whether the cache may say that a name is absent.
-    pub(super) async fn absent(&self, dir: Ino, name: &str, distrust: bool) -> Done<bool> {
+    /// What a name means, if the cache may say so: `Some(None)` is absent.
+    async fn cached(&self, dir: Ino, name: &str, distrust: bool) -> Done<Option<Option<Ino>>> {
         if distrust {
-            return Ok(false);
+            return Ok(None);
         }
-        let remembered = self.known(dir, name).1 == Some(None);
-        if !remembered {
-            return Ok(false);
+        if let (Known::AskDir, _) = self.known(dir, name) {
+            self.ask(dir).await?;
         }
-        Ok(self.name(dir, name, For::Use, false).await?.is_none())
+        match self.known(dir, name).0 {
+            Known::Is(target) => Ok(Some(target)),
+            Known::AskDir | Known::AskName => Ok(None),
+        }
     }
 
     pub(super) async fn make_dir(&self, path: &str) -> Done<()> {
         let (dir, name) = self.walk(path, false).await?;
-        if name.is_empty() || self.name_if_cached(dir, name).is_some() {
+        if name.is_empty() {
             return Err(ErrorKind::AlreadyExists);
         }
         let reply = self.call(Op::MakeDir { dir, name: name.to_owned() }).await;
@@ -208,9 +212,6 @@ impl Caller {
     pub(super) async fn link(&self, from: &str, to: &str, distrust: bool) -> Done<()> {
         let ino = self.resolve(from, distrust).await?;
         let (dir, name) = self.walk(to, distrust).await?;
-        if self.name_if_cached(dir, name).is_some() {
-            return Err(ErrorKind::AlreadyExists);
-        }
         let reply = self.call(Op::Link { ino, dir, name: name.to_owned() }).await;
         match reply.answer {
             Ok(_) => self.names(|h| h.name(dir, name, Some(ino))),

@@ -22,6 +22,11 @@ pub(super) struct Server {
     /// Files that hosts have open (version 4), with how often.
     opens: BTreeMap<(Name, Ino), u32>,
     replies: BTreeMap<Name, VecDeque<(u64, Reply)>>,
+    /// Files that have lost their last name and are open somewhere; taken by
+    /// whoever decides how long they stay.
+    pub(super) removed: Vec<Ino>,
+    /// See [`super::Removed::Hollow`], with whether it was opened or read since.
+    hollow: BTreeMap<Ino, bool>,
     /// Calls carried out.
     pub(super) counts: BTreeMap<(Name, Kind), u64>,
 }
@@ -36,6 +41,8 @@ impl Server {
             grace_until: Duration::ZERO,
             opens: BTreeMap::new(),
             replies: BTreeMap::new(),
+            removed: Vec::new(),
+            hollow: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
     }
@@ -70,6 +77,7 @@ impl Server {
         self.replies.clear();
     }
 
+    /// Carries out a call.
     pub(super) fn handle(&mut self, host: &Name, xid: u64, op: &Op, now: Duration) -> Reply {
         if self.options.reply_cache
             && op.once()
@@ -83,7 +91,14 @@ impl Server {
             return Reply { answer: Ok(Answer::None), dirs: vec![], verifier, later: true };
         }
         *self.counts.entry((host.clone(), op.kind())).or_default() += 1;
+        let old = match op {
+            Op::Remove { dir, name } | Op::Rename { to: (dir, name), .. } => {
+                self.tree.lookup(*dir, name).ok().map(|a| a.ino)
+            }
+            _ => None,
+        };
         let answer = self.execute(host, op, now);
+        self.removed.extend(old.filter(|ino| self.tree.is_nameless(*ino)));
         let dirs =
             dirs_of(op).filter_map(|d| self.tree.attr(d).ok()).map(|attr| DirChange { attr });
         let dirs = if answer.is_ok() { dirs.collect() } else { Vec::new() };
@@ -101,6 +116,35 @@ impl Server {
     /// A reply that refuses without carrying out.
     pub(super) fn refuse(&self, why: Fail) -> Reply {
         Reply { answer: Err(why), dirs: vec![], verifier: self.verifier, later: false }
+    }
+
+    pub(super) fn hollow_out(&mut self, ino: Ino) {
+        self.hollow.insert(ino, false);
+    }
+
+    /// Whether a call meets the stale part of a hollow file.
+    fn is_stale(&mut self, op: &Op) -> bool {
+        match op {
+            Op::GetAttr { ino } => self.hollow.get(ino) == Some(&true),
+            Op::OpenKnown { ino } | Op::Read { ino, .. } => {
+                if let Some(touched) = self.hollow.get_mut(ino) {
+                    *touched = true;
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// A file without a name is no longer kept for those who have it open.
+    pub(super) fn drop_opens(&mut self, ino: Ino) {
+        let (gone, kept) =
+            std::mem::take(&mut self.opens).into_iter().partition(|((_, i), _)| *i == ino);
+        self.opens = kept;
+        let gone: BTreeMap<(Name, Ino), u32> = gone;
+        for n in gone.into_values() {
+            (0..n).for_each(|_| self.tree.unpin(ino));
+        }
     }
 
     fn opened(&mut self, host: &Name, a: Attr) -> Attr {
@@ -127,6 +171,9 @@ impl Server {
         if self.read_only && (writes || op.kind() == Kind::Write) {
             return Err(ErrorKind::ReadOnlyFilesystem);
         }
+        if self.is_stale(op) {
+            return Err(ErrorKind::StaleNetworkFileHandle);
+        }
         let t = &mut self.tree;
         Ok(match op {
             Op::Lookup { dir, name } => Answer::Attr(t.lookup(*dir, name)?),
@@ -135,9 +182,17 @@ impl Server {
                 let a = t.lookup(*dir, name)?;
                 Answer::Attr(self.opened(host, a))
             }
+            Op::OpenKnown { ino } => {
+                let a = t.attr(*ino)?;
+                let a = self.opened(host, a);
+                // A hollow file is opened, and its attributes are not had.
+                if self.hollow.contains_key(ino) { Answer::None } else { Answer::Attr(a) }
+            }
+            Op::SetAttr { ino } => Answer::Attr(t.attr(*ino)?),
             Op::Close { ino } => {
+                let a = if self.hollow.contains_key(ino) { None } else { t.attr(*ino).ok() };
                 self.closed(host, *ino);
-                Answer::None
+                a.map_or(Answer::None, Answer::Attr)
             }
             Op::Create { dir, name, open } => {
                 let a = t.create(*dir, name, now)?;

@@ -256,6 +256,11 @@ impl Tree {
         }
     }
 
+    /// Whether a file lives by its handles alone.
+    pub fn is_nameless(&self, ino: Ino) -> bool {
+        self.nodes.get(&ino).is_some_and(|n| n.names.is_empty() && ino != ROOT)
+    }
+
     /// Keeps a file alive without a name, once for each open handle.
     pub fn pin(&mut self, ino: Ino) {
         if let Some(n) = self.nodes.get_mut(&ino) {

@@ -1,7 +1,7 @@
 //! Names, attributes and listings that a host believes too long.
 
 use super::*;
-use sim::nfs::Version;
+use sim::nfs::Removed;
 
 #[tokio::test(start_paused = true)]
 async fn a_name_looked_up_too_early_stays_absent_for_half_a_minute() {
@@ -134,24 +134,68 @@ async fn a_listing_of_several_calls_is_torn() {
     assert!(missed > 0, "a file that was there all the time was never missed");
 }
 
+/// A file is replaced while another host has it open: what that host's handle
+/// gives after a while, and what it read by name at once, twice.
+async fn replaced(options: MountOptions, removed: Removed) -> [io::Result<String>; 3] {
+    let nas = FileServer::on_tokio(1, ServerOptions { removed, ..Default::default() });
+    let (a, b) = (nas.mount("a", options.clone()), nas.mount("b", options));
+    create(&a, "/f", "old").await;
+    create(&a, "/f.new", "new").await;
+    let f = b.open("/f", Open::Read).await.unwrap();
+    a.rename("/f.new", "/f").await.unwrap();
+    secs(0.1).await;
+    let by_name = [text(&b, "/f").await, text(&b, "/f").await];
+    secs(1.5).await;
+    assert_eq!(text(&b, "/f").await.unwrap(), "new", "by name, later");
+    let [first, second] = by_name;
+    [contents(&*f).await, first, second]
+}
+
+/// In short: `old`, `new`, or `stale`.
+fn short(r: &io::Result<String>) -> &str {
+    match r {
+        Ok(t) => t,
+        Err(e) if e.kind() == ErrorKind::StaleNetworkFileHandle => "stale",
+        Err(e) => panic!("{e}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_file_replaced_elsewhere_is_stale_on_version_3_and_old_on_version_4() {
-    for vers in [Version::V3, Version::V4] {
-        let options = MountOptions { vers, ..MountOptions::default() };
-        let (_, a, b) = two(options);
+async fn a_file_replaced_elsewhere_while_open_here() {
+    let gone = Removed::Gone(Duration::from_millis(1));
+    let v4 = MountOptions::default;
+    for (options, removed, expected) in [
+        (v4().v3(), Removed::Kept, ["stale", "new", "new"]),
+        (v4(), gone, ["stale", "new", "new"]),
+        // The kernel opens the file that it knows by the name.
+        (v4(), Removed::Kept, ["old", "old", "old"]),
+        (v4(), Removed::Hollow, ["stale", "stale", "stale"]),
+        (MountOptions::noac(), Removed::Kept, ["old", "new", "new"]),
+        (MountOptions::noac(), Removed::Hollow, ["old", "new", "new"]),
+    ] {
+        let got = replaced(options.clone(), removed).await;
+        assert_eq!(got.each_ref().map(short), expected, "{:?} {removed:?}", options.vers);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_for_a_replaced_name_makes_it_new() {
+    for list in [false, true] {
+        let removed = Removed::Hollow;
+        let nas = FileServer::on_tokio(1, ServerOptions { removed, ..Default::default() });
+        let (a, b) =
+            (nas.mount("a", MountOptions::kernel()), nas.mount("b", MountOptions::kernel()));
         create(&a, "/f", "old").await;
         create(&a, "/f.new", "new").await;
-        let f = b.open("/f", Open::Read).await.unwrap();
+        let _f = b.open("/f", Open::Read).await.unwrap();
         a.rename("/f.new", "/f").await.unwrap();
-        secs(1.5).await;
-        let got = contents(&*f).await;
-        match vers {
-            Version::V3 => {
-                assert_eq!(got.unwrap_err().kind(), ErrorKind::StaleNetworkFileHandle);
-            }
-            Version::V4 => assert_eq!(got.unwrap(), "old"),
+        assert_eq!(short(&text(&b, "/f").await), "stale");
+        if list {
+            b.list("/").await.unwrap();
+        } else {
+            b.stat("/f").await.unwrap();
         }
-        assert_eq!(text(&b, "/f").await.unwrap(), "new", "opened again");
+        assert_eq!(text(&b, "/f").await.unwrap(), "new");
     }
 }
 

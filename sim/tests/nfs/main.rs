@@ -1,6 +1,6 @@
 //! What the simulated NFS promises and what it takes away, one rule a test.
 //!
-//! The rules are those of real kernels; docs/SIMULATION.md says where each was
+//! The rules are those of real kernels; docs/NFS.md says where each was
 //! measured.
 #![allow(missing_docs)]
 
@@ -10,6 +10,7 @@ mod late;
 mod measured;
 mod posix;
 mod server;
+mod store;
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;

@@ -89,6 +89,9 @@ impl Processes {
         let end = Position { file: start.file, offset: start.offset + data.len() as u64 };
         let positions = &self.server.processes.positions;
         let mut tail = p.tail.lock().await;
+        if self.server.options.fleet.danger.ignore_place {
+            positions.advance(process, start);
+        }
         if positions.of(process) < start {
             Applied::add(&self.server.processes.applied.gaps, 1);
             self.server.read_tail(&p, &mut tail, Some(start)).await?;
@@ -168,6 +171,8 @@ impl Server {
         loop {
             let at = positions.of(&p.id);
             if until.is_some_and(|u| at >= u) {
+                // An open file counts as needed.
+                tail.reset();
                 return Ok(false);
             }
             let step = tail.next(&*self.env.fs, p, at).await.map_err(StoreError::from)?;

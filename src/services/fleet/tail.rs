@@ -88,6 +88,7 @@ impl Tail {
         at: Position,
     ) -> io::Result<Option<Step>> {
         let next_file = Position::start_of(at.file + 1);
+        let mut fresh = false;
         loop {
             let newest = p.life().newest;
             // A name that may not exist yet is not asked for: the answer could be
@@ -97,9 +98,12 @@ impl Tail {
             }
             let later = newest.is_some_and(|n| n > at.file);
             let stale = |o: &Open| o.file != at.file || o.reader.at() != at.offset;
-            if self.reader.as_ref().is_none_or(stale) && !self.open(fs, p, at, later).await? {
-                // Never made, or deleted.
-                return Ok(later.then_some(Step::NextFile(None, next_file)));
+            if self.reader.as_ref().is_none_or(stale) {
+                if !self.open(fs, p, at, later).await? {
+                    // Never made, or deleted.
+                    return Ok(later.then_some(Step::NextFile(None, next_file)));
+                }
+                fresh = true;
             }
             let Some(o) = &mut self.reader else { return Ok(None) };
             let place = |offset| Position { file: at.file, offset };
@@ -117,6 +121,8 @@ impl Tail {
             let complete = o.complete;
             self.reader = None;
             match (later, complete, torn) {
+                // It ended there when it was opened, which may be long ago.
+                _ if !std::mem::replace(&mut fresh, true) => {}
                 // More may come.
                 (false, ..) => return Ok(None),
                 // It was opened before the later file was known: once more.

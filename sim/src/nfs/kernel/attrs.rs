@@ -9,7 +9,8 @@ use super::*;
 pub(in crate::nfs) enum Changed {
     /// Nobody knows: cached data is dropped, unless this host is writing.
     Unknown,
-    /// This host, if nothing came between (the number before is given).
+    /// This host, if nothing came between (the number before is given) or if it
+    /// has the file open for writing and so does not look.
     Here(u64),
     /// This host, as far as a version 4 client can tell.
     Assumed,
@@ -20,6 +21,7 @@ impl Cached {
         Cached {
             attr,
             fetched: now,
+            read_since: false,
             timeo,
             size: attr.size,
             pages: BTreeMap::new(),
@@ -45,6 +47,12 @@ impl Host {
         Some(Attr { size: c.size, ..c.attr })
     }
 
+    /// Attributes with the access time, which stat(2) gives.
+    pub(in crate::nfs) fn believed_with_times(&self, ino: Ino, now: Duration) -> Option<Attr> {
+        self.inodes.get(&ino).filter(|c| !c.read_since)?;
+        self.believed(ino, now)
+    }
+
     /// Takes in attributes the server gave.
     pub(in crate::nfs) fn learn(&mut self, a: Attr, by: Changed, now: Duration) {
         let ac = if a.is_dir { &self.opts.acdir } else { &self.opts.acreg };
@@ -56,7 +64,7 @@ impl Host {
         let changed = a.change != c.attr.change;
         let here = match by {
             Changed::Unknown => c.writers > 0,
-            Changed::Here(before) => before == c.attr.change,
+            Changed::Here(before) => before == c.attr.change || c.writers > 0,
             Changed::Assumed => true,
         };
         if changed && !here {
@@ -72,6 +80,7 @@ impl Host {
         }
         c.attr = a;
         c.fetched = now;
+        c.read_since = false;
     }
 
     /// Forgets how old the attributes are: the next look asks.

@@ -16,6 +16,7 @@ use crate::tree::{Attr, Fail, Ino};
 pub(super) use attrs::Changed;
 use names::Dentry;
 pub(super) use names::{Known, Listing};
+pub(super) use pages::PAGE;
 use pages::Page;
 use write_back::WriteBack;
 
@@ -24,6 +25,8 @@ use write_back::WriteBack;
 pub(super) struct Cached {
     pub(super) attr: Attr,
     fetched: Duration,
+    /// The file was read since: its access time must be asked for.
+    pub(super) read_since: bool,
     timeo: Duration,
     /// The length as this host believes it, unsent data included.
     pub(super) size: u64,

@@ -59,6 +59,13 @@ impl Host {
     /// Remembers what a name means. An unknown directory makes it worthless.
     pub(in crate::nfs) fn name(&mut self, dir: Ino, name: &str, target: Option<Ino>) {
         let change = self.inodes.get(&dir).map_or(0, |c| c.attr.change);
+        if let Some(ino) = target
+            && self.inodes.get(&ino).is_some_and(|c| c.attr.is_dir)
+            && self.last_known(dir, name) != Some(target)
+        {
+            // A directory has one name: it was moved.
+            self.names.retain(|_, d| d.target != target);
+        }
         self.names.insert((dir, name.to_owned()), Dentry { target, change });
     }
 

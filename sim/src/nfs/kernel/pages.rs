@@ -50,6 +50,18 @@ impl Cached {
         }
     }
 
+    /// The page that must be fetched before these bytes are put in, since they
+    /// cover only part of what is known to be there.
+    pub(in crate::nfs) fn fetch_first(&self, off: u64, len: usize) -> Option<u64> {
+        let partial = |(p, from, to): &(u64, usize, usize)| {
+            let there = self.page_len(*p);
+            let whole = there == 0 || (*from == 0 && *to >= there);
+            let page = self.pages.get(p);
+            !whole && page.is_none_or(|p| !p.uptodate && p.dirty.is_none() && p.held == 0)
+        };
+        spans(off, len).find(partial).map(|s| s.0 * PAGE as u64)
+    }
+
     /// Puts written bytes in the cache; false when some must be sent first.
     pub(in crate::nfs) fn store(&mut self, off: u64, data: &[u8]) -> bool {
         for (p, from, to) in spans(off, data.len()) {

@@ -1,10 +1,4 @@
-//! Three frontends as three processes over one directory: clients anywhere,
-//! tasked through the master; frontends and the master killed at any moment.
-//!
-//! The agents are this program's own; `VELOCIRAPTOR_TEST_AGENT=/path/to/agent`
-//! takes another one. `VELOCIRAPTOR_TEST_ROWS`, `…_UPLOAD_MB` and `…_KILLS` make
-//! the tests longer.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, missing_docs)]
+//! Three frontends as three processes, and agents; what tests do with them.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -20,15 +14,15 @@ fn binary() -> String {
 }
 
 /// How long anything may take; stock agents pause for up to 90 s after an error.
-const PATIENCE: Duration = Duration::from_secs(900);
+pub const PATIENCE: Duration = Duration::from_secs(900);
 
-fn setting(name: &str, default: usize) -> usize {
+pub fn setting(name: &str, default: usize) -> usize {
     let text = std::env::var(format!("VELOCIRAPTOR_TEST_{name}"));
     text.ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 /// A process that ends with the test.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -37,23 +31,24 @@ impl Drop for Running {
     }
 }
 
-struct Cluster {
-    dir: tempfile::TempDir,
+pub struct Cluster {
+    pub dir: tempfile::TempDir,
     /// Client ports: the master's first.
-    ports: [u16; 3],
+    pub ports: [u16; 3],
     nodes: [Option<Running>; 3],
     agents: Vec<Running>,
 }
 
 /// Milliseconds of collecting for each kill.
-const PACE: usize = 4000;
+pub const PACE: usize = 4000;
 
 /// One of the frontends.
-const MASTER: usize = 0;
+pub const MASTER: usize = 0;
 
 impl Cluster {
     /// `rate`: bytes a second that each frontend takes from all clients; 0 for all.
-    fn new(rate: usize) -> Self {
+    /// `plain`: TLS ends before them.
+    pub fn new(rate: usize, plain: bool) -> Self {
         let held: Vec<TcpListener> =
             (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let p: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
@@ -68,7 +63,7 @@ impl Cluster {
         std::fs::create_dir_all(&ds).unwrap();
         let merge = serde_json::json!({
             "Frontend": {"hostname": "127.0.0.1", "bind_address": "127.0.0.1", "bind_port": p[0],
-                "resources": {"global_upload_rate": rate}},
+                "use_plain_http": plain, "resources": {"global_upload_rate": rate}},
             "API": {"hostname": "127.0.0.1", "bind_port": p[3]},
             "GUI": {"bind_port": p[4]},
             "Monitoring": {"bind_port": p[5]},
@@ -101,29 +96,29 @@ impl Cluster {
         c
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn log(&self, name: &str) -> Stdio {
+    pub fn log(&self, name: &str) -> Stdio {
         let f = std::fs::OpenOptions::new().create(true).append(true).open(self.path(name));
         f.unwrap().into()
     }
 
-    fn tail(&self, name: &str) -> String {
+    pub fn tail(&self, name: &str) -> String {
         let text = std::fs::read_to_string(self.path(name)).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
     }
 
-    fn command(&self, args: &[&str]) -> String {
+    pub fn command(&self, args: &[&str]) -> String {
         let out = Command::new(binary()).current_dir(self.dir.path()).args(args).output().unwrap();
         let err = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(out.status.success(), "{args:?}: {err}");
         String::from_utf8(out.stdout).unwrap()
     }
 
-    fn start(&mut self, node: usize) {
+    pub fn start(&mut self, node: usize) {
         let name = format!("127.0.0.1-{}", self.ports[node]);
         let mut c = Command::new(binary());
         c.current_dir(self.path("nodes"));
@@ -157,28 +152,35 @@ impl Cluster {
     }
 
     /// SIGKILL.
-    fn kill(&mut self, node: usize) {
+    pub fn kill(&mut self, node: usize) {
         self.nodes[node] = None;
     }
 
-    fn all() -> Self {
+    pub fn all() -> Self {
         Self::slow(0)
     }
 
-    fn slow(rate: usize) -> Self {
-        let mut c = Self::new(rate);
-        (0..3).for_each(|n| c.start(n));
-        c
+    pub fn slow(rate: usize) -> Self {
+        Self::new(rate, false).started()
+    }
+
+    pub fn started(mut self) -> Self {
+        (0..3).for_each(|n| self.start(n));
+        self
     }
 
     /// An agent that may connect to these nodes.
-    fn agent(&mut self, nodes: &[usize], scheme: &str) {
+    pub fn agent(&mut self, nodes: &[usize], scheme: &str) {
+        let urls = nodes.iter().map(|i| format!("{scheme}://127.0.0.1:{}/", self.ports[*i]));
+        let urls: Vec<String> = urls.collect();
+        self.agent_at(&urls);
+    }
+
+    /// An agent with these `server_urls`.
+    pub fn agent_at(&mut self, urls: &[String]) {
         let n = self.agents.len();
         let text = std::fs::read_to_string(self.path("nodes/client.config.yaml")).unwrap();
-        let urls: String = nodes
-            .iter()
-            .map(|i| format!("  - {scheme}://127.0.0.1:{}/\n", self.ports[*i]))
-            .collect();
+        let urls: String = urls.iter().map(|u| format!("  - {u}\n")).collect();
         let (before, rest) = text.split_once("  server_urls:\n").unwrap();
         let rest: String =
             rest.lines().skip_while(|l| l.starts_with("  - ")).map(|l| format!("{l}\n")).collect();
@@ -198,7 +200,7 @@ impl Cluster {
     }
 
     /// Rows of a query; `None` while the master is away.
-    fn ask(&self, vql: &str) -> Option<Vec<serde_json::Value>> {
+    pub fn ask(&self, vql: &str) -> Option<Vec<serde_json::Value>> {
         let mut c = Command::new(binary());
         c.current_dir(self.dir.path()).args(["--api_config", "api.yaml", "query"]);
         let out = c.args(["--format", "jsonl", vql]).output().unwrap();
@@ -208,11 +210,11 @@ impl Cluster {
             .then(|| text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
     }
 
-    fn query(&self, vql: &str) -> Vec<serde_json::Value> {
+    pub fn query(&self, vql: &str) -> Vec<serde_json::Value> {
         self.until(vql, |c| c.ask(vql))
     }
 
-    fn until<T>(&self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
+    pub fn until<T>(&self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = look(self) {
@@ -225,7 +227,7 @@ impl Cluster {
     }
 
     /// Ids of all clients, once there are `n` that are known by name.
-    fn clients(&self, n: usize) -> Vec<String> {
+    pub fn clients(&self, n: usize) -> Vec<String> {
         self.until("clients", |c| {
             let rows = c.ask("SELECT client_id AS X FROM clients() WHERE os_info.hostname")?;
             let ids: Vec<String> =
@@ -234,13 +236,13 @@ impl Cluster {
         })
     }
 
-    fn define(&self, name: &str, query: &str) {
+    pub fn define(&self, name: &str, query: &str) {
         self.query(&format!(
             "SELECT artifact_set(definition='''name: {name}\nsources:\n  - query: |\n      {query}\n''') FROM scope()"
         ));
     }
 
-    fn collect(&self, client: &str, artifact: &str) -> String {
+    pub fn collect(&self, client: &str, artifact: &str) -> String {
         // Not repeated: a call whose answer is lost may have made a flow.
         let rows = self.ask(&format!(
             "SELECT collect_client(client_id='{client}', artifacts='{artifact}').flow_id AS F FROM scope()"
@@ -248,11 +250,11 @@ impl Cluster {
         rows.expect("the master is there")[0]["F"].as_str().expect("a flow").to_owned()
     }
 
-    fn flow(&self, client: &str, flow: &str) -> Option<serde_json::Value> {
+    pub fn flow(&self, client: &str, flow: &str) -> Option<serde_json::Value> {
         self.ask(&format!("SELECT * FROM flows(client_id='{client}', flow_id='{flow}')"))?.pop()
     }
 
-    fn finished(&self, client: &str, flow: &str) {
+    pub fn finished(&self, client: &str, flow: &str) {
         self.until(&format!("flow {flow} of {client} finished"), |c| {
             let f = c.flow(client, flow)?;
             assert_ne!(f["state"], "ERROR", "{f}");
@@ -260,7 +262,27 @@ impl Cluster {
         });
     }
 
-    fn ids(&self, client: &str, flow: &str, artifact: &str) -> Vec<u64> {
+    /// The one file a flow uploaded is this one.
+    pub fn uploaded(&self, client: &str, flow: &str, source: &Path) {
+        let rows = self.until("the upload", |c| {
+            let q = format!("SELECT Upload FROM uploads(client_id='{client}', flow_id='{flow}')");
+            c.ask(&q).filter(|r| !r.is_empty())
+        });
+        assert_eq!(rows.len(), 1, "one metadata row: {rows:?}");
+        let parts = rows[0]["Upload"]["Components"].as_array().unwrap();
+        let stored = parts.iter().fold(self.path("ds"), |p, x| p.join(x.as_str().unwrap()));
+        assert_eq!(sha256(&stored), sha256(source));
+    }
+
+    /// kill -9 and a start again; every third time it is the master.
+    pub fn crash(&mut self, k: usize) {
+        let node = [1, 2, 0][k % 3];
+        self.kill(node);
+        std::thread::sleep(Duration::from_millis(if node == MASTER { 1500 } else { 200 }));
+        self.start(node);
+    }
+
+    pub fn ids(&self, client: &str, flow: &str, artifact: &str) -> Vec<u64> {
         let rows = self.query(&format!(
             "SELECT I FROM source(client_id='{client}', flow_id='{flow}', artifact='{artifact}')"
         ));
@@ -268,79 +290,8 @@ impl Cluster {
     }
 }
 
-fn sha256(path: &Path) -> String {
-    hex::encode(Sha256::digest(std::fs::read(path).unwrap()))
-}
-
-fn exact(ids: &[u64], n: usize) {
-    assert_eq!(ids.len(), n);
-    assert!(ids.iter().enumerate().all(|(i, id)| i as u64 == *id), "each row once, in order");
-}
-
-/// Rows in parts of 250, so slowly that kills hit the middle.
-const SLOW: &str = "SELECT * FROM foreach(row={ SELECT _value AS A, sleep(ms=PAUSE) AS S FROM range(start=0, end=END, step=1) }, query={ SELECT A * 250 + _value AS I FROM range(start=0, end=250, step=1) })";
-
-#[test]
-fn clients_of_every_frontend_are_tasked_through_the_master() {
-    let mut c = Cluster::all();
-    for (node, scheme) in [(0, "https"), (1, "https"), (2, "wss")] {
-        c.agent(&[node], scheme);
-    }
-    let clients = c.clients(3);
-    c.define("Custom.Rows", "SELECT _value AS I FROM range(start=0, end=5000, step=1)");
-    let flows: Vec<String> = clients.iter().map(|id| c.collect(id, "Custom.Rows")).collect();
-    for (id, flow) in clients.iter().zip(&flows) {
-        c.finished(id, flow);
-        exact(&c.ids(id, flow, "Custom.Rows"), 5000);
-    }
-    // Between two polls a client is nowhere for a moment.
-    c.until("every node holds one client", |c| {
-        let status = c.command(&["--api_config", "api.yaml", "cluster", "status", "--json"]);
-        let nodes: Vec<serde_json::Value> =
-            status.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(nodes.len(), 3, "{status}");
-        assert!(nodes.iter().all(|n| n["Connected"] == true), "{status}");
-        nodes.iter().all(|n| n["Clients"] == 1).then_some(())
-    });
-}
-
-#[test]
-fn what_clients_send_survives_kills_of_any_frontend() {
-    let mut c = Cluster::all();
-    c.agent(&[1, 2, 0], "https");
-    c.agent(&[2, 0, 1], "wss");
-    let (clients, n) = (c.clients(2), setting("ROWS", 20_000));
-    let (parts, kills) = (n / 250, setting("KILLS", 6));
-    let pause = (PACE * kills / parts).max(1).to_string();
-    c.define("Custom.Slow", &SLOW.replace("END", &parts.to_string()).replace("PAUSE", &pause));
-    let flows: Vec<String> = clients.iter().map(|id| c.collect(id, "Custom.Slow")).collect();
-    for k in 0..kills {
-        let rows = |c: &Cluster| {
-            let f = c.flow(&clients[0], &flows[0])?;
-            f["total_collected_rows"].as_u64()
-        };
-        let mark = (n * k / kills) as u64;
-        let at = c.until("progress", |c| rows(c).filter(|r| *r >= mark));
-        // Every third time it is the master.
-        let node = [1, 2, 0][k % 3];
-        println!("kill -9 of node {node} at {at} of {n} rows");
-        c.kill(node);
-        std::thread::sleep(Duration::from_millis(if node == MASTER { 1500 } else { 200 }));
-        c.start(node);
-    }
-    for (id, flow) in clients.iter().zip(&flows) {
-        c.finished(id, flow);
-        exact(&c.ids(id, flow, "Custom.Slow"), n);
-    }
-}
-
-#[test]
-fn an_upload_survives_kills_of_any_frontend() {
-    let (size, kills) = (setting("UPLOAD_MB", 48) << 20, setting("KILLS", 6));
-    let mut c = Cluster::slow(size * 1000 / (PACE * kills.max(1)));
-    c.agent(&[1, 2, 0], "https");
-    let client = c.clients(1).remove(0);
-    let source = c.path("source.bin");
+/// A file of `size` bytes that do not compress.
+pub fn noise(path: &Path, size: usize) {
     let mut x = 0x2545_f491_4f6c_dd1du64;
     let mut data = Vec::with_capacity(size + 8);
     while data.len() < size {
@@ -350,54 +301,17 @@ fn an_upload_survives_kills_of_any_frontend() {
         data.extend_from_slice(&x.to_le_bytes());
     }
     data.truncate(size);
-    std::fs::write(&source, &data).unwrap();
-    c.define(
-        "Custom.Upload",
-        &format!("SELECT upload(file='{}') AS Upload FROM scope()", source.display()),
-    );
-    let flow = c.collect(&client, "Custom.Upload");
-    for k in 0..kills {
-        let mark = (size * k / kills) as u64;
-        let at = c.until("progress", |c| {
-            let f = c.flow(&client, &flow)?;
-            let bytes = f["total_uploaded_bytes"].as_u64().unwrap_or(0);
-            (bytes >= mark || f["state"] == "FINISHED").then_some(bytes)
-        });
-        let node = [1, 2, 0][k % 3];
-        println!("kill -9 of node {node} at {at} of {size} bytes");
-        c.kill(node);
-        std::thread::sleep(Duration::from_millis(if node == MASTER { 1500 } else { 200 }));
-        c.start(node);
-    }
-    c.finished(&client, &flow);
-    let rows = c.until("the upload", |c| {
-        let q = format!("SELECT Upload FROM uploads(client_id='{client}', flow_id='{flow}')");
-        c.ask(&q).filter(|r| !r.is_empty())
-    });
-    assert_eq!(rows.len(), 1, "one metadata row: {rows:?}");
-    let parts = rows[0]["Upload"]["Components"].as_array().unwrap();
-    let stored = parts.iter().fold(c.path("ds"), |p, x| p.join(x.as_str().unwrap()));
-    assert_eq!(sha256(&stored), sha256(&source));
+    std::fs::write(path, &data).unwrap();
 }
 
-#[test]
-fn clients_are_served_while_the_master_is_away() {
-    let mut c = Cluster::all();
-    c.agent(&[1], "https");
-    let client = c.clients(1).remove(0);
-    c.define("Custom.Slow", &SLOW.replace("END", "80").replace("PAUSE", "50"));
-    let flow = c.collect(&client, "Custom.Slow");
-    c.until("first rows", |c| {
-        c.flow(&client, &flow)?["total_collected_rows"].as_u64().filter(|n| *n > 0)
-    });
-    c.kill(MASTER);
-    // A client nobody knows enrols meanwhile, and the first one finishes.
-    c.agent(&[2], "https");
-    std::thread::sleep(Duration::from_secs(8));
-    c.start(MASTER);
-    let back = Instant::now();
-    c.finished(&client, &flow);
-    exact(&c.ids(&client, &flow, "Custom.Slow"), 20_000);
-    assert_eq!(c.clients(2).len(), 2);
-    println!("all there {:?} after the master was back", back.elapsed());
+pub fn sha256(path: &Path) -> String {
+    hex::encode(Sha256::digest(std::fs::read(path).unwrap()))
 }
+
+pub fn exact(ids: &[u64], n: usize) {
+    assert_eq!(ids.len(), n);
+    assert!(ids.iter().enumerate().all(|(i, id)| i as u64 == *id), "each row once, in order");
+}
+
+/// Rows in parts of 250, so slowly that kills hit the middle.
+pub const SLOW: &str = "SELECT * FROM foreach(row={ SELECT _value AS A, sleep(ms=PAUSE) AS S FROM range(start=0, end=END, step=1) }, query={ SELECT A * 250 + _value AS I FROM range(start=0, end=250, step=1) })";
