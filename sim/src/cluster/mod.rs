@@ -9,7 +9,7 @@
 //!     let flow = c.collect(3, Plan::rows(4, 25)).await;
 //!     c.crash("server").await;
 //!     c.start("server").await;
-//!     flow.map(drop).map_err(|e| e.to_string())
+//!     flow.map(drop).ok_or("not scheduled".to_owned())
 //! });
 //! assert!(outcome.violations.is_empty(), "{outcome}");
 //! ```
