@@ -59,6 +59,11 @@ pub fn to_sparse_row<M: Message + Name>(m: &M) -> Result<Value, JsonError> {
     serde_json::from_str(&serialize(m, &options)?).map_err(|e| fail(&M::full_name(), e))
 }
 
+/// As [`to_object`] with proto field names: hunts inside rows.
+pub fn to_named_object<M: Message + Name>(m: &M) -> Result<String, JsonError> {
+    serialize(m, &SerializeOptions::new().use_proto_field_name(true))
+}
+
 /// Reads either dialect; unknown fields are ignored, so that objects of newer
 /// servers still load.
 pub fn from_json<M: Message + Name + Default>(text: &[u8]) -> Result<M, JsonError> {

@@ -28,6 +28,7 @@ mod clients;
 mod events;
 mod files;
 mod flows;
+mod hunts;
 mod identity;
 mod query;
 mod service;

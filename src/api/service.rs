@@ -118,6 +118,66 @@ impl Service for Api {
         Ok(Response::new(self.table(&caller, r.into_inner()).await?))
     }
 
+    async fn create_hunt(&self, r: Request<Hunt>) -> Result<Response<StartFlowResponse>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.new_hunt(&caller, r.into_inner()).await?))
+    }
+
+    async fn modify_hunt(&self, r: Request<HuntMutation>) -> Result<Response<()>, Status> {
+        let caller = self.caller(&r, None).await?;
+        self.change_hunt(&caller, r.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_hunts(
+        &self,
+        r: Request<ListHuntsRequest>,
+    ) -> Result<Response<ListHuntsResponse>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.list(&caller, r.get_ref())?))
+    }
+
+    async fn get_hunt(&self, r: Request<GetHuntRequest>) -> Result<Response<Hunt>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.one_hunt(&caller, r.get_ref())?))
+    }
+
+    async fn get_hunt_tags(&self, r: Request<()>) -> Result<Response<HuntTags>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.hunt_tags(&caller)?))
+    }
+
+    async fn estimate_hunt(
+        &self,
+        r: Request<HuntEstimateRequest>,
+    ) -> Result<Response<HuntStats>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.estimate(&caller, r.get_ref())?))
+    }
+
+    async fn get_hunt_table(
+        &self,
+        r: Request<GetTableRequest>,
+    ) -> Result<Response<GetTableResponse>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.hunt_table(&caller, r.get_ref())?))
+    }
+
+    async fn get_hunt_flows(
+        &self,
+        r: Request<GetTableRequest>,
+    ) -> Result<Response<GetTableResponse>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.hunt_flows(&caller, r.get_ref()).await?))
+    }
+
+    async fn get_hunt_results(
+        &self,
+        r: Request<GetHuntResultsRequest>,
+    ) -> Result<Response<GetTableResponse>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.hunt_rows(&caller, r.get_ref()).await?))
+    }
+
     async fn list_clients(
         &self,
         r: Request<SearchClientsRequest>,

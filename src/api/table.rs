@@ -100,11 +100,11 @@ impl Api {
     }
 }
 
-fn page(r: &GetTableRequest) -> (u64, u64) {
+pub(super) fn page(r: &GetTableRequest) -> (u64, u64) {
     (r.start_row, if r.rows == 0 { PAGE } else { r.rows })
 }
 
-fn needs_all(r: &GetTableRequest) -> bool {
+pub(super) fn needs_all(r: &GetTableRequest) -> bool {
     !r.filter_regex.is_empty() || !r.sort_column.is_empty()
 }
 
@@ -143,7 +143,7 @@ fn flow_row(mut context: ArtifactCollectorContext) -> Result<TableRow, Status> {
 }
 
 /// Filters, sorts and cuts; `whole` says that `rows` is not just the page.
-fn finish(
+pub(super) fn finish(
     mut rows: Vec<TableRow>,
     mut total: u64,
     r: &GetTableRequest,
@@ -208,7 +208,7 @@ fn compare(a: Option<&Value>, b: Option<&Value>) -> Ordering {
 }
 
 /// Rows as arrays; columns grow as new names appear.
-fn align(rows: Vec<TableRow>, total: u64) -> GetTableResponse {
+pub(super) fn align(rows: Vec<TableRow>, total: u64) -> GetTableResponse {
     let mut columns: Vec<String> = Vec::new();
     let mut out = Vec::with_capacity(rows.len());
     for mut row in rows {

@@ -118,6 +118,14 @@ mutants! {
     DeleteJournalsEarly,
     /// That events are in day files is not recorded.
     SettleEventsTwice,
+    /// A client is recruited although it has the hunt.
+    RecruitTwice,
+    /// Clients are recruited as fast as it goes.
+    HuntWithoutPace,
+    /// A hunt takes more clients than it may have.
+    NoHuntLimit,
+    /// Ends of flows of hunts are not read back from journals.
+    ForgetHuntEnds,
     /// Jitter comes from outside of the world.
     UnseededJitter,
 }

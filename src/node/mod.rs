@@ -114,6 +114,8 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
         standing: standing(&s.cluster),
         spill_bytes: s.journal.spill_bytes as usize,
         settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),
+        hunt_rate: c.frontend.limits().notifications_per_second,
+        hunt_expiry: c.defaults.hunt_expiry(),
         default_client_monitoring: c.frontend.default_client_monitoring_artifacts.clone(),
         event_max_wait: (
             c.defaults.event_max_wait().as_secs(),
@@ -239,6 +241,7 @@ impl Node {
             tasks: TaskTracker::new(),
         };
         node.run(&env, Side::Frontend, server.clone().keep_house(node.stop.clone()).boxed());
+        node.run(&env, Side::Frontend, server.clone().recruit(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, server.clone().watch_space(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, watch_store(frontend.clone(), node.stop.clone()).boxed());
         match &plan.role {

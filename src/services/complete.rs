@@ -40,6 +40,7 @@ impl Server {
         if let Some(name) = interrogation(&context) {
             self.learn(org, client, flow, name).await?;
         }
+        self.end_of_hunt_flow(org, client, flow, &context).await?;
         let row = serde_json::json!({
             "Timestamp": self.env.clock.unix(),
             "Flow": velociraptor_proto::json::to_sparse_row(&context)

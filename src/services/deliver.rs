@@ -46,6 +46,7 @@ impl Server {
     pub async fn meet(&self, org: &Arc<Org>, source: &str) {
         let (new, lost) = {
             let mut state = org.state();
+            state.hunts.look_at(source);
             let client = state.clients.entry(source);
             let new = client.info.last_interrogate_flow_id.is_empty() && !client.interrogating;
             client.interrogating |= new;

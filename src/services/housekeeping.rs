@@ -119,6 +119,7 @@ impl Server {
                         error = %e, "events not settled; tried again");
                 }
             }
+            self.settle_hunts(&org, how).await;
             if how == Settle::All && sure() {
                 self.store_tasks(&org).await;
                 self.store_flow_indexes(&org).await;

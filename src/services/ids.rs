@@ -27,6 +27,11 @@ pub fn new_flow_id(env: &Env) -> String {
     format!("F.{}", stamp(env))
 }
 
+/// A new hunt id, `H.` and 13 digits.
+pub fn new_hunt_id(env: &Env) -> String {
+    format!("H.{}", stamp(env))
+}
+
 /// A new organisation id, `O` and 4 digits.
 pub fn new_org_id(env: &Env) -> OrgId {
     let mut b = [0; 3];

@@ -17,6 +17,7 @@ pub mod flows;
 pub mod gates;
 pub mod handover;
 pub mod housekeeping;
+pub mod hunts;
 pub mod ids;
 pub mod interrogate;
 pub mod load;

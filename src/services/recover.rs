@@ -410,6 +410,7 @@ async fn decision(
     match &d.kind {
         Some(DecisionKind::Cancel(_)) if server.env.sabotage.is(Mutant::ForgetCancel) => {}
         Some(DecisionKind::Label(_)) if server.env.sabotage.is(Mutant::ForgetLabels) => {}
+        Some(DecisionKind::HuntDone(_)) if server.env.sabotage.is(Mutant::ForgetHuntEnds) => {}
         Some(DecisionKind::OpenFlow(o)) => {
             let (context, reports) = stored_flow(server, &org.id, &d.client_id, &o.flow_id).await?;
             org.state().open_flow(&d.client_id, o, context, reports, pin.clone());

@@ -19,6 +19,7 @@ use super::fleet::standing::{self, Standing};
 use super::fleet::{self, ProcessTable, Role};
 use super::gates::Gates;
 use super::handover::{Handed, Handover, RecoveredPost};
+use super::hunts::{Hunts, Recruitment};
 use super::ids::{OrgId, new_org_id};
 use super::monitoring::Monitoring;
 use super::repository::{self, Repository};
@@ -65,6 +66,10 @@ pub struct Options {
     pub unreplicated_bytes: u64,
     /// How often the server looks at what has become complete.
     pub settle_every: Duration,
+    /// Clients recruited by hunts in a second, in the whole cluster.
+    pub hunt_rate: u64,
+    /// How long a hunt runs unless it says otherwise.
+    pub hunt_expiry: Duration,
     /// How often client records are written to the stock snapshot, seconds.
     pub snapshot_seconds: u64,
     /// Event artifacts of every client until an administrator chooses.
@@ -96,6 +101,8 @@ impl Default for Options {
             spill_bytes: 256 << 10,
             unreplicated_bytes: 16 << 30,
             settle_every: Duration::from_millis(500),
+            hunt_rate: 100,
+            hunt_expiry: Duration::from_secs(7 * 24 * 3600),
             snapshot_seconds: 300,
             default_client_monitoring: Vec::new(),
             event_max_wait: (120, 20),
@@ -215,6 +222,8 @@ pub struct Server {
     pub wakes: super::wakes::Wakes,
     /// Counters.
     pub counters: Counters,
+    /// What recruits for hunts.
+    pub recruitment: Recruitment,
     /// Users and their rights.
     pub users: Users,
     /// Artifact definitions of the root organisation.
@@ -286,6 +295,7 @@ impl Server {
             bus: Bus::default(),
             wakes: Default::default(),
             counters: Counters::default(),
+            recruitment: Recruitment::default(),
             users: Users::new(
                 Tree::new(&env, root),
                 options.reserved_users.iter().cloned(),
@@ -311,6 +321,7 @@ impl Server {
         }
         server.load_artifacts().await?;
         super::load::load_clients(&server).await?;
+        super::hunts::load(&server).await?;
         super::checkpoint::read(&server).await?;
         super::recover::recover(&server, &old).await?;
         Ok(server)
@@ -418,6 +429,7 @@ impl Server {
 
     fn new_state(&self) -> OrgState {
         let mut state = OrgState { sabotage: self.env.sabotage, ..OrgState::default() };
+        state.hunts = Hunts::new(self.recruitment.signal.clone(), self.env.sabotage);
         if self.options.fleet.danger.no_tombstones {
             state.tombstones = Tombstones::without_memory();
         }

@@ -224,6 +224,12 @@ impl Sessions {
         }
     }
 
+    /// The clients of an organisation that are held, by id.
+    pub fn clients_of(&self, org: &OrgId) -> Vec<String> {
+        let held = self.lock();
+        held.keys().filter(|key| key.0 == *org).map(|key| key.1.clone()).collect()
+    }
+
     /// Clients held here and, on a master, at its minions.
     pub fn len(&self) -> usize {
         self.lock().len()

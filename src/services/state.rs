@@ -16,6 +16,7 @@ use super::clients::Clients;
 use super::events::{EventKey, EventPart, EventTable, Form, day_of};
 use super::flows::job::{Hash, Job, hash};
 use super::flows::{LiveFlow, Outcome};
+use super::hunts::Hunts;
 use super::ids::Session;
 use super::tasks::Verdict;
 use super::tombstones::{Buried, Tombstones};
@@ -91,6 +92,8 @@ pub struct OrgState {
     pub events: EventTable,
     /// What is settled and may be sent again.
     pub tombstones: Tombstones,
+    /// Hunts and their clients.
+    pub hunts: Hunts,
     /// A fault put in on purpose; see [`crate::env::sabotage`].
     pub sabotage: Sabotage,
 }
@@ -163,6 +166,7 @@ impl OrgState {
         if name == CLIENT_INFO {
             self.clients.pins.insert(job.extent.segment.clone());
             self.clients.dirty = true;
+            self.hunts.look_at(p.client);
             return Effect::ClientInfo(p.client.to_owned());
         }
         let key = EventKey {
@@ -251,7 +255,22 @@ impl OrgState {
     pub fn apply_decision(&mut self, d: &Decision, pin: &Arc<Segment>) {
         let client = d.client_id.as_str();
         match &d.kind {
-            Some(Kind::Schedule(s)) => self.schedule(client, s, pin),
+            Some(Kind::Schedule(s)) => {
+                if self.is_repeated(client, s) {
+                    return;
+                }
+                self.schedule(client, s, pin);
+                self.hunts.scheduled(client, s, pin);
+            }
+            Some(Kind::SetHunt(s)) => {
+                if let Some(hunt) = &s.hunt {
+                    self.hunts.set(hunt, pin);
+                }
+            }
+            Some(Kind::HuntFlow(h)) => {
+                self.hunts.join(&h.hunt_id, client, &h.flow_id, d.time, pin);
+            }
+            Some(Kind::HuntDone(h)) => self.hunts.done(client, h, pin),
             Some(Kind::Grant(g)) => {
                 let cipher = to_hash(&g.cipher_hash);
                 let grantee = grantee(&g.node, &g.epoch);
@@ -288,6 +307,7 @@ impl OrgState {
                 if c.info.first_seen_at == 0 {
                     c.info.first_seen_at = e.first_seen;
                 }
+                self.hunts.look_at(client);
                 self.touch_clients(pin);
             }
             Some(Kind::Label(l)) => {
@@ -299,11 +319,13 @@ impl OrgState {
                     }
                 }
                 info.labels_timestamp = l.labels_timestamp.max(info.labels_timestamp + 1);
+                self.hunts.look_at(client);
                 self.touch_clients(pin);
             }
             Some(Kind::ClientInfo(info)) => {
                 let c = self.clients.entry(client);
                 merge_info(&mut c.info, info);
+                self.hunts.look_at(client);
                 self.touch_clients(pin);
             }
             Some(Kind::DeleteClient(_)) => {
@@ -322,6 +344,14 @@ impl OrgState {
             )
             | None => {}
         }
+    }
+
+    /// Whether a hunt's flow is here already: whoever recruits and is not told
+    /// whether that was written writes the very same again.
+    fn is_repeated(&self, client: &str, s: &Schedule) -> bool {
+        let Some(c) = s.context.as_ref().filter(|_| !s.hunt_id.is_empty()) else { return false };
+        let flow = self.flows.get(&(client.to_owned(), c.session_id.clone()));
+        flow.is_some_and(|f| f.context.is_some()) && !self.sabotage.is(Mutant::RecruitTwice)
     }
 
     fn touch_clients(&mut self, pin: &Arc<Segment>) {

@@ -126,7 +126,11 @@ async fn collect(scope: &Scope, args: &Args) -> Result<Value, Error> {
 
 /// One spec for each artifact: what `env` says for all, then what `spec` says
 /// for it.
-fn specs(artifacts: &[String], env: &Dict, spec: &Dict) -> Result<Vec<ArtifactSpec>, Error> {
+pub(super) fn specs(
+    artifacts: &[String],
+    env: &Dict,
+    spec: &Dict,
+) -> Result<Vec<ArtifactSpec>, Error> {
     for name in spec.keys() {
         if !artifacts.iter().any(|a| a == name.as_str()) {
             return Err(Error::Arg(format!("spec names {name}, which is not collected")));

@@ -13,6 +13,8 @@ mod cluster;
 mod events;
 mod flows;
 mod guard;
+pub mod hunt_results;
+mod hunts;
 mod monitoring;
 mod orgs;
 mod results;
@@ -34,6 +36,7 @@ pub fn register(registry: &mut Registry) {
     cluster::register(registry);
     events::register(registry);
     flows::register(registry);
+    hunts::register(registry);
     monitoring::register(registry);
     orgs::register(registry);
     results::register(registry);

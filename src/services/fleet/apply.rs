@@ -355,6 +355,9 @@ fn kind_of(d: &Decision) -> &'static str {
         Some(DecisionKind::DeleteClient(_)) => "delete client",
         Some(DecisionKind::Opened(_)) => "opened",
         Some(DecisionKind::Repeats(_)) => "repeats",
+        Some(DecisionKind::SetHunt(_)) => "hunt",
+        Some(DecisionKind::HuntFlow(_)) => "flow of a hunt",
+        Some(DecisionKind::HuntDone(_)) => "end of a hunt's flow",
         None => "unknown",
     }
 }

@@ -36,8 +36,22 @@ impl Server {
         &self,
         org: &Org,
         principal: &str,
-        mut request: ArtifactCollectorArgs,
+        request: ArtifactCollectorArgs,
     ) -> Result<String, ServiceError> {
+        let schedule = self.plan_flow(org, principal, request)?;
+        let client = schedule.context.as_ref().map(|c| c.client_id.clone()).unwrap_or_default();
+        self.decide(org, &client, principal, Kind::Schedule(schedule.clone())).await?;
+        Ok(self.launched(org, &client, &schedule))
+    }
+
+    /// The decision that schedules a compiled collection on a client, which goes
+    /// to whoever holds the client now.
+    pub(in crate::services) fn plan_flow(
+        &self,
+        org: &Org,
+        principal: &str,
+        mut request: ArtifactCollectorArgs,
+    ) -> Result<Schedule, ServiceError> {
         let client = request.client_id.clone();
         if request.compiled_collector_args.is_empty() {
             return Err(ServiceError::Invalid("the collection has no queries".into()));
@@ -71,21 +85,25 @@ impl Server {
         };
         let held = self.sessions.held(&org.id, &client);
         let at = held.as_ref().and_then(|h| h.process()).cloned();
-        let (id, is_held) = (task.task_id, held.is_some());
-        let schedule = Schedule {
+        Ok(Schedule {
             context: Some(context),
             tasks: vec![task],
             granted: held.is_some(),
             cipher_hash: held.as_ref().map(|h| h.cipher.to_vec()).unwrap_or_default(),
             node: at.as_ref().map(|p| p.node.clone()).unwrap_or_default(),
             epoch: at.map(|p| p.epoch).unwrap_or_default(),
-        };
-        self.decide(org, &client, principal, Kind::Schedule(schedule)).await?;
-        if is_held {
-            self.wakes.durable([id], self.env.clock.micros());
+            hunt_id: String::new(),
+        })
+    }
+
+    /// That decision is durable: the client is woken. Returns the flow's id.
+    pub(in crate::services) fn launched(&self, org: &Org, client: &str, s: &Schedule) -> String {
+        if s.granted {
+            let ids = s.tasks.iter().map(|t| t.task_id);
+            self.wakes.durable(ids, self.env.clock.micros());
         }
-        self.sessions.wake(&org.id, &client);
-        Ok(flow_id)
+        self.sessions.wake(&org.id, client);
+        s.context.as_ref().map(|c| c.session_id.clone()).unwrap_or_default()
     }
 
     fn flow_request(&self, r: &ArtifactCollectorArgs) -> FlowRequest {
