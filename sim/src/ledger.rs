@@ -239,6 +239,38 @@ pub struct Seen {
     pub bytes: u64,
 }
 
+/// Whom a hunt is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Everybody.
+    All,
+    /// Clients with this label.
+    Label(String),
+    /// Clients without this label.
+    Not(String),
+    /// Clients of a system that none has.
+    Nobody,
+}
+
+/// A hunt that a user was told of.
+#[derive(Clone, Debug)]
+pub struct ToldHunt {
+    /// Its id.
+    pub id: String,
+    /// Whom it is for.
+    pub whom: Whom,
+    /// Clients it may have; 0: any number.
+    pub limit: u64,
+    /// What it collects.
+    pub plan: Plan,
+    /// Whether it runs, as far as users were told; `None`: they were not.
+    pub runs: Option<bool>,
+    /// When it was told that it is stopped; forgotten when it is started again.
+    pub stopped: Option<Duration>,
+    /// It was told that it is deleted.
+    pub deleted: bool,
+}
+
 /// What can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -281,6 +313,10 @@ pub struct Ledger {
     pub clients: Vec<ClientBook>,
     /// Collections told.
     pub flows: Vec<ToldFlow>,
+    /// Hunts told.
+    pub hunts: Vec<ToldHunt>,
+    /// Labels that somebody tried to set, whether told of or not.
+    pub tried: BTreeSet<(usize, String)>,
     /// Facts told.
     pub facts: Vec<(Duration, Fact)>,
     /// What the API told of each flow over time.

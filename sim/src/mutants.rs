@@ -58,6 +58,10 @@ pub const CATCHES: &[Catch] = &[
     catch(Mutant::KeepSpills, "BOUNDED", &["calm"]),
     catch(Mutant::DeleteJournalsEarly, "DURABLE_ACK", &["crashes"]),
     catch(Mutant::SettleEventsTwice, "EXACTLY_ONCE", &["crashes"]),
+    catch(Mutant::RecruitTwice, "HUNT_EXACT", &["hunts"]),
+    catch(Mutant::NoHuntLimit, "HUNT_EXACT", &["hunts"]),
+    catch(Mutant::ForgetHuntEnds, "HUNT_EXACT", &["hunts"]),
+    catch(Mutant::HuntWithoutPace, "HUNT_RATE", &["hunts"]),
     catch(Mutant::UnseededJitter, "SAME_SEED", &["calm"]),
 ];
 

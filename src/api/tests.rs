@@ -374,3 +374,59 @@ async fn events_are_pushed_and_watched() {
     }
     assert!(pusher.write_event(VqlResponse::default()).await.is_err());
 }
+
+#[tokio::test]
+async fn hunts_by_calls() {
+    let lab = Lab::new().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let work = tokio::spawn(lab.server.clone().recruit(stop.clone()));
+    let mut ann = lab.user("ann", "root", "investigator").await;
+    let request =
+        ArtifactCollectorArgs { artifacts: vec!["Linux.Sys.Users".into()], ..Default::default() };
+    let mut hunt = Hunt { start_request: Some(request), ..Default::default() };
+    hunt.set_state(hunt::State::Running);
+    let mut reader = lab.user("bob", "root", "reader").await;
+    assert_eq!(reader.create_hunt(hunt.clone()).await.unwrap_err().code(), Code::PermissionDenied);
+    let id = ann.create_hunt(hunt.clone()).await.unwrap().into_inner().flow_id;
+    assert!(id.starts_with("H.") && id.len() == 15, "{id}");
+    lab.server.sessions.register(&OrgId::root(), CLIENT, [1; 16], "1.2.3.4:5");
+    lab.server.root().state().hunts.look_at(CLIENT);
+    let ask = GetTableRequest { hunt_id: id.clone(), ..Default::default() };
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    let flows = loop {
+        let t = ann.get_hunt_flows(ask.clone()).await.unwrap().into_inner();
+        if t.total_rows == 1 {
+            break t;
+        }
+        assert!(std::time::Instant::now() < end, "nobody is recruited");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(flows.columns[..3], ["ClientId", "Hostname", "FlowId"]);
+    assert!(flows.rows[0].json.contains("web-1"), "{}", flows.rows[0].json);
+    let listed = reader.list_hunts(ListHuntsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.items[0].stats.as_ref().unwrap().total_clients_scheduled, 1);
+    let table = reader.get_hunt_table(GetTableRequest::default()).await.unwrap().into_inner();
+    assert_eq!((table.columns[0].as_str(), table.total_rows), ("State", 1));
+    let all = HuntEstimateRequest::default();
+    assert_eq!(reader.estimate_hunt(all).await.unwrap().into_inner().total_clients_scheduled, 1);
+    let results = GetHuntResultsRequest {
+        hunt_id: id.clone(),
+        artifact: "Linux.Sys.Users".into(),
+        ..Default::default()
+    };
+    assert_eq!(reader.get_hunt_results(results).await.unwrap().into_inner().total_rows, 0);
+    let mut m = HuntMutation { hunt_id: id.clone(), tags: vec!["x".into()], ..Default::default() };
+    m.set_state(hunt::State::Stopped);
+    let denied = reader.modify_hunt(m.clone()).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    ann.modify_hunt(m).await.unwrap();
+    let one = GetHuntRequest { hunt_id: id.clone(), include_request: true, ..Default::default() };
+    let one = reader.get_hunt(one).await.unwrap().into_inner();
+    assert_eq!((one.state(), one.tags.len()), (hunt::State::Stopped, 1));
+    assert!(!one.start_request.unwrap().compiled_collector_args.is_empty());
+    assert_eq!(reader.get_hunt_tags(()).await.unwrap().into_inner().tags, ["x"]);
+    let none = GetHuntRequest { hunt_id: "H.NONE".into(), ..Default::default() };
+    assert_eq!(reader.get_hunt(none).await.unwrap_err().code(), Code::NotFound);
+    stop.cancel();
+    work.await.unwrap();
+}

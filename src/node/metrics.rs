@@ -147,13 +147,26 @@ fn render(server: &Server, m: &Metrics, operations: &CountingFs) -> String {
     for (operation, n) in operations.counts().named() {
         let _ = writeln!(t.0, "{name}{{operation=\"{operation}\"}} {n}");
     }
-    let (mut clients, mut flows) = (0, 0);
+    let r = &server.recruitment;
+    t.counter("velociraptor_hunt_recruits_total", "Clients recruited by hunts.", &r.recruited);
+    t.counter("velociraptor_hunt_failures_total", "Recruitments not stored.", &r.failed);
+    t.gauge(
+        "velociraptor_hunt_rate_limit",
+        "Clients that all hunts together recruit in a second.",
+        server.options.hunt_rate,
+    );
+    let (mut clients, mut flows, mut hunts, mut waiting) = (0, 0, 0, 0);
     for org in server.orgs() {
         let s = org.state();
+        let now = server.env.clock.micros();
+        hunts += s.hunts.iter().filter(|(_, h)| h.recruits(now)).count() as u64;
+        waiting += s.hunts.waiting() as u64;
         clients += s.clients.len() as u64;
         flows += s.flows.len() as u64;
     }
     t.gauge("velociraptor_clients", "Clients enrolled.", clients);
+    t.gauge("velociraptor_hunts_running", "Hunts that take clients.", hunts);
+    t.gauge("velociraptor_hunt_candidates", "Clients to be looked at by hunts.", waiting);
     t.gauge("velociraptor_unsettled_flows", "Flows not in stock files yet.", flows);
     t.0
 }

@@ -8,6 +8,7 @@
 
 mod balanced;
 mod harness;
+mod hunts;
 
 use std::time::{Duration, Instant};
 

@@ -8,6 +8,7 @@ mod books;
 mod coverage;
 mod flows;
 mod grants;
+mod hunts;
 mod progress;
 mod store;
 mod story;
@@ -72,6 +73,7 @@ pub async fn after(c: &Handle) -> Vec<Violation> {
     let mut found = Found::default();
     recover(c, &mut found).await;
     rest(c, &mut found).await;
+    hunts::audit(c, "at rest", &mut found).await;
     flows::audit(c, "at rest", &mut found).await;
     if c.cluster().seed.is_multiple_of(2) {
         for f in c.cluster().frontends() {
@@ -79,6 +81,7 @@ pub async fn after(c: &Handle) -> Vec<Violation> {
         }
         recover(c, &mut found).await;
         rest(c, &mut found).await;
+        hunts::audit(c, "after a crash of everything", &mut found).await;
         flows::audit(c, "after a crash of everything", &mut found).await;
     }
     store::at_rest(c, &mut found).await;
@@ -94,6 +97,7 @@ pub fn ledger(ledger: &Ledger, cluster: &Cluster) -> Vec<Violation> {
     }
     books::check(ledger, cluster, &mut found);
     grants::check(ledger, &mut found);
+    hunts::pace(ledger, &mut found);
     found.0
 }
 
@@ -125,7 +129,9 @@ async fn rest(c: &Handle, found: &mut Found) {
                 .map(|(i, b)| format!("client {i} has {} messages", b.waiting))
                 .collect()
         };
-        let open = flows::open(c).await;
+        hunts::adopt(c);
+        let mut open = flows::open(c).await;
+        open.extend(hunts::open(c).await);
         if waiting.is_empty() && open.is_empty() {
             // What is complete gets its place.
             sleep(Duration::from_secs(2)).await;

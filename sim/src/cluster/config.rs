@@ -41,6 +41,9 @@ fn key(pem: &str) -> Result<PrivateKey, String> {
     PrivateKey::from_pem(pem).map_err(|e| e.to_string())
 }
 
+/// Clients that hunts recruit in a second: few enough to show.
+pub const HUNT_RATE: u64 = 6;
+
 /// The name of a frontend as a node.
 pub fn node_name(frontend: &str) -> String {
     format!("{frontend}-8000")
@@ -64,7 +67,10 @@ pub fn make(c: &Cluster) -> Result<Made, String> {
         "API": { "bind_address": "0.0.0.0", "hostname": "server" },
         "Frontend": {
             "default_client_monitoring_artifacts": null,
-            "resources": { "connections_per_second": 1000 },
+            "resources": {
+                "connections_per_second": 1000,
+                "notifications_per_second": HUNT_RATE,
+            },
         },
         "Client": { "max_poll": MAX_POLL, "ws_ping_wait_sec": 10 },
     });

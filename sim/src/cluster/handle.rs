@@ -9,13 +9,20 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::sleep;
 use velociraptor::services::Server;
-use velociraptor_proto::proto::{ArtifactCollectorArgs, ArtifactParameters, ArtifactSpec, VqlEnv};
+use velociraptor::services::acl::Policy;
+use velociraptor_proto::proto::hunt::State as HuntState;
+use velociraptor_proto::proto::hunt_condition::UnionField;
+use velociraptor_proto::proto::hunt_os_condition::Os;
+use velociraptor_proto::proto::{
+    ArtifactCollectorArgs, ArtifactParameters, ArtifactSpec, Hunt, HuntCondition,
+    HuntLabelCondition, HuntMutation, HuntOsCondition, VqlEnv,
+};
 
 use super::frontend::{Gone, Remote};
 use super::{Cluster, Script};
 use crate::client::{Order, Remote as ClientRemote};
 use crate::faults::{Fault, Hosts};
-use crate::ledger::{Books, Fact, Part, ToldFlow, now};
+use crate::ledger::{Books, Fact, Part, ToldFlow, ToldHunt, Whom, now};
 use crate::plan::Plan;
 
 #[derive(Default)]
@@ -190,6 +197,7 @@ impl Handle {
     /// Labels a client.
     pub async fn label(&self, client: usize, label: &str, add: bool) -> bool {
         let (id, l) = (self.id(client), vec![label.to_owned()]);
+        self.books.lock().tried.insert((client, label.to_owned()));
         let call = move |server: Arc<Server>| async move {
             let (plus, minus) = if add { (l, vec![]) } else { (vec![], l) };
             server
@@ -204,6 +212,83 @@ impl Handle {
             self.books.lock().facts.push((now(), fact));
         }
         told
+    }
+
+    /// Starts a hunt, or prepares one. `None`: the user was not told that it is there.
+    pub async fn hunt(&self, whom: Whom, limit: u64, plan: Plan, running: bool) -> Option<String> {
+        let label = |l: &str| HuntLabelCondition { label: vec![l.to_owned()] };
+        let condition = match &whom {
+            Whom::All => None,
+            Whom::Label(l) => Some(HuntCondition {
+                union_field: Some(UnionField::Labels(label(l))),
+                excluded_labels: None,
+            }),
+            Whom::Not(l) => {
+                Some(HuntCondition { union_field: None, excluded_labels: Some(label(l)) })
+            }
+            Whom::Nobody => Some(HuntCondition {
+                union_field: Some(UnionField::Os(HuntOsCondition { os: Os::Windows.into() })),
+                excluded_labels: None,
+            }),
+        };
+        let env = vec![VqlEnv { key: "Plan".into(), value: plan.to_text(), ..Default::default() }];
+        let spec = ArtifactSpec {
+            artifact: plan.artifact().to_owned(),
+            parameters: Some(ArtifactParameters { env }),
+            ..Default::default()
+        };
+        let request = ArtifactCollectorArgs {
+            artifacts: vec![plan.artifact().to_owned()],
+            specs: vec![spec],
+            urgent: plan.urgent,
+            ..Default::default()
+        };
+        let hunt = Hunt {
+            state: if running { HuntState::Running } else { HuntState::Paused }.into(),
+            client_limit: limit,
+            condition,
+            start_request: Some(request),
+            ..Default::default()
+        };
+        let call = move |server: Arc<Server>| async move {
+            let policy = Policy::super_user();
+            let made = server.create_hunt(&server.root(), "user", &policy, hunt).await;
+            made.map(|h| h.hunt_id).map_err(|e| e.to_string())
+        };
+        let id = self.ask("hunt".into(), call).await?;
+        self.cover("hunt");
+        self.books.lock().hunts.push(ToldHunt {
+            id: id.clone(),
+            whom,
+            limit,
+            plan,
+            runs: Some(running),
+            stopped: None,
+            deleted: false,
+        });
+        Some(id)
+    }
+
+    /// Changes the state of a hunt. `false`: the user was not told that it is.
+    pub async fn change_hunt(&self, id: &str, state: HuntState) -> bool {
+        let change = |f: &dyn Fn(&mut ToldHunt)| {
+            self.books.lock().hunts.iter_mut().filter(|h| h.id == id).for_each(f);
+        };
+        // Until there is an answer it may be either.
+        change(&|h| (h.runs, h.stopped) = (None, None));
+        let mutation =
+            HuntMutation { hunt_id: id.to_owned(), state: state.into(), ..Default::default() };
+        let call = move |server: Arc<Server>| async move {
+            let done = server.modify_hunt(&server.root(), "user", &mutation).await;
+            done.map(|()| now()).map_err(|e| e.to_string())
+        };
+        let Some(at) = self.ask(format!("hunt {id}"), call).await else { return false };
+        change(&|h| {
+            h.runs = Some(state == HuntState::Running);
+            h.stopped = (state != HuntState::Running).then_some(at);
+            h.deleted = state == HuntState::Deleted;
+        });
+        true
     }
 
     /// Gives every client an event table with these artifacts.

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use velociraptor::env::Mutant;
 
-pub use config::{MAX_POLL, STORE, node_name};
+pub use config::{HUNT_RATE, MAX_POLL, STORE, node_name};
 pub use frontend::{Gone, Remote as FrontendRemote};
 pub use handle::Handle;
 

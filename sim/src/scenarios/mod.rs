@@ -8,6 +8,7 @@ mod calm;
 mod clones;
 mod crashes;
 mod fleet;
+mod hunts;
 mod store;
 mod weather;
 
@@ -52,6 +53,7 @@ pub const ALL: &[Scenario] = &[
     fleet::SCENARIO,
     fleet::BALANCED,
     clones::SCENARIO,
+    hunts::SCENARIO,
     weather::SCENARIO,
 ];
 

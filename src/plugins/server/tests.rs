@@ -224,3 +224,66 @@ async fn events_are_watched_and_read_back() {
         "SELECT a FROM monitoring(artifact='System.Hunt.Creation', start_time='2090-01-01')";
     assert_eq!(run(&s, later).await.0, "[]");
 }
+
+#[tokio::test]
+async fn hunts_are_made_changed_and_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(server.clone().recruit(stop.clone()));
+    let s = session(&server, "administrator");
+    let text = "LET H <= hunt(artifacts='Linux.Sys.Users', description='d', tags=['t'], \
+                  os='linux', expires=now() + 3600, spec=dict(`Linux.Sys.Users`=dict(PasswordFile='/x'))) \
+                SELECT H.HuntId =~ '^H\\\\.' AS Id, H.Request.state AS S, \
+                  H.Request.condition.os.os AS OS FROM scope()";
+    let (rows, log) = run(&s, text).await;
+    assert_eq!(rows, r#"[{"Id":true,"S":"RUNNING","OS":"LINUX"}]"#, "{log}");
+    let (rows, _) = run(&s, "SELECT hunt_id FROM hunts()").await;
+    let id = serde_json::from_str::<serde_json::Value>(&rows).unwrap()[0]["hunt_id"].clone();
+    let id = id.as_str().unwrap();
+    server.sessions.register(&OrgId::root(), CLIENT, [1; 16], "1.2.3.4:5");
+    let (rows, log) = run(
+        &s,
+        &format!(
+            "SELECT hunt_add(client_id='{CLIENT}', hunt_id='{id}') AS A, \
+           hunt_update(hunt_id='{id}', stop=TRUE, add_labels='u') AS U, \
+           hunt_info(hunt_id='{id}').stats.total_clients_scheduled AS N FROM scope()"
+        ),
+    )
+    .await;
+    assert_eq!(rows, format!(r#"[{{"A":"{CLIENT}","U":["t","u"],"N":1}}]"#), "{log}");
+    let (rows, log) = run(
+        &s,
+        &format!(
+            "SELECT ClientId, FlowId, Flow.request.creator AS W FROM hunt_flows(hunt_id='{id}')"
+        ),
+    )
+    .await;
+    let flow = crate::services::hunts::flow_of_hunt(id);
+    let want = format!(r#"[{{"ClientId":"{CLIENT}","FlowId":"{flow}","W":"mike"}}]"#);
+    assert_eq!(rows, want, "{log}");
+    let (rows, log) = run(&s, &format!("SELECT * FROM hunt_results(hunt_id='{id}')")).await;
+    assert_eq!((rows.as_str(), log.as_str()), ("[]", ""));
+    let (rows, log) =
+        run(&s, &format!("SELECT * FROM hunt_results(hunt_id='{id}', artifact='Not.There')")).await;
+    assert!(rows == "[]" && log.contains("Not.There is not in hunt"), "{log}");
+    let reader = session(&server, "reader");
+    for text in [
+        "SELECT hunt(artifacts='Linux.Sys.Users') AS R FROM scope()".to_owned(),
+        format!("SELECT hunt_update(hunt_id='{id}', start=TRUE) AS R FROM scope()"),
+        format!("SELECT hunt_add(hunt_id='{id}', client_id='{CLIENT}') AS R FROM scope()"),
+    ] {
+        let (rows, log) = run(&reader, &text).await;
+        assert!(rows == r#"[{"R":null}]"# && log.contains("START_HUNT"), "{text}: {log}");
+    }
+    let (_, log) = run(&s, &format!("SELECT * FROM hunt_delete(hunt_id='{id}')")).await;
+    assert_eq!(log, "");
+    assert_eq!(server.hunts(&server.root(), false, true).len(), 1, "only listed");
+    let (rows, log) =
+        run(&s, &format!("SELECT FlowId FROM hunt_delete(hunt_id='{id}', really_do_it=TRUE)"))
+            .await;
+    assert_eq!(rows, format!(r#"[{{"FlowId":"{flow}"}}]"#), "{log}");
+    assert!(server.hunts(&server.root(), false, true).is_empty());
+    stop.cancel();
+    work.await.unwrap();
+}

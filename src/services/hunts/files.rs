@@ -17,7 +17,6 @@ use velociraptor_proto::proto::hunt::State;
 use velociraptor_proto::proto::{ArtifactCollectorArgs, Hunt};
 
 use super::table::{End, LiveHunt, Member, Unwritten, flow_of_hunt};
-use crate::env::Open;
 use crate::env::fs::parent;
 use crate::services::flows::status;
 use crate::services::housekeeping::Settle;
@@ -25,10 +24,13 @@ use crate::services::recover::stored_flow;
 use crate::services::server::{Org, Server, ServiceError};
 use crate::services::settle::blob;
 use crate::store::paths;
-use crate::store::{DirPath, FilePath, StoreError};
+use crate::store::{DirPath, FilePath, StoreError, StoreKind};
 
 /// Largest table read, bytes: some millions of clients.
 const LIMIT: usize = 1 << 30;
+
+/// Names that one file has at most: file systems have their limits.
+const LINKS: usize = 10_000;
 
 /// Tables are written no more often than this, and less often the longer they are.
 const EVERY: Duration = Duration::from_secs(2);
@@ -268,21 +270,37 @@ impl Server {
                 self.replace_table(&at, rows).await?;
             }
         }
-        for client in &w.unwritten.markers {
-            let file = self.tree.root.object(&path.participation(client));
-            match self.env.fs.open(&file.map_err(StoreError::from)?, Open::CreateNew).await {
-                Ok(f) => f.close().await.map_err(StoreError::from)?,
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(StoreError::from(e).into()),
-            }
-        }
-        if let Some(client) = w.unwritten.markers.first() {
-            let file = self.tree.root.object(&path.participation(client));
-            let file = file.map_err(StoreError::from)?;
-            self.env.fs.sync_dir(parent(&file)).await.map_err(StoreError::from)?;
+        let markers: Vec<&String> = w.unwritten.markers.iter().collect();
+        for some in markers.chunks(LINKS) {
+            self.write_markers(&path, some).await?;
         }
         // Last, so that a hunt is never there without what belongs to it.
         Ok(self.tree.set(&path.object(), &w.hunt).await?)
+    }
+
+    /// Marks that these clients have the hunt: names of one empty file.
+    async fn write_markers(
+        &self,
+        path: &paths::Hunt<'_>,
+        clients: &[&String],
+    ) -> Result<(), ServiceError> {
+        let fs = &*self.env.fs;
+        let empty = self.tree.temp(StoreKind::Objects);
+        crate::env::fs::create_synced(fs, &empty, b"").await.map_err(StoreError::from)?;
+        let linked = async {
+            let mut dir = String::new();
+            for client in clients {
+                let at = self.tree.root.object(&path.participation(client))?;
+                match fs.link(&empty, &at).await {
+                    Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+                    _ => dir = parent(&at).to_owned(),
+                }
+            }
+            Ok::<_, StoreError>(fs.sync_dir(&dir).await?)
+        };
+        let linked = linked.await;
+        let _ = fs.remove(&empty).await;
+        Ok(linked?)
     }
 
     async fn replace_table(&self, at: &FilePath, rows: &str) -> Result<(), ServiceError> {

@@ -18,3 +18,6 @@ pub(super) use files::load;
 pub use pace::Pace;
 pub use recruit::Recruitment;
 pub use table::{End, Hunts, LiveHunt, Member, flow_of_hunt, hunt_of_flow};
+
+#[cfg(test)]
+mod tests;
