@@ -19,6 +19,9 @@ impl Server {
     /// of it is here.
     pub async fn after_progress(&self, org: &Org, key: &FlowKey) {
         let now = self.env.clock.micros();
+        if let Err(e) = self.follow_hunt_end(org, key).await {
+            tracing::warn!(client = key.0, flow = key.1, error = %e, "hunt does not know of it yet");
+        }
         {
             let mut state = org.state();
             let Some(f) = state.flows.get_mut(key) else { return };

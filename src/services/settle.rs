@@ -97,6 +97,7 @@ impl Server {
 
     async fn settle_quiet_flow(&self, org: &Org, key: &FlowKey) -> Result<(), ServiceError> {
         self.write_flow_objects(org, key).await?;
+        self.follow_hunt_end(org, key).await?;
         let Some(f) = org.state().flows.get(key).cloned() else { return Ok(()) };
         let (client, flow) = key;
         for (name, set) in &f.results {

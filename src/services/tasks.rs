@@ -379,7 +379,8 @@ impl Queue {
     pub fn evidence(&mut self, flow: &str, now: u64) {
         let ids: Vec<u64> = (self.tasks.iter())
             .filter(|(_, t)| t.flow == flow && t.message.flow_request.is_some())
-            .filter(|(_, t)| t.state != State::Queued)
+            // Granted and not sent, as far as we know: when journals are read back.
+            .filter(|(_, t)| t.state != State::Queued || t.granted)
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -538,6 +539,20 @@ mod tests {
         q.evidence("F.1", 5);
         assert!(q.inflight().contains_key("F.1"));
         assert_eq!(q.unknown("F.1", A), Verdict::NotAsked);
+    }
+
+    #[test]
+    fn what_came_before_a_restart_proves_receipt_when_it_is_read_back() {
+        // As live: sent, heard of, and forgotten by the client.
+        let mut q = Queue::default();
+        q.push(flow(1), Some(A), None);
+        q.evidence("F.1", 5);
+        assert_eq!(q.unknown("F.1", A), Verdict::NotAsked);
+        assert!(!q.has_work());
+        // Never granted: nobody can have sent it.
+        q.push(flow(2), None, None);
+        q.evidence("F.2", 5);
+        assert!(q.has_work());
     }
 
     #[test]

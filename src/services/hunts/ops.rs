@@ -247,6 +247,28 @@ impl Server {
         Ok(self.launched(org, client, &schedule))
     }
 
+    /// More came for a flow whose end was told: its hunts count it too.
+    pub(in crate::services) async fn follow_hunt_end(
+        &self,
+        org: &Org,
+        (client, flow): &FlowKey,
+    ) -> Result<(), ServiceError> {
+        let concerned = {
+            let state = org.state();
+            let live = state.flows.get(&(client.clone(), flow.clone()));
+            live.is_some_and(|f| f.announced) && !state.hunts.of_flow(client, flow).is_empty()
+        };
+        if !concerned {
+            return Ok(());
+        }
+        match self.flow(org, client, flow).await? {
+            Some(c) if matches!(c.state(), FlowState::Finished | FlowState::Error) => {
+                self.end_of_hunt_flow(org, client, flow, &c).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The flow of a client is over: its hunts know. Called before its end is
     /// announced, so that it is not forgotten.
     pub(in crate::services) async fn end_of_hunt_flow(
@@ -258,12 +280,25 @@ impl Server {
     ) -> Result<(), ServiceError> {
         let hunts = org.state().hunts.of_flow(client, flow);
         for hunt_id in hunts {
+            let failed = context.state() == FlowState::Error;
+            let told = {
+                let state = org.state();
+                let member = state.hunts.get(&hunt_id).and_then(|h| h.members().get(client));
+                member.and_then(|m| m.end.as_ref()).is_some_and(|e| {
+                    e.failed == failed
+                        && e.rows >= context.total_collected_rows
+                        && e.bytes >= context.total_uploaded_bytes
+                })
+            };
+            if told {
+                continue;
+            }
             let done = HuntDone {
                 hunt_id,
                 flow_id: flow.to_owned(),
                 started: context.start_time,
                 ended: context.active_time,
-                failed: context.state() == FlowState::Error,
+                failed,
                 error: context.status.clone(),
                 rows: context.total_collected_rows,
                 bytes: context.total_uploaded_bytes,

@@ -322,13 +322,15 @@ impl Hunts {
     pub fn done(&mut self, client: &str, d: &HuntDone, pin: &Arc<Segment>) {
         let Some(live) = self.map.get_mut(&d.hunt_id) else { return };
         let Some(m) = live.members.get_mut(client).filter(|m| m.flow == d.flow_id) else { return };
+        // Told again when more came: what is counted does not shrink.
+        let before = m.end.take().unwrap_or_default();
         m.end = Some(End {
             started: d.started,
             ended: d.ended,
             failed: d.failed,
             error: d.error.clone(),
-            rows: d.rows,
-            bytes: d.bytes,
+            rows: d.rows.max(before.rows),
+            bytes: d.bytes.max(before.bytes),
             duration: d.duration,
         });
         live.unwritten.tables = true;
