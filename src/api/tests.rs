@@ -392,13 +392,13 @@ async fn hunts_by_calls() {
     lab.server.sessions.register(&OrgId::root(), CLIENT, [1; 16], "1.2.3.4:5");
     lab.server.root().state().hunts.look_at(CLIENT);
     let ask = GetTableRequest { hunt_id: id.clone(), ..Default::default() };
-    let end = std::time::Instant::now() + Duration::from_secs(30);
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
     let flows = loop {
         let t = ann.get_hunt_flows(ask.clone()).await.unwrap().into_inner();
         if t.total_rows == 1 {
             break t;
         }
-        assert!(std::time::Instant::now() < end, "nobody is recruited");
+        assert!(tokio::time::Instant::now() < end, "nobody is recruited");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert_eq!(flows.columns[..3], ["ClientId", "Hostname", "FlowId"]);

@@ -1,10 +1,12 @@
 //! Hunts of a server on real files: who is recruited and when, what a restart
 //! knows, and what lies in stock files.
+#![allow(clippy::disallowed_methods)] // looks at files on disk
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use velociraptor_proto::journal::FailFlow;
 use velociraptor_proto::journal::decision::Kind;
