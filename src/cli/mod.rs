@@ -19,6 +19,7 @@ pub mod config;
 pub mod frontend;
 pub mod gui;
 mod output;
+pub mod pool_client;
 pub mod query;
 pub mod user;
 pub mod version;
@@ -133,6 +134,9 @@ pub enum Command {
     Cluster(cluster::ClusterArgs),
     /// Look at artifact definitions, and collect them.
     Artifacts(artifacts::ArtifactsArgs),
+    /// Run many virtual clients, as load and as proof.
+    #[command(name = "pool_client")]
+    PoolClient(pool_client::PoolArgs),
     /// Make users and say what they may do.
     User(user::UserArgs),
     /// Say what this program is.
@@ -140,6 +144,15 @@ pub enum Command {
 }
 
 impl Command {
+    /// What is logged unless something else is asked for.
+    fn log_level(&self) -> &'static str {
+        match self {
+            // Hundreds of agents that tell what they do.
+            Command::PoolClient(_) => "warn",
+            _ => "info",
+        }
+    }
+
     /// Whether it serves people, and so gets a runtime of its own for that side.
     fn serves(&self) -> bool {
         match self {
@@ -149,6 +162,7 @@ impl Command {
             | Command::Config(_)
             | Command::Query(_)
             | Command::Artifacts(_)
+            | Command::PoolClient(_)
             | Command::User(_)
             | Command::Version(_) => false,
         }
@@ -187,6 +201,7 @@ async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
         Command::Cluster(args) => cluster::run(args, ctx).await,
         Command::Query(args) => query::run(args, ctx).await,
         Command::Artifacts(args) => artifacts::run(args, ctx).await,
+        Command::PoolClient(args) => pool_client::run(args, ctx).await,
         Command::User(args) => user::run(args, ctx).await,
         Command::Version(args) => version::run(args, ctx).await,
     }
@@ -201,7 +216,7 @@ pub fn main() -> ExitCode {
             return if e.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    start_logging(cli.global.verbose);
+    start_logging(cli.global.verbose, cli.command.log_level());
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -249,9 +264,9 @@ fn start(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Logs go to standard error; `RUST_LOG` overrides what is shown.
-fn start_logging(verbose: bool) {
+fn start_logging(verbose: bool, default: &str) {
     use tracing_subscriber::{EnvFilter, fmt};
-    let default = if verbose { "velociraptor=debug,vql=debug,info" } else { "info" };
+    let default = if verbose { "velociraptor=debug,vql=debug,info" } else { default };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let _ = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }
