@@ -118,6 +118,9 @@ impl Server {
         let kind = Kind::SettledFlow(SettledFlow { flow_id: flow.clone() });
         let at = self.decide_alone(org, client, "", kind).await?;
         org.state().settled_flow(client, flow, at);
+        if f.kept_parts && f.uploads_complete() {
+            super::part_uploads::forget(self, &org.id, client, flow).await;
+        }
         Counters::inc(&self.counters.settled);
         Ok(())
     }
@@ -262,6 +265,18 @@ impl Server {
         Ok(())
     }
 
+    /// Whether two names are one file, or two of the same content.
+    pub(super) async fn same_file(&self, ours: &str, theirs: &str) -> Result<bool, ServiceError> {
+        let fs = &*self.env.fs;
+        let err = |e| ServiceError::from(StoreError::from(e));
+        let (a, b) = (fs.stat(ours).await.map_err(err)?, fs.stat(theirs).await.map_err(err)?);
+        if a.inode == b.inode {
+            return Ok(true);
+        }
+        let same = a.len == b.len;
+        Ok(same && self.compare(ours, theirs).await? == Compared::TheirsHoldsOurs)
+    }
+
     async fn compare(&self, ours: &str, theirs: &str) -> Result<Compared, ServiceError> {
         const BLOCK: usize = 1 << 20;
         let fs = &*self.env.fs;
@@ -304,6 +319,7 @@ impl Server {
     }
 }
 
+#[derive(PartialEq, Eq)]
 enum Compared {
     OursIsLonger,
     TheirsHoldsOurs,
