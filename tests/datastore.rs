@@ -79,19 +79,15 @@ async fn what_was_killed_is_in_stock_files_after_settle_and_goes_on_afterwards()
         "SELECT artifact_set(definition='''name: Custom.Ticks\ntype: CLIENT_EVENT\nsources:\n  - query: |\n      SELECT E FROM foreach(row={ SELECT _value AS E, sleep(ms=50) AS S FROM range(start=0, end=1000000, step=1) }, query={ SELECT E FROM scope() })\n''') FROM scope()",
     );
     c.query(
-        "SELECT set_client_monitoring(value=dict(artifacts=dict(artifacts=['Custom.Ticks']))) FROM scope()",
+        "SELECT set_client_monitoring(value=dict(artifacts=dict(artifacts=['Generic.Client.Stats', 'Custom.Ticks']))) FROM scope()",
     );
     let first = c.collect(&client, "Custom.Rows");
     c.finished(&client, &first);
     let slow = c.collect(&client, "Custom.Slow");
     let big = c.collect(&client, "Custom.Upload");
     let amount = |c: &Cluster, flow: &str, what: &str| c.flow(&client, flow)?[what].as_u64();
-    c.until("some rows", |c| {
-        amount(c, &slow, "total_collected_rows").filter(|n| *n >= 2000)
-    });
-    c.until("some bytes", |c| {
-        amount(c, &big, "total_uploaded_bytes").filter(|n| *n >= 4 << 20)
-    });
+    c.until("some rows", |c| amount(c, &slow, "total_collected_rows").filter(|n| *n >= 2000));
+    c.until("some bytes", |c| amount(c, &big, "total_uploaded_bytes").filter(|n| *n >= 4 << 20));
     c.until("some events", |c| {
         let q = format!("SELECT E FROM monitoring(client_id='{client}', artifact='Custom.Ticks')");
         c.ask(&q).filter(|r| r.len() > 40)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use velociraptor_proto::proto::*;
 
+use super::Clients;
 use super::tests::*;
 use crate::comms::server::Answer;
 use crate::services::event_view::EventView;
@@ -329,7 +330,8 @@ async fn a_task_of_the_stock_queue_is_sent_once_over_all_restarts() {
         std::fs::read_dir(dir).map_or(0, |d| d.count())
     };
     let c = w.start().await;
-    assert!(has_task(&poll(&c, &w, &left.away, 0).await));
+    let tasks = poll(&c, &w, &left.away, 0).await;
+    assert!(has_task(&tasks), "{tasks:?}");
     assert_eq!(files(), 1, "until the client has it");
     drop(c);
     // It may have it: it is asked, and says that it works on it.

@@ -390,6 +390,10 @@ impl<'a> Fold<'a> {
         for (i, s) in streams.iter().enumerate() {
             heads.extend(s.head.as_ref().map(|(_, f)| (time_of(f), i)));
         }
+        // What may have been sent is not queued.
+        for org in self.orgs.values_mut() {
+            org.clients.iter_mut().for_each(|c| c.queue.doubt_granted());
+        }
         while let Some((_, i)) = heads.pop_first() {
             let s = &mut streams[i];
             let Some((end, f)) = s.head.take() else { continue };

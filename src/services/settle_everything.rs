@@ -96,15 +96,6 @@ impl Server {
             let flow = org.state().flows.get(key).cloned();
             let Some(flow) = flow else { continue };
             let open = !flow.over();
-            // What the client may be working on: asked about by whoever meets it.
-            let heard = match open {
-                true => {
-                    let state = org.state();
-                    let client = state.clients.get(&key.0);
-                    client.and_then(|c| c.queue.inflight().get(&key.1)).copied()
-                }
-                false => None,
-            };
             done.flows += 1;
             done.open_flows += usize::from(open);
             done.uploads += flow.uploads.values().filter(|u| u.winner().is_some()).count();
@@ -119,9 +110,6 @@ impl Server {
                 }
                 tries += 1;
                 self.settle_flow(org, key).await?;
-            }
-            if let Some(at) = heard {
-                org.state().clients.entry(&key.0).queue.working_on(&key.1, at);
             }
         }
         Ok(())

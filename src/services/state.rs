@@ -407,12 +407,14 @@ impl OrgState {
     /// what was sent is remembered.
     pub fn settled_flow(&mut self, client: &str, flow: &str, at: u64) {
         let key = (client.to_owned(), flow.to_owned());
-        if let Some(f) = self.flows.remove(&key) {
-            self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments().cloned(), at);
-        }
-        if let Some(c) = self.clients.get_mut(client) {
+        let Some(f) = self.flows.remove(&key) else { return };
+        // One that goes on keeps its task.
+        if f.over()
+            && let Some(c) = self.clients.get_mut(client)
+        {
             c.queue.ended(flow);
         }
+        self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments().cloned(), at);
     }
 
     /// The file that was begun last for this set of events is there, since `at`,
