@@ -142,7 +142,7 @@ impl Progress {
         }
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Not each of a hundred thousand.
-        let due = last.0 != what || n >= last.1 + of / 200 + 1;
+        let due = last.0 != what || n > last.1 + of / 200;
         if due {
             *last = (what.to_owned(), n);
             let count = if of > 0 { format!(": {n} of {of}") } else { String::new() };

@@ -418,17 +418,17 @@ impl<'a> Fold<'a> {
     fn apply(&mut self, p: &ProcessId, end: Position, f: &Found, decides: bool) {
         match &f.record.kind {
             Some(Kind::Post(post)) => self.post(p, end, post, f),
-            Some(Kind::Decision(d)) => {
-                if decides || matches!(d.kind, Some(DecisionKind::Enrol(_))) {
-                    self.decision(d, f);
-                }
+            Some(Kind::Decision(d))
+                if decides || matches!(d.kind, Some(DecisionKind::Enrol(_))) =>
+            {
+                self.decision(d, f);
             }
             Some(Kind::Events(e)) => {
                 let org = self.orgs.entry(e.org_id.clone()).or_default();
                 org.apply_events(&e.client_id, &e.artifact, e.time, &f.payload, f.extent.clone());
             }
             Some(Kind::Quarantine(_)) => self.waiting += 1,
-            None => {}
+            Some(Kind::Decision(_)) | None => {}
         }
     }
 
