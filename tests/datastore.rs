@@ -137,6 +137,8 @@ async fn what_was_killed_is_in_stock_files_after_settle_and_goes_on_afterwards()
     exact(&rows, rows.len());
     let context = tree.get(&at.flow(&slow).context()).await.unwrap().unwrap();
     assert_eq!(context.total_collected_rows, rows.len() as u64);
+    // What a stock server takes for one that goes on.
+    assert_eq!(context.state, 1, "{context:?}");
     let components: Vec<String> =
         source.to_str().unwrap().split('/').skip(1).map(str::to_owned).collect();
     let stored = at.flow(&big).upload("auto", &components);

@@ -236,7 +236,8 @@ async fn is_stock(w: &World, left: &Left) {
     let want: Vec<String> = (0..10).map(|i| format!("{{\"i\":{i}}}")).collect();
     assert_eq!(text, want);
     let context = tree.get(&busy.flow("F.X").context()).await.unwrap().unwrap();
-    assert_eq!(context.state(), artifact_collector_context::State::InProgress);
+    // A stock server lets no flow end that is stored in another state.
+    assert_eq!(context.state(), artifact_collector_context::State::Running);
     let at = busy.flow("F.U").upload("file", &["etc".into(), "big".into()]);
     let part = tree.get_file(&at, 10 << 20).await.unwrap().unwrap();
     assert!(part == data()[..2 << 20], "{} bytes", part.len());

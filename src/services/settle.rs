@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use bytes::Bytes;
 use velociraptor_proto::journal::SettledFlow;
 use velociraptor_proto::journal::decision::Kind;
+use velociraptor_proto::proto::artifact_collector_context::State;
 use velociraptor_proto::proto::{
     ApiFlowRequestDetails, ArtifactCollectorArgs, ArtifactCollectorContext,
 };
@@ -37,7 +38,7 @@ impl Server {
             let Some(f) = state.flows.get_mut(key) else { return Ok(()) };
             f.dirty = false;
             let Some(c) = f.snapshot(now) else { return Ok(()) };
-            (c, f.reports.clone())
+            (as_stored(c), f.reports.clone())
         };
         let done = self.put_objects(org, key, context, !reports.is_empty()).await;
         if done.is_err()
@@ -324,6 +325,16 @@ enum Compared {
     OursIsLonger,
     TheirsHoldsOurs,
     Different,
+}
+
+/// A context as stock files hold it. What a flow that goes on is shown as, waiting or
+/// in progress, is worked out whenever it is read: a stock server never lets a flow end
+/// of which that is stored.
+fn as_stored(mut c: ArtifactCollectorContext) -> ArtifactCollectorContext {
+    if matches!(c.state(), State::Waiting | State::InProgress | State::Unresponsive) {
+        c.state = State::Running.into();
+    }
+    c
 }
 
 /// A request as the small context object holds it: without compiled queries.
