@@ -86,7 +86,7 @@ pub async fn until_stopped(node: &Node) -> anyhow::Result<Result<(), Displaced>>
 }
 
 /// Refuses to keep data where the file system may lose it.
-async fn check_mounts(ctx: &Context, config: &Config) -> anyhow::Result<()> {
+pub(super) async fn check_mounts(ctx: &Context, config: &Config) -> anyhow::Result<()> {
     let store = &config.datastore;
     let mut dirs = vec![store.location(), store.filestore_directory()];
     dirs.dedup();

@@ -16,6 +16,7 @@ pub mod artifacts;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod datastore;
 pub mod frontend;
 pub mod gui;
 mod output;
@@ -132,6 +133,8 @@ pub enum Command {
     Query(query::QueryArgs),
     /// Look at the nodes of a deployment.
     Cluster(cluster::ClusterArgs),
+    /// What the datastore holds that a stock server does not see; the way back to stock.
+    Datastore(datastore::DatastoreArgs),
     /// Look at artifact definitions, and collect them.
     Artifacts(artifacts::ArtifactsArgs),
     /// Run many virtual clients, as load and as proof.
@@ -160,6 +163,7 @@ impl Command {
             Command::Client(_)
             | Command::Cluster(_)
             | Command::Config(_)
+            | Command::Datastore(_)
             | Command::Query(_)
             | Command::Artifacts(_)
             | Command::PoolClient(_)
@@ -198,6 +202,7 @@ async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
         Command::Gui(args) => gui::run(args, ctx).await,
         Command::Frontend(args) => frontend::run(args, ctx).await,
         Command::Config(args) => config::run(args, ctx).await,
+        Command::Datastore(args) => datastore::run(args, ctx).await,
         Command::Cluster(args) => cluster::run(args, ctx).await,
         Command::Query(args) => query::run(args, ctx).await,
         Command::Artifacts(args) => artifacts::run(args, ctx).await,

@@ -190,6 +190,17 @@ impl Frontend {
         }
     }
 
+    /// Hands back what waits for clients that have not enrolled: this process ends.
+    pub fn hand_back(&self) {
+        let map = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *waiting).map
+        };
+        for kept in map.into_values().flatten() {
+            self.server.handover().again(kept.post);
+        }
+    }
+
     /// [`Frontend::take_over`], as often as there is something, until `stop`.
     pub async fn keep_taking_over(self: Arc<Self>, stop: CancellationToken) {
         loop {

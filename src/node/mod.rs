@@ -6,6 +6,7 @@
 
 mod fleet;
 mod metrics;
+pub mod offline;
 mod revoked;
 
 use std::net::SocketAddr;

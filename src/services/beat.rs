@@ -32,7 +32,8 @@ pub(super) struct Sign {
     pub count: u64,
 }
 
-fn dir(fleet: &str, node: &str) -> String {
+/// Where the processes of a node show that they live.
+pub(super) fn dir(fleet: &str, node: &str) -> String {
     format!("{fleet}/{node}/alive")
 }
 

@@ -94,6 +94,13 @@ impl Client {
         [PostClass::Normal, PostClass::Urgent, PostClass::Reader].into_iter().zip(&self.rings)
     }
 
+    /// The stock record as it is now, with what the client works on.
+    pub fn record(&self) -> ClientInfo {
+        let seconds = |at: &u64| i64::try_from(at / 1_000_000).unwrap_or(i64::MAX);
+        let flows = self.queue.inflight().iter().map(|(f, at)| (f.clone(), seconds(at)));
+        ClientInfo { in_flight_flows: flows.collect(), ..self.info.clone() }
+    }
+
     /// Whether this agent answers questions about flows: stock from 0.73 on, and
     /// our own.
     pub fn can_ask(&self) -> bool {
@@ -121,6 +128,8 @@ pub struct Clients {
     pub pins: BTreeSet<Arc<Segment>>,
     /// A snapshot is due.
     pub dirty: bool,
+    /// Clients with tasks that came from files of the stock queue.
+    pub with_files: BTreeSet<String>,
 }
 
 impl Clients {
@@ -150,6 +159,11 @@ impl Clients {
     /// All, by id.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Client)> {
         self.map.iter()
+    }
+
+    /// All, by id.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
+        self.map.values_mut()
     }
 
     /// How many.

@@ -4,13 +4,14 @@
 //! are added when they are read, so that identity stays the message's own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::flows::job::Hash;
 use super::ids::OrgId;
-use crate::store::journal::Extent;
+use crate::store::journal::{Extent, Segment};
 
 /// Names one set of events.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +38,8 @@ pub enum Form {
 /// Rows of one message.
 #[derive(Clone, Debug)]
 pub struct EventPart {
+    /// Identity of the message.
+    pub hash: Hash,
     /// When they were received, microseconds.
     pub received: u64,
     /// How many.
@@ -57,8 +60,8 @@ pub struct LiveEvents {
 
 impl LiveEvents {
     /// Adds a part unless this very message is known. Returns whether it was new.
-    pub fn add(&mut self, hash: Hash, part: EventPart) -> bool {
-        let new = self.seen.insert(hash);
+    pub fn add(&mut self, part: EventPart) -> bool {
+        let new = self.seen.insert(part.hash);
         if new {
             self.parts.push(part);
         }
@@ -70,15 +73,21 @@ impl LiveEvents {
         self.seen.contains(hash)
     }
 
-    /// The messages known.
-    pub fn hashes(&self) -> impl Iterator<Item = Hash> {
-        self.seen.iter().copied()
-    }
-
     /// Rows held.
     pub fn rows(&self) -> u64 {
         self.parts.iter().map(|p| p.rows).sum()
     }
+}
+
+/// A file that some messages of a set are being put into.
+#[derive(Clone, Debug)]
+pub struct Filing {
+    /// Its name without extension.
+    pub name: String,
+    /// The messages.
+    pub hashes: Arc<BTreeSet<Hash>>,
+    /// The journal that says so.
+    pub pin: Arc<Segment>,
 }
 
 /// All unsettled events of an organisation.
@@ -86,9 +95,60 @@ impl LiveEvents {
 pub struct EventTable {
     /// By client, artifact and day.
     pub sets: BTreeMap<EventKey, LiveEvents>,
+    /// Files that were begun and are not known to be finished.
+    pub filing: BTreeMap<EventKey, Filing>,
 }
 
 impl EventTable {
+    /// Forgets everything of a client.
+    pub fn remove_client(&mut self, client: &str) {
+        self.sets.retain(|k, _| k.client != client);
+        self.filing.retain(|k, _| k.client != client);
+    }
+
+    /// Days of the same rows or logs as `key`.
+    fn days<'a>(
+        &'a self,
+        key: &'a EventKey,
+    ) -> impl Iterator<Item = (&'a EventKey, &'a LiveEvents)> {
+        let from = EventKey { day: String::new(), logs: false, ..key.clone() };
+        let all = self.sets.range(from..);
+        all.take_while(|(k, _)| k.client == key.client && k.artifact == key.artifact)
+            .filter(|(k, _)| k.logs == key.logs)
+    }
+
+    /// The parts that these messages brought. A message that two frontends took
+    /// around midnight may lie under another day than when its file was begun.
+    pub fn of(&self, key: &EventKey, hashes: &BTreeSet<Hash>) -> Vec<EventPart> {
+        let parts = self.days(key).flat_map(|(_, set)| &set.parts);
+        parts.filter(|p| hashes.contains(&p.hash)).cloned().collect()
+    }
+
+    /// Takes out the parts of these messages; without any named, all of the day.
+    pub fn take(&mut self, key: &EventKey, hashes: Option<&BTreeSet<Hash>>) -> Vec<EventPart> {
+        let Some(hashes) = hashes else {
+            return self.sets.remove(key).map(|s| s.parts).unwrap_or_default();
+        };
+        let mut out = Vec::new();
+        let days: Vec<EventKey> = self.days(key).map(|(k, _)| k.clone()).collect();
+        for day in days {
+            let Some(set) = self.sets.get_mut(&day) else { continue };
+            let seen = &mut set.seen;
+            set.parts.retain(|p| {
+                let stays = !hashes.contains(&p.hash);
+                if !stays {
+                    seen.remove(&p.hash);
+                    out.push(p.clone());
+                }
+                stays
+            });
+            if set.parts.is_empty() {
+                self.sets.remove(&day);
+            }
+        }
+        out
+    }
+
     /// The day under which a message of this artifact is held, whichever that is.
     pub fn day_of(&self, client: &str, artifact: &str, logs: bool, hash: &Hash) -> Option<&str> {
         let from = EventKey {
@@ -102,6 +162,29 @@ impl EventTable {
             .find(|(k, set)| k.logs == logs && set.has(hash))
             .map(|(k, _)| k.day.as_str())
     }
+}
+
+/// Parts in the order in which they are stored: by time, and within the journal of
+/// a process in its order, so that everybody makes the same of the same parts.
+pub fn in_order(mut parts: Vec<EventPart>) -> Vec<EventPart> {
+    let place = |p: &EventPart| {
+        let s = &p.extent.segment;
+        (s.process().clone(), s.file(), p.extent.offset)
+    };
+    parts.sort_by_cached_key(place);
+    let (mut of, mut latest) = (None, 0);
+    let mut timed: Vec<(u64, EventPart)> = Vec::with_capacity(parts.len());
+    for p in parts {
+        let process = p.extent.segment.process().clone();
+        if of.as_ref() != Some(&process) {
+            (of, latest) = (Some(process), 0);
+        }
+        // A clock that was set back does not turn the order of a journal.
+        latest = latest.max(p.received);
+        timed.push((latest, p));
+    }
+    timed.sort_by_key(|(at, _)| *at);
+    timed.into_iter().map(|(_, p)| p).collect()
 }
 
 /// Rows as subscribers get them: complete rows, one JSON object a line.

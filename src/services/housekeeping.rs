@@ -1,10 +1,11 @@
 //! The background work of a server: objects behind decisions, settling, the
 //! client snapshot, and the deletion of journals that nobody needs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::events::day_of;
+use super::events::{EventKey, day_of};
 use super::server::{Org, Server, ServiceError};
 use super::state::FlowKey;
 use crate::env::Mutant;
@@ -90,11 +91,10 @@ impl Server {
                         || (hasty && f.ended_at.is_some())
                 });
                 let today = day_of(now.saturating_sub(DAY_GRACE));
-                let events: Vec<_> = state
-                    .events
-                    .sets
-                    .keys()
-                    .filter(|k| how == Settle::All || k.day < today)
+                let due = |k: &&EventKey| how == Settle::All || k.day < today;
+                // What was begun is finished whatever the day.
+                let events: BTreeSet<EventKey> = (state.events.sets.keys().filter(due))
+                    .chain(state.events.filing.keys())
                     .cloned()
                     .collect();
                 (dirty, announce, uploads, flows, events)
@@ -120,6 +120,9 @@ impl Server {
                 }
             }
             self.settle_hunts(&org, how).await;
+            if sure() {
+                self.remove_spent_tasks(&org).await;
+            }
             if how == Settle::All && sure() {
                 self.store_tasks(&org).await;
                 self.store_flow_indexes(&org).await;
@@ -127,23 +130,59 @@ impl Server {
         }
     }
 
-    /// Unsent tasks go where a stock server looks for them.
     async fn store_tasks(&self, org: &Arc<Org>) {
+        if let Err(e) = self.store_unsent(org).await {
+            tracing::error!(error = %e, "tasks not stored for a stock server");
+        }
+    }
+
+    /// Puts unsent tasks where a stock server looks for them. Returns how many.
+    pub(super) async fn store_unsent(&self, org: &Arc<Org>) -> Result<usize, ServiceError> {
         let tasks: Vec<_> = {
             let state = org.state();
             let all = state.clients.iter();
             all.flat_map(|(id, c)| c.queue.unsent().map(move |t| (id.clone(), t.clone()))).collect()
         };
-        for (client, task) in tasks {
+        for (client, task) in &tasks {
+            let path = crate::store::paths::Client { org: &org.id, id: client };
+            self.tree.set(&path.task(task.task_id), task).await?;
+        }
+        Ok(tasks.len())
+    }
+
+    /// Deletes files of the stock queue whose tasks were sent or withdrawn: a later
+    /// start, or a stock server, would send them once more.
+    pub(super) async fn remove_spent_tasks(&self, org: &Arc<Org>) {
+        let spent: Vec<(String, u64)> = {
+            let mut state = org.state();
+            let clients = &mut state.clients;
+            let with = std::mem::take(&mut clients.with_files);
+            let mut spent = Vec::new();
+            for id in with {
+                let Some(c) = clients.get(&id) else { continue };
+                spent.extend(c.queue.spent().into_iter().map(|t| (id.clone(), t)));
+                if c.queue.has_files() {
+                    clients.with_files.insert(id);
+                }
+            }
+            spent
+        };
+        for (client, task) in spent {
             let path = crate::store::paths::Client { org: &org.id, id: &client };
-            if let Err(e) = self.tree.set(&path.task(task.task_id), &task).await {
-                tracing::error!(client, task = task.task_id, error = %e, "task not stored for a stock server");
+            match self.tree.delete(&path.task(task)).await {
+                Ok(()) => {
+                    if let Some(c) = org.state().clients.get_mut(&client) {
+                        c.queue.file_gone(task);
+                    }
+                }
+                Err(e) => tracing::warn!(client, task, error = %e,
+                    "file of a task that was sent not removed; tried again"),
             }
         }
     }
 
     /// The list of each client's flows that stock pages through.
-    async fn store_flow_indexes(&self, org: &Arc<Org>) {
+    pub(super) async fn store_flow_indexes(&self, org: &Arc<Org>) {
         let clients: Vec<String> = org.state().clients.iter().map(|(id, _)| id.clone()).collect();
         for client in clients {
             if let Err(e) = self.store_flow_index(org, &client).await {
@@ -184,7 +223,7 @@ impl Server {
             let (infos, pins, changed) = {
                 let mut state = org.state();
                 let changed = std::mem::take(&mut state.clients.dirty);
-                let infos: Vec<_> = state.clients.iter().map(|(_, c)| c.info.clone()).collect();
+                let infos: Vec<_> = state.clients.iter().map(|(_, c)| c.record()).collect();
                 (infos, std::mem::take(&mut state.clients.pins), changed)
             };
             if infos.is_empty() && !changed {

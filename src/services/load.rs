@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use velociraptor_proto::proto::ClientInfo;
+use velociraptor_proto::proto::artifact_collector_context::State;
 
-use super::ids::OrgId;
+use super::ids::{OrgId, Session};
 use super::server::{Org, Server, ServiceError};
 use crate::store::paths::{self, Client};
 
@@ -20,6 +21,7 @@ pub async fn load_clients(server: &Server) -> Result<(), ServiceError> {
             }
         }
         let found = load_keys_and_tasks(server, &org).await?;
+        take_up_flows(server, &org).await?;
         tracing::info!(org = %org.id, snapshot = known, enrolled_since = found, "clients loaded");
     }
     Ok(())
@@ -61,12 +63,56 @@ async fn load_tasks(server: &Server, org: &Org, client: &str) -> Result<(), Serv
                 if message.flow_request.is_none() && message.vql_client_action.is_some() {
                     continue;
                 }
-                org.state().clients.entry(client).queue.push(message, None, None);
+                let flow = Session::parse(&message.session_id).flow;
+                if message.flow_request.is_some() && is_over(server, org, client, &flow).await? {
+                    // Left by a server that ended between the end of the flow and this.
+                    server.tree.delete(&path.task(id)).await?;
+                    continue;
+                }
+                let mut state = org.state();
+                state.clients.with_files.insert(client.to_owned());
+                state.clients.entry(client).queue.push_filed(message);
             }
             Ok(None) => {}
             Err(e) => {
                 tracing::warn!(org = %org.id, client, task = id, error = %e, "task cannot be read; left in place")
             }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the stock files of a flow say that it has ended.
+async fn is_over(
+    server: &Server,
+    org: &Org,
+    client: &str,
+    flow: &str,
+) -> Result<bool, ServiceError> {
+    let context = server.flow(org, client, flow).await?;
+    Ok(context.is_some_and(|c| matches!(c.state(), State::Finished | State::Error)))
+}
+
+/// What clients were working on when their records were written: they are asked
+/// about it like about anything of which nothing is heard.
+async fn take_up_flows(server: &Server, org: &Arc<Org>) -> Result<(), ServiceError> {
+    let noted: Vec<(String, String, u64)> = {
+        let mut state = org.state();
+        let mut out = Vec::new();
+        for c in state.clients.iter_mut() {
+            let flows = std::mem::take(&mut c.info.in_flight_flows);
+            if c.can_ask() {
+                let id = c.info.client_id.clone();
+                out.extend(flows.into_iter().map(|(f, at)| (id.clone(), f, at.max(0) as u64)));
+            }
+        }
+        out.sort();
+        out
+    };
+    for (client, flow, at) in noted {
+        if !is_over(server, org, &client, &flow).await? {
+            let mut state = org.state();
+            state.clients.entry(&client).queue.working_on(&flow, at.saturating_mul(1_000_000));
         }
     }
     Ok(())

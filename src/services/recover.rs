@@ -413,7 +413,8 @@ async fn decision(
         Some(DecisionKind::HuntDone(_)) if server.env.sabotage.is(Mutant::ForgetHuntEnds) => {}
         Some(DecisionKind::OpenFlow(o)) => {
             let (context, reports) = stored_flow(server, &org.id, &d.client_id, &o.flow_id).await?;
-            org.state().open_flow(&d.client_id, o, context, reports, pin.clone());
+            let o = super::part_uploads::located(server, o.clone());
+            org.state().open_flow(&d.client_id, &o, context, reports, pin.clone());
         }
         Some(DecisionKind::SettledFlow(s)) => {
             org.state().settled_flow(&d.client_id, &s.flow_id, d.time);
@@ -425,7 +426,7 @@ async fn decision(
                 day: s.day.clone(),
                 logs: s.logs,
             };
-            org.state().settled_events(&key, d.time);
+            org.state().settled_events(&key, d.time, s.filed);
         }
         Some(DecisionKind::Repeats(r)) => {
             for r in &r.repeats {
@@ -479,7 +480,8 @@ pub async fn describe_stored(
     names: &[String],
 ) -> Result<Option<OpenFlow>, ServiceError> {
     let (context, reports) = stored_flow(server, org, client, flow).await?;
-    if context.is_none() && reports.is_empty() {
+    let parts = super::part_uploads::kept(server, org, client, flow).await?;
+    if context.is_none() && reports.is_empty() && parts.is_empty() {
         return Ok(None);
     }
     let path = Client { org, id: client };
@@ -489,7 +491,7 @@ pub async fn describe_stored(
     all.extend(
         reports.values().flat_map(|r| &r.query_status).flat_map(|q| q.names_with_response.clone()),
     );
-    let mut open = OpenFlow { flow_id: flow.to_owned(), ..Default::default() };
+    let mut open = OpenFlow { flow_id: flow.to_owned(), parts, ..Default::default() };
     for name in all.into_iter().map(|n| server.reveal(&n)) {
         if !name.is_empty() && !open.base_rows.contains_key(&name) {
             let rows = server.stored_rows(&path.results_of(&name)).await?;

@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use bytes::Bytes;
 use velociraptor_proto::journal::SettledFlow;
 use velociraptor_proto::journal::decision::Kind;
+use velociraptor_proto::proto::artifact_collector_context::State;
 use velociraptor_proto::proto::{
     ApiFlowRequestDetails, ArtifactCollectorArgs, ArtifactCollectorContext,
 };
@@ -37,7 +38,7 @@ impl Server {
             let Some(f) = state.flows.get_mut(key) else { return Ok(()) };
             f.dirty = false;
             let Some(c) = f.snapshot(now) else { return Ok(()) };
-            (c, f.reports.clone())
+            (as_stored(c), f.reports.clone())
         };
         let done = self.put_objects(org, key, context, !reports.is_empty()).await;
         if done.is_err()
@@ -118,6 +119,9 @@ impl Server {
         let kind = Kind::SettledFlow(SettledFlow { flow_id: flow.clone() });
         let at = self.decide_alone(org, client, "", kind).await?;
         org.state().settled_flow(client, flow, at);
+        if f.kept_parts && f.uploads_complete() {
+            super::part_uploads::forget(self, &org.id, client, flow).await;
+        }
         Counters::inc(&self.counters.settled);
         Ok(())
     }
@@ -262,6 +266,18 @@ impl Server {
         Ok(())
     }
 
+    /// Whether two names are one file, or two of the same content.
+    pub(super) async fn same_file(&self, ours: &str, theirs: &str) -> Result<bool, ServiceError> {
+        let fs = &*self.env.fs;
+        let err = |e| ServiceError::from(StoreError::from(e));
+        let (a, b) = (fs.stat(ours).await.map_err(err)?, fs.stat(theirs).await.map_err(err)?);
+        if a.inode == b.inode {
+            return Ok(true);
+        }
+        let same = a.len == b.len;
+        Ok(same && self.compare(ours, theirs).await? == Compared::TheirsHoldsOurs)
+    }
+
     async fn compare(&self, ours: &str, theirs: &str) -> Result<Compared, ServiceError> {
         const BLOCK: usize = 1 << 20;
         let fs = &*self.env.fs;
@@ -304,10 +320,21 @@ impl Server {
     }
 }
 
+#[derive(PartialEq, Eq)]
 enum Compared {
     OursIsLonger,
     TheirsHoldsOurs,
     Different,
+}
+
+/// A context as stock files hold it. What a flow that goes on is shown as, waiting or
+/// in progress, is worked out whenever it is read: a stock server never lets a flow end
+/// of which that is stored.
+fn as_stored(mut c: ArtifactCollectorContext) -> ArtifactCollectorContext {
+    if matches!(c.state(), State::Waiting | State::InProgress | State::Unresponsive) {
+        c.state = State::Running.into();
+    }
+    c
 }
 
 /// A request as the small context object holds it: without compiled queries.

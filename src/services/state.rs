@@ -13,7 +13,7 @@ use velociraptor_proto::journal::{Decision, OpenFlow, PostClass, Schedule};
 use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::clients::Clients;
-use super::events::{EventKey, EventPart, EventTable, Form, day_of};
+use super::events::{EventKey, EventPart, EventTable, Filing, Form, day_of};
 use super::flows::job::{Hash, Job, hash};
 use super::flows::{LiveFlow, Outcome};
 use super::hunts::Hunts;
@@ -176,12 +176,13 @@ impl OrgState {
             logs,
         };
         let part = EventPart {
+            hash: job.hash,
             received: p.received,
             rows: job.rows,
             extent: job.extent.clone(),
             form: Form::Job,
         };
-        if self.events.sets.entry(key.clone()).or_default().add(job.hash, part) {
+        if self.events.sets.entry(key.clone()).or_default().add(part) {
             Effect::Events(key)
         } else {
             Effect::Duplicate
@@ -247,8 +248,9 @@ impl OrgState {
         let count = super::flows::job::lines(rows).count() as u64;
         let mut id = rows.to_vec();
         id.extend_from_slice(&time.to_le_bytes());
-        let part = EventPart { received: time, rows: count, extent, form: Form::Lines };
-        self.events.sets.entry(key).or_default().add(hash(&id), part);
+        let (hash, form) = (hash(&id), Form::Lines);
+        let part = EventPart { hash, received: time, rows: count, extent, form };
+        self.events.sets.entry(key).or_default().add(part);
     }
 
     /// Applies a decision.
@@ -276,6 +278,7 @@ impl OrgState {
                 let grantee = grantee(&g.node, &g.epoch);
                 let queue = &mut self.clients.entry(client).queue;
                 queue.granted(|id| g.task_id.contains(&id), cipher, grantee.as_ref());
+                queue.hold(&g.task_id, pin);
             }
             Some(Kind::Cancel(c)) => {
                 let key = (client.to_owned(), c.flow_id.clone());
@@ -331,9 +334,20 @@ impl OrgState {
             Some(Kind::DeleteClient(_)) => {
                 self.clients.remove(client);
                 self.flows.retain(|k, _| k.0 != client);
-                self.events.sets.retain(|k, _| k.client != client);
+                self.events.remove_client(client);
                 self.tombstones.remove_client(client);
                 self.touch_clients(pin);
+            }
+            Some(Kind::FilingEvents(f)) => {
+                let key = EventKey {
+                    client: client.to_owned(),
+                    artifact: f.artifact.clone(),
+                    day: f.day.clone(),
+                    logs: f.logs,
+                };
+                let hashes = f.hashes.chunks(16).map(to_hash).collect();
+                let (name, pin) = (f.name.clone(), pin.clone());
+                self.events.filing.insert(key, Filing { name, hashes: Arc::new(hashes), pin });
             }
             Some(
                 Kind::OpenFlow(_)
@@ -393,28 +407,35 @@ impl OrgState {
     /// what was sent is remembered.
     pub fn settled_flow(&mut self, client: &str, flow: &str, at: u64) {
         let key = (client.to_owned(), flow.to_owned());
-        if let Some(f) = self.flows.remove(&key) {
-            self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments().cloned(), at);
-        }
-        if let Some(c) = self.clients.get_mut(client) {
+        let Some(f) = self.flows.remove(&key) else { return };
+        // One that goes on keeps its task.
+        if f.over()
+            && let Some(c) = self.clients.get_mut(client)
+        {
             c.queue.ended(flow);
         }
+        self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments().cloned(), at);
     }
 
-    /// This set of events is in stock files, since `at`, microseconds.
-    pub fn settled_events(&mut self, key: &EventKey, at: u64) {
-        let Some(set) = self.events.sets.remove(key) else { return };
+    /// The file that was begun last for this set of events is there, since `at`,
+    /// microseconds. Not `filed`: everything of the set is in stock files.
+    pub fn settled_events(&mut self, key: &EventKey, at: u64, filed: bool) {
+        let begun = self.events.filing.remove(key);
+        let parts = match (&begun, filed) {
+            (Some(f), _) => self.events.take(key, Some(&f.hashes)),
+            (None, true) => return,
+            (None, false) => self.events.take(key, None),
+        };
         // Nobody sends again what the server made.
-        if set.parts.iter().all(|p| p.form == Form::Lines) {
-            return;
-        }
+        let sent: Vec<EventPart> = parts.into_iter().filter(|p| p.form == Form::Job).collect();
         let what = Buried::Events {
             client: key.client.clone(),
             artifact: key.artifact.clone(),
             logs: key.logs,
         };
-        let pins = set.parts.iter().map(|p| p.extent.segment.clone());
-        self.tombstones.bury(what, set.hashes(), pins, at);
+        let pins = sent.iter().map(|p| p.extent.segment.clone()).chain(begun.map(|f| f.pin));
+        let hashes = sent.iter().map(|p| p.hash);
+        self.tombstones.bury(what, hashes, pins, at);
     }
 
     /// An end of a flow is among the events: it is not announced again.

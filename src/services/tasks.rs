@@ -65,6 +65,9 @@ pub struct Queue {
     asked: BTreeMap<String, u64>,
     /// Flows whose receipt is proved.
     proved: BTreeSet<String>,
+    /// Tasks that came from a file of the stock queue, which goes when the task is
+    /// queued no more; with the journal that says that it may have been sent.
+    filed: BTreeMap<u64, Option<Arc<Segment>>>,
 }
 
 /// What may go out now.
@@ -109,6 +112,53 @@ impl Queue {
         let task =
             Task { message, flow, state: State::Queued, granted, cipher, grantee: None, _pin: pin };
         self.tasks.insert(task.message.task_id, task);
+    }
+
+    /// Adds a task from a file of the stock queue.
+    pub fn push_filed(&mut self, message: VeloMessage) {
+        self.filed.insert(message.task_id, None);
+        self.push(message, None, None);
+    }
+
+    /// The record in `pin` says that these may have been sent, as their files do not.
+    pub fn hold(&mut self, ids: &[u64], pin: &Arc<Segment>) {
+        for id in ids {
+            if let Some(held) = self.filed.get_mut(id) {
+                *held = Some(pin.clone());
+            }
+        }
+    }
+
+    /// Files of the stock queue that say nothing any more.
+    pub fn spent(&self) -> Vec<u64> {
+        self.filed.keys().filter(|id| !self.tasks.contains_key(id)).copied().collect()
+    }
+
+    /// Whether it knows of files of the stock queue.
+    pub fn has_files(&self) -> bool {
+        !self.filed.is_empty()
+    }
+
+    /// The file of a task is gone.
+    pub fn file_gone(&mut self, id: u64) {
+        self.filed.remove(&id);
+    }
+
+    /// The client may be working on a flow of which something was heard at `at`,
+    /// microseconds.
+    pub fn working_on(&mut self, flow: &str, at: u64) {
+        self.inflight.insert(flow.to_owned(), at);
+    }
+
+    /// The server ends: what is queued has files. Of what may have been sent all that
+    /// is remembered is that the client may be working on it.
+    pub fn put_down(&mut self, now: u64) {
+        for t in std::mem::take(&mut self.tasks).into_values() {
+            if t.state != State::Queued && t.message.flow_request.is_some() {
+                self.inflight.entry(t.flow).or_insert(now);
+            }
+        }
+        self.filed.clear();
     }
 
     /// The right to send these is durable; they go to this cipher, through this

@@ -1,5 +1,5 @@
-//! A file system for tests that gets full, and notices who goes on using a file
-//! after an error.
+//! A file system for tests that gets full, or ends with its process at some write,
+//! and notices who goes on using a file after an error.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -20,6 +20,8 @@ struct State {
     /// Length of each file, by inode.
     sizes: BTreeMap<u64, u64>,
     faults: Vec<String>,
+    /// Calls that change something until the process is dead; `None` for any number.
+    life: Option<u64>,
 }
 
 impl State {
@@ -56,6 +58,17 @@ impl Faulty {
         s.limit = n.map(|n| s.used() + n);
     }
 
+    /// The process is killed after `n` more calls that change something: nothing it
+    /// asks for after that happens.
+    pub fn die_after(&self, n: u64) {
+        self.state().life = Some(n);
+    }
+
+    /// Whether it is dead.
+    pub fn is_dead(&self) -> bool {
+        self.state().life == Some(0)
+    }
+
     /// What no correct program does.
     pub fn faults(&self) -> Vec<String> {
         self.state().faults.clone()
@@ -69,9 +82,27 @@ impl Faulty {
     }
 }
 
+fn dead() -> io::Error {
+    io::Error::other("this process is dead")
+}
+
+/// One more call; `change`: it changes something.
+fn live(state: &Mutex<State>, change: bool) -> io::Result<()> {
+    let mut s = state.lock().unwrap_or_else(PoisonError::into_inner);
+    match &mut s.life {
+        Some(0) => Err(dead()),
+        Some(n) if change => {
+            *n -= 1;
+            if *n == 0 { Err(dead()) } else { Ok(()) }
+        }
+        _ => Ok(()),
+    }
+}
+
 impl FileSystem for Faulty {
     fn open<'a>(&'a self, path: &'a str, how: Open) -> BoxFuture<'a, io::Result<Box<dyn File>>> {
         let open = async move {
+            live(&self.state, how != Open::Read)?;
             let inner = self.inner.open(path, how).await?;
             let ino = inode(path).map_or(0, |i| i.0);
             let state = self.state.clone();
@@ -82,15 +113,24 @@ impl FileSystem for Faulty {
     }
 
     fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<Vec<DirEntry>>> {
-        self.inner.list(dir)
+        async move {
+            live(&self.state, false)?;
+            self.inner.list(dir).await
+        }
+        .boxed()
     }
 
     fn stat<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Meta>> {
-        self.inner.stat(path)
+        async move {
+            live(&self.state, false)?;
+            self.inner.stat(path).await
+        }
+        .boxed()
     }
 
     fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
         let call = async move {
+            live(&self.state, true)?;
             self.free(to);
             self.inner.rename(from, to).await
         };
@@ -98,11 +138,16 @@ impl FileSystem for Faulty {
     }
 
     fn link<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.inner.link(from, to)
+        async move {
+            live(&self.state, true)?;
+            self.inner.link(from, to).await
+        }
+        .boxed()
     }
 
     fn remove<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
         let call = async move {
+            live(&self.state, true)?;
             self.free(path);
             self.inner.remove(path).await
         };
@@ -110,15 +155,27 @@ impl FileSystem for Faulty {
     }
 
     fn remove_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.inner.remove_dir(path)
+        async move {
+            live(&self.state, true)?;
+            self.inner.remove_dir(path).await
+        }
+        .boxed()
     }
 
     fn create_dir<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.inner.create_dir(path)
+        async move {
+            live(&self.state, true)?;
+            self.inner.create_dir(path).await
+        }
+        .boxed()
     }
 
     fn sync_dir<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<()>> {
-        self.inner.sync_dir(dir)
+        async move {
+            live(&self.state, true)?;
+            self.inner.sync_dir(dir).await
+        }
+        .boxed()
     }
 
     fn free_space<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<u64>> {
@@ -161,6 +218,7 @@ impl FaultyFile {
     }
 
     async fn write(&self, off: u64, data: Bytes) -> io::Result<()> {
+        live(&self.state, true)?;
         self.grow(off + data.len() as u64)?;
         self.inner.write_at(off, data).await
     }
@@ -182,7 +240,11 @@ impl File for FaultyFile {
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         self.used("synced");
-        self.inner.sync()
+        async {
+            live(&self.state, true)?;
+            self.inner.sync().await
+        }
+        .boxed()
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, io::Result<()>> {

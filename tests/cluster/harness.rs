@@ -69,6 +69,7 @@ impl Cluster {
             "Monitoring": {"bind_port": p[5]},
             "Datastore": {"location": ds, "filestore_directory": ds},
             "Client": {"server_urls": [format!("https://127.0.0.1:{}/", p[0])], "max_poll": 1},
+            "defaults": {"event_max_wait": 1, "event_max_wait_jitter": 1},
         });
         let text = c.command(&["config", "generate", "--merge", &merge.to_string()]);
         std::fs::write(c.path("server.config.yaml"), text).unwrap();

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use velociraptor::services::Server;
+use velociraptor::services::event_view::EventView;
 use velociraptor::services::events::EventKey;
 use velociraptor::services::flows::Rows;
 use velociraptor::services::flows::job::lines;
-use velociraptor::services::settle_events::event_paths;
 use velociraptor::store::paths::Client;
-use velociraptor::store::resultset::TimedSet;
 use velociraptor::store::uploads::{Holes, Upload};
 use velociraptor_proto::proto::ArtifactCollectorContext;
 use velociraptor_proto::proto::artifact_collector_context::State;
@@ -350,17 +349,8 @@ async fn stored_events(
         day: String::new(),
         logs: false,
     };
-    let mut live = Vec::new();
-    {
-        let state = org.state();
-        for (k, e) in &state.events.sets {
-            if k.client == client && k.artifact == artifact && !k.logs {
-                live.extend(e.parts.iter().map(|p| (k.clone(), p.clone())));
-            }
-        }
-    }
-    let set = TimedSet::open(&server.tree, &event_paths(&org, &any).dir()).await;
-    let mut rows = set.map_err(|e| text(&e))?.all();
+    let EventView { files, live } = server.events(&org, &any).await.map_err(|e| text(&e))?;
+    let mut rows = files.all();
     while let Some(row) = rows.next().await.map_err(|e| text(&e))? {
         out.push(plain(&row.shown())?);
     }

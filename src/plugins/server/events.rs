@@ -8,12 +8,12 @@ use super::args::{needed, or_variable};
 use super::results::send;
 use super::session::{Session, failed};
 use crate::services::acl::Permission;
+use crate::services::event_view::EventView;
 use crate::services::events::EventKey;
 use crate::services::flows::job::lines;
 use crate::services::repository::{Kind, source_name};
-use crate::services::settle_events::event_paths;
 use crate::store::journal::Worth;
-use crate::store::resultset::{TimedSet, with_ts};
+use crate::store::resultset::with_ts;
 
 /// A span of time, Unix nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -115,40 +115,25 @@ pub(super) async fn stored(
     emitter: &Emitter,
 ) -> Result<(), Error> {
     let (server, org) = (&session.server, &session.org);
-    // Taken first: a set that is settled at this very moment is shown twice
-    // rather than not at all.
-    let live: Vec<_> = {
-        let state = org.state();
-        let mine = |k: &&EventKey| k.client == client && k.artifact == artifact && !k.logs;
-        let keys = state.events.sets.keys().filter(mine).cloned().collect::<Vec<_>>();
-        let parts = |k: EventKey| {
-            let parts = state.events.sets.get(&k).map(|e| e.parts.clone()).unwrap_or_default();
-            (k, parts)
-        };
-        keys.into_iter().map(parts).collect()
-    };
     let any = EventKey {
         client: client.to_owned(),
         artifact: artifact.to_owned(),
         day: String::new(),
         logs: false,
     };
-    let dir = event_paths(org, &any).dir();
-    let set = TimedSet::open(&server.tree, &dir).await.map_err(Error::failed)?;
-    let mut rows = set.rows(window.from, window.to);
+    let EventView { files, live } = server.events(org, &any).await.map_err(failed)?;
+    let mut rows = files.rows(window.from, window.to);
     while let Some(row) = rows.next().await.map_err(Error::failed)? {
         send(emitter, &row.shown()).await?;
     }
-    for (key, parts) in live {
-        for part in parts {
-            let nanos = i64::try_from(part.received).unwrap_or(i64::MAX).saturating_mul(1000);
-            if nanos < window.from || nanos >= window.to {
-                continue;
-            }
-            let blob = server.event_rows(&key, &part).await.map_err(failed)?;
-            for line in lines(&blob) {
-                send(emitter, &with_ts(&blob.slice_ref(line), nanos / 1_000_000)).await?;
-            }
+    for (key, part) in live {
+        let nanos = i64::try_from(part.received).unwrap_or(i64::MAX).saturating_mul(1000);
+        if nanos < window.from || nanos >= window.to {
+            continue;
+        }
+        let blob = server.event_rows(&key, &part).await.map_err(failed)?;
+        for line in lines(&blob) {
+            send(emitter, &with_ts(&blob.slice_ref(line), nanos / 1_000_000)).await?;
         }
     }
     Ok(())

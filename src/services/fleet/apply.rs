@@ -349,6 +349,7 @@ fn kind_of(d: &Decision) -> &'static str {
         Some(DecisionKind::Label(_)) => "label",
         Some(DecisionKind::OpenFlow(_)) => "open flow",
         Some(DecisionKind::SettledFlow(_)) => "settled flow",
+        Some(DecisionKind::FilingEvents(_)) => "filing events",
         Some(DecisionKind::SettledEvents(_)) => "settled events",
         Some(DecisionKind::ClientInfo(_)) => "client info",
         Some(DecisionKind::FailFlow(_)) => "fail flow",

@@ -166,6 +166,15 @@ impl Server {
         life.dead_since.get_or_insert_with(Instant::now);
     }
 
+    /// Every other process has ended, as whoever calls this has seen to.
+    pub(in crate::services) fn bury_all(&self) {
+        for p in self.processes.others() {
+            let mut life = p.life();
+            life.certainly_dead = true;
+            life.dead_since.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// Earlier processes of this node ended before this one was let in.
     pub(in crate::services) fn bury_own(&self) {
         for p in self.processes.others() {

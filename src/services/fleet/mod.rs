@@ -10,6 +10,7 @@ pub mod chain;
 mod discover;
 pub mod hold;
 pub mod hub;
+pub mod living;
 pub mod minion;
 pub mod outbox;
 mod positions;
@@ -56,6 +57,9 @@ pub struct Options {
     /// Most message hashes remembered of settled things, 16 bytes each. Default
     /// 4 Mi.
     pub tombstone_hashes: usize,
+    /// Nobody is served: every other process has ended, and what they left is put
+    /// into stock files.
+    pub offline: bool,
     /// Breaks promises on purpose, for the tests that show that they are kept.
     pub danger: Danger,
 }
@@ -79,6 +83,7 @@ impl Default for Options {
             dead_after: Duration::from_secs(120),
             tombstone: Duration::from_secs(600),
             tombstone_hashes: 4 << 20,
+            offline: false,
             danger: Danger::default(),
         }
     }

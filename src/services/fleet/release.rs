@@ -28,7 +28,7 @@ const CLEAR_EVERY: Duration = Duration::from_secs(60);
 
 /// Folders of an epoch's directory in which nothing is of use once its process is
 /// dead. What people may want to read (`aside`, `poison`, `quarantine`) stays.
-const OF_NO_USE: [&str; 2] = ["probe", "beat"];
+const OF_NO_USE: [&str; 3] = ["probe", "beat", "reserve"];
 
 /// A file to delete, of this process.
 struct Doomed {
@@ -137,11 +137,14 @@ impl Server {
         })
     }
 
-    /// Whether a process that was master before `p` has left anything.
+    /// Whether a process that was master before `p` has left anything. When all have
+    /// certainly ended none will write again, so that only its journal counts.
     fn predecessors_remain(&self, p: &Proc) -> bool {
         let masters = self.processes.masters();
         let at = masters.iter().position(|id| *id == p.id).unwrap_or(0);
-        masters[..at].iter().any(|id| self.processes.get(id).is_some())
+        let offline = self.options.fleet.offline;
+        let left = |p: Arc<Proc>| !offline || !p.files().journal.is_empty();
+        masters[..at].iter().any(|id| self.processes.get(id).is_some_and(left))
     }
 
     /// Files to delete here and now: this process's own, and those of the dead.

@@ -64,14 +64,18 @@ impl Running {
         }
     }
 
+    /// Whether process ids of `here` mean the same there.
+    pub fn is_here(&self, here: &Running) -> bool {
+        !self.boot.is_empty()
+            && self.boot == here.boot
+            && self.namespace != 0
+            && self.namespace == here.namespace
+    }
+
     /// Whether it has certainly ended, as seen from the process `here`. `false`
     /// says nothing.
     pub async fn has_ended(&self, env: &Env, here: &Running) -> bool {
-        let comparable = !self.boot.is_empty()
-            && self.boot == here.boot
-            && self.namespace != 0
-            && self.namespace == here.namespace;
-        if !comparable {
+        if !self.is_here(here) {
             return false;
         }
         if (self.pid, self.started) == (here.pid, here.started) {

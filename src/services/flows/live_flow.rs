@@ -86,6 +86,8 @@ pub struct LiveFlow {
     pub announced: bool,
     /// Context objects on disk differ from what is known.
     pub dirty: bool,
+    /// Parts of its files were kept when it was settled last.
+    pub kept_parts: bool,
     legacy: Legacy,
     bases: Bases,
     /// Reports and statuses taken: told twice they change nothing, but told again
@@ -109,6 +111,7 @@ impl LiveFlow {
             ended_at: None,
             announced: false,
             dirty: true,
+            kept_parts: false,
             legacy: Legacy::default(),
             bases,
             statuses: BTreeSet::new(),
@@ -152,6 +155,8 @@ impl LiveFlow {
         };
         let mut f = Self::with(context, bases);
         f.reports = reports;
+        f.kept_parts = !o.parts.is_empty();
+        f.uploads = o.parts.iter().map(LiveUpload::kept).collect();
         f.pins.insert(pin);
         f.announced = f.reports.values().any(status::is_complete);
         f

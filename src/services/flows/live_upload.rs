@@ -6,12 +6,15 @@
 //! new one. The last complete attempt gets the stock path.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use velociraptor_proto::journal::PartUpload;
 use velociraptor_proto::proto::{FileBuffer, Index};
 
 use super::job::{Hash, Job};
 use super::live_set::Placed;
-use crate::store::journal::Extent;
+use crate::services::state::to_hash;
+use crate::store::journal::{Extent, Segment};
 
 /// What makes two chunks part of the same upload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +129,35 @@ pub struct LiveUpload {
 }
 
 impl LiveUpload {
+    /// One of which a part was kept, and its key; `p.file` is the part's path.
+    pub fn kept(p: &PartUpload) -> (UploadKey, Self) {
+        let segment = Arc::new(Segment::of_path(p.file.as_str()));
+        let chunks: BTreeMap<u64, Chunk> = (p.chunks.iter())
+            .map(|c| {
+                let (segment, offset, len) = (segment.clone(), c.offset, c.length);
+                let data = ChunkData::Spill(Extent { segment, offset, len });
+                (c.offset, Chunk { hash: to_hash(&c.hash), len, data })
+            })
+            .collect();
+        let eof = p.end.as_ref().map(|e| Eof {
+            size: e.size,
+            stored_size: e.stored_size,
+            index: e.index.clone(),
+            received: e.received,
+        });
+        let first = chunks.get(&0).map(|c| c.hash);
+        let seen = chunks.values().map(|c| c.hash).collect();
+        let (path, started) = (p.path.clone(), p.started);
+        let attempt = Attempt { first, chunks, path, eof, started, settled: false };
+        let key = UploadKey {
+            run: p.run,
+            number: p.number,
+            accessor: p.accessor.clone(),
+            components: p.components.clone(),
+        };
+        (key, Self { attempts: vec![attempt], seen })
+    }
+
     /// Adds a file buffer.
     pub fn add(&mut self, job: &Job, received: u64) -> Placed {
         let Some(b) = &job.message.file_buffer else { return Placed::Conflict };
@@ -193,8 +225,6 @@ impl LiveUpload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::journal::Segment;
-    use std::sync::Arc;
     use velociraptor_proto::proto::{PathSpec, VeloMessage};
 
     fn chunk(id: u8, offset: u64, len: u64, eof: bool) -> Job {

@@ -229,6 +229,7 @@ impl Server {
         };
         let record = velociraptor_proto::journal::record::Kind::Decision(decision);
         let done = self.commit(record, vec![], vec![]).await?;
+        let open = crate::services::part_uploads::located(self, open);
         org.state().open_flow(client, &open, context, reports, done.segment);
         Ok(())
     }

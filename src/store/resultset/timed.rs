@@ -129,6 +129,11 @@ impl TimedSet {
         Ok(TimedSet { tree: tree.clone(), files })
     }
 
+    /// Leaves out the files with these names, without extension.
+    pub fn leave_out(&mut self, these: impl Fn(&str) -> bool) {
+        self.files.retain(|f| !these(&f.name));
+    }
+
     /// All files, by day and name.
     pub fn files(&self) -> &[DayFile] {
         &self.files
