@@ -402,6 +402,18 @@ impl Handle {
         if self.cluster.minions > 0 { Duration::from_secs(6) } else { Duration::from_millis(500) }
     }
 
+    /// A frontend's machine stands still for a while, its clock for users of it
+    /// too, and then goes on with what it believed.
+    pub async fn freeze(&self, name: &str, time: Duration) {
+        self.cover("freeze");
+        let trouble = self.books.lock().begin(Part::Host, format!("{name} stands still"));
+        self.happen(Fault::Freeze(name.to_owned())).await;
+        sleep(time).await;
+        self.happen(Fault::Continue(name.to_owned())).await;
+        // It may find that it is nobody any more, and start anew.
+        self.books.lock().end(trouble, self.reunion() + Duration::from_secs(10));
+    }
+
     /// Nothing passes between two hosts for a while: what is sent is lost, and
     /// connections break or hang.
     pub async fn partition(&self, a: &str, b: &str, time: Duration) {

@@ -198,6 +198,12 @@ impl Cluster {
         run::run(self, script)
     }
 
+    /// Whether the client with this book uses WebSockets.
+    pub fn is_socket(&self, book: usize) -> bool {
+        let twin_of = book.checked_sub(self.clients);
+        twin_of.unwrap_or(book) < self.sockets
+    }
+
     /// Names of the frontends, the master's first.
     pub fn frontends(&self) -> Vec<String> {
         let minions = (1..=self.minions).map(|i| format!("minion{i}"));

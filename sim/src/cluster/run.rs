@@ -23,7 +23,7 @@ use crate::watch::Watch;
 use crate::world;
 
 /// Clients on one simulated host.
-const PER_EDGE: usize = 16;
+const PER_EDGE: usize = 25;
 
 /// The machines of the frontends, each with its own disk, around a file server.
 fn machines(c: &Cluster, made: &config::Made) -> Hosts {

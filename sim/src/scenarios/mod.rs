@@ -7,6 +7,7 @@ mod bursts;
 mod calm;
 mod clones;
 mod crashes;
+mod failover;
 mod fleet;
 mod hunts;
 mod store;
@@ -50,8 +51,9 @@ pub const ALL: &[Scenario] = &[
     backlog::SCENARIO,
     bursts::SCENARIO,
     store::SCENARIO,
+    failover::SCENARIO,
+    failover::BALANCED,
     fleet::SCENARIO,
-    fleet::BALANCED,
     clones::SCENARIO,
     hunts::SCENARIO,
     weather::SCENARIO,
