@@ -36,6 +36,9 @@ use crate::check::Violation;
 use crate::faults::Menu;
 use crate::nfs::MountOptions;
 
+/// Host name of the machine that stands ready.
+pub const SPARE: &str = "spare";
+
 /// What scripts return: a reason to fail the run that is no invariant.
 pub type Script = Result<(), String>;
 
@@ -60,6 +63,7 @@ pub struct Cluster {
     pub(crate) journal_bytes: u64,
     pub(crate) traced: bool,
     pub(crate) start_spread: Duration,
+    pub(crate) spare: Option<String>,
 }
 
 impl Cluster {
@@ -84,6 +88,7 @@ impl Cluster {
             journal_bytes: 256 << 10,
             traced: false,
             start_spread: Duration::from_secs(2),
+            spare: None,
         }
     }
 
@@ -186,6 +191,13 @@ impl Cluster {
     /// Clients start within this time instead of at once.
     pub fn arriving(mut self, within: Duration) -> Self {
         self.start_spread = within;
+        self
+    }
+
+    /// A second machine stands ready with the configuration of this frontend: see
+    /// [`Handle::succeed`].
+    pub fn spare(mut self, of: &str) -> Self {
+        self.spare = Some(of.to_owned());
         self
     }
 

@@ -185,7 +185,12 @@ impl Hosts {
 
     /// How often each thing happened, in the file server, too.
     pub fn coverage(&self) -> BTreeMap<&'static str, u64> {
-        let mut all = self.lock().seen.clone();
+        let owned = self.lock();
+        let mut all = owned.seen.clone();
+        for (what, n) in owned.processes.values().flat_map(|p| p.gate.errors()) {
+            *all.entry(what).or_default() += n;
+        }
+        drop(owned);
         for (what, n) in self.store.seen() {
             *all.entry(what).or_default() += n;
         }

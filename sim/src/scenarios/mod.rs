@@ -11,6 +11,7 @@ mod failover;
 mod fleet;
 mod hunts;
 mod store;
+mod takeover;
 mod weather;
 
 use velociraptor::env::Mutant;
@@ -54,6 +55,7 @@ pub const ALL: &[Scenario] = &[
     failover::SCENARIO,
     failover::BALANCED,
     fleet::SCENARIO,
+    takeover::SCENARIO,
     clones::SCENARIO,
     hunts::SCENARIO,
     weather::SCENARIO,
