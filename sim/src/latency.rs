@@ -189,14 +189,14 @@ pub fn report(mut progress: impl FnMut(&str)) -> Vec<(String, String)> {
                 let name = format!("{}, NFS {} ms, {}", net(&r.0), r.0.nfs, r.0.minions);
                 bar(name, &r.1, |s| s.call)
             };
-            healthy.iter().map(|r| one(r)).collect::<Vec<_>>()
+            healthy.iter().map(one).collect::<Vec<_>>()
         }),
         ("latency-faults.svg", "From durable and held to the client, after a fault", {
             let one = |r: &&(Shape, Measured)| {
                 let name = format!("{}, NFS {} ms, {}", net(&r.0), r.0.nfs, r.0.fault);
                 bar(name, &r.1, |s| s.held)
             };
-            after.iter().map(|r| one(r)).collect::<Vec<_>>()
+            after.iter().map(one).collect::<Vec<_>>()
         }),
     ];
     let mut text = HEAD.to_owned();

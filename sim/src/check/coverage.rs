@@ -70,7 +70,8 @@ fn asked(b: &ClientBook) -> usize {
 /// Uploads whose pieces were taken by several frontends, or by several starts
 /// of one.
 fn uploads(l: &Ledger) -> usize {
-    let mut pieces: BTreeMap<(usize, &str, u32, i64), Vec<(Duration, &str)>> = BTreeMap::new();
+    type Pieces<'a> = Vec<(Duration, &'a str)>;
+    let mut pieces: BTreeMap<(usize, &str, u32, i64), Pieces<'_>> = BTreeMap::new();
     for (i, b) in l.clients.iter().enumerate() {
         for j in &b.jobs {
             if let (Content::Chunk { number, .. }, Fate::Acknowledged(at)) = (&j.content, j.fate) {
@@ -79,7 +80,7 @@ fn uploads(l: &Ledger) -> usize {
             }
         }
     }
-    let broken = |p: &&Vec<(Duration, &str)>| {
+    let broken = |p: &&Pieces<'_>| {
         let frontends: BTreeSet<&str> = p.iter().map(|x| x.1).collect();
         let (first, last) = (p.first().map(|x| x.0), p.last().map(|x| x.0));
         frontends.len() > 1
