@@ -14,6 +14,7 @@ pub mod disk;
 pub mod explore;
 pub mod faults;
 pub mod gate;
+pub mod latency;
 pub mod ledger;
 pub mod mounts;
 pub mod mutants;

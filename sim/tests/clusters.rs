@@ -16,7 +16,7 @@ fn run(scenario: &str, seed: u64, settings: Settings) -> Outcome {
 #[test]
 fn every_scenario_keeps_every_promise() {
     for scenario in
-        ["calm", "crashes", "bursts", "backlog", "arrivals", "store", "clones", "fleet", "hunts"]
+        ["calm", "crashes", "bursts", "backlog", "arrivals", "store", "clones", "failover", "hunts"]
     {
         let out = run(scenario, 1, Settings::default());
         assert!(out.violations.is_empty(), "{scenario}, seed 1:\n{out}");

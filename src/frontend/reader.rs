@@ -26,7 +26,7 @@ use crate::services::fleet::relay::Opening;
 use crate::services::flows::job::{Hash, hash};
 use crate::services::server::Counters;
 use crate::services::sessions::Held;
-use crate::services::tasks::Way;
+use crate::services::tasks::{Reply, Way};
 
 /// Replies a held reader may have waiting for its socket.
 const DEPTH: usize = 8;
@@ -124,7 +124,7 @@ impl Frontend {
         let now = self.server.env.clock.micros();
         if let Some(relay) = self.server.relay() {
             if let Some(request) = request {
-                relay.checked_in(&who.key(), who.cipher, request);
+                relay.checked_in(&who.key(), who.cipher, request, now);
             }
             return Ok(claim);
         }
@@ -150,9 +150,10 @@ impl HeldReader {
         loop {
             // Over HTTP the reply belongs to the request; over a WebSocket each
             // frame is a reply of its own.
+            let id = reply_id(self.held.id, seq);
             let reply = match self.transport {
-                Transport::Http => request,
-                Transport::Ws => frame_id(self.held.id, seq),
+                Transport::Http => Reply::http(id, request, self.frontend.limits.max_poll),
+                Transport::Ws => Reply::frame(id),
             };
             let skip = first && sabotage.is(Mutant::NothingOnArrival);
             first = false;
@@ -173,9 +174,9 @@ impl HeldReader {
                         self.frames
                             .lock()
                             .unwrap_or_else(PoisonError::into_inner)
-                            .push_back((seq, reply));
+                            .push_back((seq, reply.id));
                         if tx.send(Push::Task { seq, body }).await.is_err() {
-                            self.give_back(reply);
+                            self.give_back(reply.id);
                             return;
                         }
                         seq += 1;
@@ -186,7 +187,7 @@ impl HeldReader {
                     }
                     Err(e) => {
                         tracing::error!(client = self.who.source, error = e, "tasks not sealed");
-                        self.give_back(reply);
+                        self.give_back(reply.id);
                     }
                 }
             }
@@ -206,7 +207,7 @@ impl HeldReader {
 
     /// What may go out now, serialized; everything that needs a durable grant
     /// has it. With the time at which the last of it became durable.
-    async fn next(&self, reply: Hash) -> (Vec<Vec<u8>>, Option<u64>) {
+    async fn next(&self, reply: Reply) -> (Vec<Vec<u8>>, Option<u64>) {
         let server = &self.frontend.server;
         let messages = match server.relay() {
             Some(relay) => relay.take(&self.who.key(), self.who.cipher, reply),
@@ -224,11 +225,24 @@ impl HeldReader {
         (jobs, durable)
     }
 
+    /// Over HTTP a reply on the socket is proved by what the client does next.
+    fn written(&self, seq: u64) {
+        if self.transport != Transport::Http {
+            return;
+        }
+        let (server, id) = (&self.frontend.server, reply_id(self.held.id, seq));
+        let now = server.env.clock.micros();
+        match server.relay() {
+            Some(relay) => relay.written(&self.who.key(), id, now),
+            None => self.who.org.state().clients.entry(&self.who.source).queue.written(id, now),
+        }
+    }
+
     fn give_back(&self, reply: Hash) {
         let server = &self.frontend.server;
         match server.relay() {
             Some(relay) => relay.give_back(&self.who.key(), reply),
-            None => server.not_sent(&self.who.org, &self.who.source, Way::Reply(reply), &[]),
+            None => self.who.org.state().clients.entry(&self.who.source).queue.give_back(reply),
         }
     }
 
@@ -270,7 +284,7 @@ fn for_old_agents(m: &VeloMessage) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn frame_id(session: u64, seq: u64) -> Hash {
+fn reply_id(session: u64, seq: u64) -> Hash {
     let mut b = [0; 16];
     b[..8].copy_from_slice(&session.to_le_bytes());
     b[8..].copy_from_slice(&seq.to_le_bytes());
@@ -280,6 +294,7 @@ fn frame_id(session: u64, seq: u64) -> Hash {
 impl ReaderSession for HeldReader {
     fn delivered(&self, seq: u64, proof: Proof) {
         if proof == Proof::Written {
+            self.written(seq);
             let mut all = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(i) = all.iter().position(|d| d.0 == seq)
                 && let Some((_, durable)) = all.remove(i)

@@ -14,6 +14,7 @@ use super::flows::job::Hash;
 use super::server::{Org, Server};
 use super::tasks::{Way, What};
 use crate::env::Mutant;
+use crate::store::journal::ProcessId;
 
 /// A client without an interrogation is asked again after this long.
 const INTERROGATE_AGAIN: Duration = Duration::from_secs(600);
@@ -107,7 +108,7 @@ impl Server {
         way: Way<'_>,
     ) -> Vec<VeloMessage> {
         let now = self.env.clock.micros();
-        let (batch, claim) = {
+        let (mut batch, claim) = {
             let mut state = org.state();
             let client = state.clients.entry(source);
             let can_ask = client.can_ask();
@@ -130,11 +131,12 @@ impl Server {
             }
             if let Err(e) = self.decide(org, source, "", Kind::Grant(grant)).await {
                 tracing::warn!(client = source, error = %e, "grant not stored; tasks stay queued");
-                let ids: Vec<u64> = batch.messages.iter().map(|m| m.task_id).collect();
-                org.state().clients.entry(source).queue.not_granted(&ids);
-                return vec![];
+                org.state().clients.entry(source).queue.not_granted(&batch.ungranted, way);
+                // Questions and what has its right go out all the same.
+                batch.messages.retain(|m| !batch.ungranted.contains(&m.task_id));
+            } else {
+                self.wakes.durable(batch.ungranted.iter().copied(), self.env.clock.micros());
             }
-            self.wakes.durable(batch.ungranted.iter().copied(), self.env.clock.micros());
         }
         let mut out = batch.messages;
         self.counters.tasks_sent.fetch_add(out.len() as u64, Ordering::Relaxed);
@@ -153,15 +155,10 @@ impl Server {
         out
     }
 
-    /// What was taken did not go out.
-    pub fn not_sent(&self, org: &Org, source: &str, way: Way<'_>, ids: &[u64]) {
+    /// What was taken for another frontend process was not handed to it.
+    pub fn not_delegated(&self, org: &Org, source: &str, to: &ProcessId, ids: &[u64]) {
         let mut state = org.state();
         let queue = &mut state.clients.entry(source).queue;
-        match way {
-            Way::Reply(reply) => queue.give_back(reply),
-            Way::Node(p) => {
-                ids.iter().for_each(|id| queue.reported(p, *id, What::Back, 0));
-            }
-        }
+        ids.iter().for_each(|id| queue.reported(to, *id, What::Back, 0));
     }
 }

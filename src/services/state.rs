@@ -299,7 +299,7 @@ impl OrgState {
                 }
             }
             Some(Kind::FailFlow(c)) => {
-                self.clients.entry(client).queue.ended(&c.flow_id);
+                self.clients.entry(client).queue.forget(&c.flow_id);
                 if let Some(f) = self.flows.get_mut(&(client.to_owned(), c.flow_id.clone())) {
                     f.pin(pin.clone());
                     f.fail(&c.reason, d.time);

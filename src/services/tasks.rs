@@ -25,19 +25,76 @@ const ASK_AT_ONCE: usize = 16;
 enum State {
     /// Never sent.
     Queued,
-    /// On its way in the reply to the request `request` of cipher `cipher`.
-    Sent { cipher: Hash, request: Hash, at: u64 },
+    /// On its way to cipher `cipher` in a reply.
+    Sent { cipher: Hash, reply: Reply },
     /// Delegated to another frontend process, for the client process `cipher`.
     Away { process: ProcessId, cipher: Hash },
     /// Sent, or granted to a process that died: only the client can tell.
-    Unsure { cipher: Hash, asked: Option<u64> },
+    Unsure { cipher: Hash, asked: Option<Asked> },
+}
+
+/// A question about a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    /// When, microseconds.
+    at: u64,
+    /// The reply that carries it; `None`: another frontend process does.
+    reply: Option<Reply>,
+}
+
+/// A reply that carries tasks, and when another check-in shows that it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Names it among all replies of this process.
+    pub id: Hash,
+    /// The request that it answers over HTTP.
+    request: Option<Hash>,
+    /// When its last byte was handed to the socket, microseconds.
+    written: Option<u64>,
+    /// For how long after that a new check-in of the same client process proves
+    /// that it was read, microseconds.
+    proves: u64,
+}
+
+impl Reply {
+    /// The answer to `request` over HTTP. A stock agent that did not read its
+    /// answer sends the same bytes again at once, or waits at least its `max_poll`,
+    /// seconds, before it sends others: what comes earlier shows that it did. An
+    /// eighth is left for clocks that run at other rates.
+    pub fn http(id: Hash, request: Hash, max_poll: u64) -> Self {
+        let poll = max_poll.saturating_mul(1_000_000);
+        Self { id, request: Some(request), written: None, proves: poll - poll / 8 }
+    }
+
+    /// A frame of a WebSocket. An agent whose socket broke dials again at once, so
+    /// only that it says it consumed the frame is proof.
+    pub fn frame(id: Hash) -> Self {
+        Self { id, request: None, written: None, proves: 0 }
+    }
+
+    /// It is on the socket since `now`, microseconds.
+    pub fn wrote(&mut self, now: u64) {
+        self.written = Some(now);
+    }
+
+    /// Whether it answers the request with these bytes.
+    pub fn answers(&self, request: Hash) -> bool {
+        self.request == Some(request)
+    }
+
+    /// Whether a check-in with other bytes, of the same client process, at `now`
+    /// shows that this was read. Not if the clock was set back since.
+    pub fn proved_at(&self, now: u64) -> bool {
+        let age = self.written.and_then(|at| now.checked_sub(at));
+        age.is_some_and(|age| age < self.proves)
+    }
 }
 
 /// Whose hands a batch goes through.
 #[derive(Clone, Copy, Debug)]
 pub enum Way<'a> {
-    /// Ours: it is the reply to the request with this hash.
-    Reply(Hash),
+    /// Ours: it is in this reply.
+    Reply(Reply),
     /// Those of another frontend process, which reports what became of each task.
     Node(&'a ProcessId),
 }
@@ -238,7 +295,7 @@ impl Queue {
                 busy += 1;
             }
             let (grantee, state) = match way {
-                Way::Reply(request) => (None, State::Sent { cipher, request, at: now }),
+                Way::Reply(reply) => (None, State::Sent { cipher, reply }),
                 Way::Node(p) => (Some(p), State::Away { process: p.clone(), cipher }),
             };
             // A flow's durable record names who may send it to whom.
@@ -251,22 +308,27 @@ impl Queue {
             batch.messages.push(t.message.clone());
         }
         if can_ask {
-            self.add_questions(&mut batch, now);
+            let reply = match way {
+                Way::Reply(reply) => Some(reply),
+                Way::Node(_) => None,
+            };
+            self.add_questions(&mut batch, Asked { at: now, reply });
         }
         batch
     }
 
-    fn add_questions(&mut self, batch: &mut Batch, now: u64) {
+    fn add_questions(&mut self, batch: &mut Batch, question: Asked) {
+        let now = question.at;
         let going: BTreeSet<String> =
             batch.messages.iter().map(|m| Session::parse(&m.session_id).flow).collect();
         let mut ids: Vec<String> = Vec::new();
         for t in self.tasks.values_mut() {
             if let State::Unsure { asked, .. } = &mut t.state
-                && asked.is_none_or(|at| now > at + ASK_AFTER)
+                && asked.is_none_or(|a| now > a.at + ASK_AFTER)
                 && !going.contains(&t.flow)
                 && !ids.contains(&t.flow)
             {
-                *asked = Some(now);
+                *asked = Some(question);
                 ids.push(t.flow.clone());
             }
         }
@@ -292,17 +354,50 @@ impl Queue {
 
     /// The record that grants `ids` could not be written, or the connection
     /// broke before all bytes were handed over: they were not sent.
-    pub fn give_back(&mut self, request: Hash) {
+    pub fn give_back(&mut self, reply: Hash) {
         let back: Vec<u64> = (self.tasks.iter())
-            .filter(|(_, t)| matches!(&t.state, State::Sent { request: r, .. } if *r == request))
+            .filter(|(_, t)| matches!(&t.state, State::Sent { reply: r, .. } if r.id == reply))
             .map(|(id, _)| *id)
             .collect();
         back.into_iter().for_each(|id| self.requeue(id));
+        self.not_asked(|r| r.id == reply);
     }
 
-    /// The right to send these did not become durable: nobody was handed them.
-    pub fn not_granted(&mut self, ids: &[u64]) {
-        ids.iter().for_each(|id| self.requeue(*id));
+    /// What these replies asked nobody has read.
+    fn not_asked(&mut self, which: impl Fn(&Reply) -> bool) {
+        for t in self.tasks.values_mut() {
+            if let State::Unsure { asked, .. } = &mut t.state
+                && asked.and_then(|a| a.reply).is_some_and(|r| which(&r))
+            {
+                *asked = None;
+            }
+        }
+    }
+
+    /// The reply is on the socket since `now`, microseconds.
+    pub fn written(&mut self, id: Hash, now: u64) {
+        for t in self.tasks.values_mut() {
+            if let State::Sent { reply, .. } = &mut t.state
+                && reply.id == id
+            {
+                reply.wrote(now);
+            }
+        }
+    }
+
+    /// The right to send these on `way` did not become durable: nobody was handed
+    /// them. What somebody else was given meanwhile is not ours to take back.
+    pub fn not_granted(&mut self, ids: &[u64], way: Way<'_>) {
+        for id in ids {
+            let ours = match (self.tasks.get(id).map(|t| &t.state), way) {
+                (Some(State::Sent { reply, .. }), Way::Reply(r)) => reply.id == r.id,
+                (Some(State::Away { process, .. }), Way::Node(p)) => process == p,
+                _ => false,
+            };
+            if ours {
+                self.requeue(*id);
+            }
+        }
     }
 
     /// The task was certainly not sent. It waits again, unless its flow was
@@ -380,16 +475,20 @@ impl Queue {
         with.collect()
     }
 
-    /// A new check-in of the same client process: it has read earlier replies.
-    /// The same ciphertext again: it has not read the reply to it.
+    /// A new check-in of the same client process, soon after a reply: it has read
+    /// it. Later it may be a second try. The same ciphertext again: it has not
+    /// read the reply to it.
     pub fn checked_in(&mut self, cipher: Hash, request: Hash, now: u64) {
         let (mut proved, mut back) = (Vec::new(), Vec::new());
         for (id, t) in &mut self.tasks {
             match &t.state {
-                State::Sent { request: r, .. } if *r == request => back.push(*id),
-                State::Sent { cipher: c, .. } if *c == cipher => proved.push(*id),
-                // Another process of this client: whether the first one got it
-                // before it ended, nobody knows.
+                State::Sent { reply, .. } if reply.answers(request) => back.push(*id),
+                State::Sent { cipher: c, reply } if *c == cipher && reply.proved_at(now) => {
+                    proved.push(*id);
+                }
+                // Too late to show anything, or another process of this client:
+                // whether it was read, or the first one got it before it ended,
+                // nobody knows.
                 State::Sent { cipher: c, .. } => {
                     t.state = State::Unsure { cipher: *c, asked: None };
                 }
@@ -400,14 +499,15 @@ impl Queue {
             self.received(id, now);
         }
         back.into_iter().for_each(|id| self.requeue(id));
+        self.not_asked(|r| r.answers(request));
     }
 
     /// The client consumed the oldest reply that is still on its way (WebSocket
     /// clients check in once per frame).
-    pub fn frame_consumed(&mut self, cipher: Hash, request: Hash, now: u64) {
+    pub fn frame_consumed(&mut self, cipher: Hash, frame: Hash, now: u64) {
         let ids: Vec<u64> = (self.tasks.iter())
             .filter(|(_, t)| {
-                matches!(&t.state, State::Sent { cipher: c, request: r, .. } if *c == cipher && *r == request)
+                matches!(&t.state, State::Sent { cipher: c, reply } if *c == cipher && reply.id == frame)
             })
             .map(|(id, _)| *id)
             .collect();
@@ -449,6 +549,13 @@ impl Queue {
         self.tasks.retain(|_, t| t.flow != flow || t.message.flow_request.is_none());
     }
 
+    /// The flow was never begun by this client, or nobody will ever know: nothing of
+    /// it goes out any more, its cancel included.
+    pub fn forget(&mut self, flow: &str) {
+        self.ended(flow);
+        self.tasks.retain(|_, t| t.flow != flow);
+    }
+
     /// Withdraws what was not sent of `flow`. Returns whether the client may
     /// have it, so that a cancel must follow.
     pub fn withdraw(&mut self, flow: &str) -> bool {
@@ -471,9 +578,10 @@ impl Queue {
     /// The client says that it does not know `flow`.
     pub fn unknown(&mut self, flow: &str, cipher: Hash) -> Verdict {
         let mut verdict = Verdict::NotAsked;
+        let cancelled = self.cancelled(flow);
         for t in self.tasks.values_mut().filter(|t| t.flow == flow) {
             if let State::Unsure { cipher: sent_to, asked: Some(_) } = &t.state {
-                if *sent_to == cipher && !self.proved.contains(flow) {
+                if *sent_to == cipher && !self.proved.contains(flow) && !cancelled {
                     // Granted anew when it is sent: perhaps by somebody else.
                     t.state = State::Queued;
                     verdict = Verdict::Redeliver;
@@ -485,7 +593,7 @@ impl Queue {
             }
         }
         if verdict == Verdict::Lost {
-            self.ended(flow);
+            self.forget(flow);
         }
         verdict
     }
@@ -524,6 +632,22 @@ mod tests {
         }
     }
 
+    /// The answer over HTTP to the request with this hash, of the same name.
+    fn http(request: Hash) -> Reply {
+        Reply::http(request, request, 60)
+    }
+
+    fn reply(request: Hash) -> Way<'static> {
+        Way::Reply(http(request))
+    }
+
+    /// Sends and lets the socket have it.
+    fn sends(q: &mut Queue, request: Hash, now: u64) -> Batch {
+        let b = q.take(A, reply(request), now, 4, true);
+        q.written(request, now);
+        b
+    }
+
     fn ids(b: &Batch) -> Vec<u64> {
         b.messages.iter().map(|m| m.task_id).collect()
     }
@@ -532,21 +656,63 @@ mod tests {
     fn sent_once_and_proved_by_the_next_request() {
         let mut q = Queue::default();
         q.push(flow(1), None, None);
-        let b = q.take(A, Way::Reply([10; 16]), 1, 4, true);
+        let b = sends(&mut q, [10; 16], 1);
         assert_eq!((ids(&b), b.ungranted.clone()), (vec![1], vec![1]));
-        assert!(ids(&q.take(A, Way::Reply([11; 16]), 2, 4, false)).is_empty());
+        assert!(ids(&q.take(A, reply([11; 16]), 2, 4, false)).is_empty());
         q.checked_in(A, [11; 16], 2);
         assert!(q.inflight().contains_key("F.1") && !q.has_work());
     }
 
     #[test]
+    fn a_check_in_that_may_be_a_second_try_proves_nothing() {
+        let late = 60_000_000;
+        for (sent, written, now) in [
+            (http([10; 16]), Some(1), late),
+            (http([10; 16]), None, 2),
+            (Reply::frame([10; 16]), Some(1), 2),
+            // Its clock was set back.
+            (http([10; 16]), Some(late), 2),
+        ] {
+            let mut q = Queue::default();
+            q.push(flow(1), None, None);
+            q.take(A, Way::Reply(sent), 1, 4, true);
+            written.into_iter().for_each(|at| q.written([10; 16], at));
+            q.checked_in(A, [11; 16], now);
+            assert!(q.inflight().is_empty() && q.has_work(), "{sent:?}");
+            let b = q.take(A, reply([11; 16]), late, 4, true);
+            assert_eq!(b.messages[0].flow_stats_request.as_ref().unwrap().flow_id, ["F.1"]);
+            assert_eq!(q.unknown("F.1", A), Verdict::Redeliver);
+        }
+        let mut q = Queue::default();
+        q.push(flow(1), None, None);
+        q.take(A, Way::Reply(Reply::frame([10; 16])), 1, 4, true);
+        q.frame_consumed(A, [10; 16], late);
+        assert!(q.inflight().contains_key("F.1"));
+    }
+
+    #[test]
+    fn a_reply_that_is_given_up_leaves_what_another_one_carries() {
+        let mut q = Queue::default();
+        q.push(flow(1), None, None);
+        // The same request twice: the first connection broke while the right to
+        // send was being stored.
+        let (one, two) = (Reply::http([1; 16], [10; 16], 60), Reply::http([2; 16], [10; 16], 60));
+        q.take(A, Way::Reply(one), 1, 4, true);
+        q.checked_in(A, [10; 16], 2);
+        assert_eq!(ids(&q.take(A, Way::Reply(two), 2, 4, true)), [1]);
+        q.give_back(one.id);
+        q.not_granted(&[1], Way::Reply(one));
+        assert!(ids(&q.take(A, Way::Reply(two), 3, 4, true)).is_empty());
+    }
+
+    #[test]
     fn a_right_that_did_not_become_durable_is_asked_for_again() {
         let p = ProcessId::new("m1", "1");
-        for way in [Way::Reply([10; 16]), Way::Node(&p)] {
+        for way in [reply([10; 16]), Way::Node(&p)] {
             let mut q = Queue::default();
             q.push(flow(1), None, None);
             q.take(A, way, 1, 4, true);
-            q.not_granted(&[1]);
+            q.not_granted(&[1], way);
             let b = q.take(A, way, 2, 4, true);
             assert_eq!((ids(&b), b.ungranted), (vec![1], vec![1]));
         }
@@ -556,18 +722,18 @@ mod tests {
     fn a_repeated_request_gets_its_reply_again() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
-        q.take(A, Way::Reply([10; 16]), 1, 4, true);
+        q.take(A, reply([10; 16]), 1, 4, true);
         q.checked_in(A, [10; 16], 2);
-        assert_eq!(ids(&q.take(A, Way::Reply([10; 16]), 2, 4, true)), [1]);
+        assert_eq!(ids(&q.take(A, reply([10; 16]), 2, 4, true)), [1]);
     }
 
     #[test]
     fn a_restarted_client_is_asked_and_never_given_it_twice() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
-        q.take(A, Way::Reply([10; 16]), 1, 4, true);
+        q.take(A, reply([10; 16]), 1, 4, true);
         q.checked_in(B, [20; 16], 2);
-        let b = q.take(B, Way::Reply([20; 16]), 2, 4, true);
+        let b = q.take(B, reply([20; 16]), 2, 4, true);
         assert_eq!(b.messages[0].flow_stats_request.as_ref().unwrap().flow_id, ["F.1"]);
         assert_eq!(q.unknown("F.1", B), Verdict::Lost);
         assert!(!q.has_work());
@@ -578,10 +744,10 @@ mod tests {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
         q.doubt_granted();
-        let b = q.take(A, Way::Reply([10; 16]), 1, 4, true);
+        let b = q.take(A, reply([10; 16]), 1, 4, true);
         assert!(b.messages[0].flow_stats_request.is_some() && b.messages.len() == 1);
         assert_eq!(q.unknown("F.1", A), Verdict::Redeliver);
-        assert_eq!(ids(&q.take(A, Way::Reply([11; 16]), 2, 4, true)), [1]);
+        assert_eq!(ids(&q.take(A, reply([11; 16]), 2, 4, true)), [1]);
         // Rows came after all: the doubt is over.
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
@@ -606,14 +772,49 @@ mod tests {
     }
 
     #[test]
+    fn a_cancel_of_what_never_arrived_is_not_sent() {
+        for by in [A, B] {
+            let mut q = Queue::default();
+            q.push(flow(1), Some(A), None);
+            q.doubt_granted();
+            assert!(q.withdraw("F.1"), "it may have been sent");
+            q.push(cancel(2, 1), Some([0; 16]), None);
+            let b = q.take(by, reply([10; 16]), 1, 4, true);
+            assert!(b.messages.len() == 1 && b.messages[0].flow_stats_request.is_some());
+            assert_eq!(q.unknown("F.1", by), Verdict::Lost);
+            assert!(q.take(by, reply([11; 16]), 2, 4, true).messages.is_empty());
+        }
+        let mut q = Queue::default();
+        q.push(flow(1), Some(A), None);
+        q.doubt_granted();
+        q.push(cancel(2, 1), Some([0; 16]), None);
+        q.forget("F.1");
+        assert!(!q.has_work());
+    }
+
+    #[test]
+    fn a_question_in_a_reply_that_was_not_read_is_asked_again() {
+        let mut q = Queue::default();
+        q.push(flow(1), Some(A), None);
+        q.doubt_granted();
+        let asks = |b: Batch| b.messages.iter().any(|m| m.flow_stats_request.is_some());
+        assert!(asks(q.take(A, reply([10; 16]), 1, 4, true)));
+        assert!(!asks(q.take(A, reply([11; 16]), 2, 4, true)));
+        q.give_back([10; 16]);
+        assert!(asks(q.take(A, reply([12; 16]), 3, 4, true)));
+        q.checked_in(A, [12; 16], 4);
+        assert!(asks(q.take(A, reply([12; 16]), 5, 4, true)));
+    }
+
+    #[test]
     fn a_second_answer_does_not_end_what_is_sent_again() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
         q.doubt_granted();
-        q.take(A, Way::Reply([10; 16]), 1, 4, true);
+        q.take(A, reply([10; 16]), 1, 4, true);
         assert_eq!(q.unknown("F.1", A), Verdict::Redeliver);
         assert_eq!(q.unknown("F.1", A), Verdict::Pending);
-        q.take(A, Way::Reply([11; 16]), 2, 4, true);
+        sends(&mut q, [11; 16], 2);
         assert_eq!(q.unknown("F.1", A), Verdict::Pending);
         q.checked_in(A, [12; 16], 3);
         assert_eq!(q.unknown("F.1", A), Verdict::NotAsked);
@@ -625,15 +826,12 @@ mod tests {
         q.push(flow(1), Some(A), None);
         assert!(!q.withdraw("F.1"), "never sent: nothing to cancel");
         q.push(flow(2), Some(A), None);
-        q.take(A, Way::Reply([10; 16]), 1, 4, true);
+        sends(&mut q, [10; 16], 1);
         assert!(q.withdraw("F.2"));
         q.push(cancel(3, 2), Some(A), None);
-        assert!(
-            ids(&q.take(A, Way::Reply([10; 16]), 1, 4, true)).is_empty(),
-            "not in doubt of receipt"
-        );
+        assert!(ids(&q.take(A, reply([10; 16]), 1, 4, true)).is_empty(), "not in doubt of receipt");
         q.checked_in(A, [11; 16], 2);
-        assert_eq!(ids(&q.take(A, Way::Reply([11; 16]), 2, 4, true)), [3]);
+        assert_eq!(ids(&q.take(A, reply([11; 16]), 2, 4, true)), [3]);
     }
 
     #[test]
@@ -643,23 +841,23 @@ mod tests {
             q.push(flow(id), Some(A), None);
         }
         q.push(VeloMessage { urgent: true, ..flow(7) }, Some(A), None);
-        assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [1, 2, 3, 4, 7]);
+        assert_eq!(ids(&sends(&mut q, [1; 16], 1)), [1, 2, 3, 4, 7]);
         q.checked_in(A, [2; 16], 2);
-        assert!(ids(&q.take(A, Way::Reply([2; 16]), 2, 4, true)).is_empty());
+        assert!(ids(&q.take(A, reply([2; 16]), 2, 4, true)).is_empty());
         q.ended("F.1");
         q.ended("F.7");
-        assert_eq!(ids(&q.take(A, Way::Reply([2; 16]), 2, 4, true)), [5]);
+        assert_eq!(ids(&q.take(A, reply([2; 16]), 2, 4, true)), [5]);
     }
 
     #[test]
     fn silence_is_asked_about_after_a_minute() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
-        q.take(A, Way::Reply([1; 16]), 1, 4, true);
+        sends(&mut q, [1; 16], 1);
         q.checked_in(A, [2; 16], 1);
-        assert!(q.take(A, Way::Reply([2; 16]), ASK_AFTER, 4, true).messages.is_empty());
-        assert_eq!(q.take(A, Way::Reply([2; 16]), ASK_AFTER + 2, 4, true).messages.len(), 1);
-        assert!(q.take(A, Way::Reply([3; 16]), ASK_AFTER + 3, 4, true).messages.is_empty());
+        assert!(q.take(A, reply([2; 16]), ASK_AFTER, 4, true).messages.is_empty());
+        assert_eq!(q.take(A, reply([2; 16]), ASK_AFTER + 2, 4, true).messages.len(), 1);
+        assert!(q.take(A, reply([3; 16]), ASK_AFTER + 3, 4, true).messages.is_empty());
     }
 
     fn delegated() -> (Queue, ProcessId) {
@@ -675,7 +873,7 @@ mod tests {
     fn what_another_process_has_is_its_to_send() {
         let (mut q, p) = delegated();
         assert_eq!(q.away().len(), 1);
-        assert!(q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty());
+        assert!(q.take(A, reply([1; 16]), 1, 4, true).messages.is_empty());
         // A check-in here proves nothing about what was given to others.
         q.checked_in(A, [2; 16], 2);
         q.checked_in(B, [3; 16], 2);
@@ -690,11 +888,11 @@ mod tests {
     fn what_comes_back_is_granted_anew_and_what_is_in_doubt_is_asked_about() {
         let (mut q, p) = delegated();
         q.reported(&p, 1, What::Back, 3);
-        let b = q.take(B, Way::Reply([1; 16]), 1, 4, true);
+        let b = q.take(B, reply([1; 16]), 1, 4, true);
         assert_eq!((ids(&b), b.ungranted), (vec![1], vec![1]));
         let (mut q, p) = delegated();
         q.reported(&p, 1, What::Doubt, 3);
-        let b = q.take(A, Way::Reply([1; 16]), 1, 4, true);
+        let b = q.take(A, reply([1; 16]), 1, 4, true);
         assert!(ids(&b) == [0] && b.messages[0].flow_stats_request.is_some());
         assert_eq!(q.unknown("F.1", A), Verdict::Redeliver);
     }
@@ -706,9 +904,9 @@ mod tests {
         q.take(A, Way::Node(&p), 1, 4, true);
         q.granted(|id| id == 2, A, Some(&p));
         q.reconcile(&p, &BTreeSet::new(), &BTreeSet::from([1, 2]));
-        assert!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)).is_empty(), "reports follow");
+        assert!(ids(&q.take(A, reply([1; 16]), 1, 4, true)).is_empty(), "reports follow");
         q.reconcile(&p, &BTreeSet::from([1]), &BTreeSet::new());
-        assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [2]);
+        assert_eq!(ids(&q.take(A, reply([1; 16]), 1, 4, true)), [2]);
         // After our restart what was granted is in doubt until its holder shows.
         let mut q = Queue::default();
         q.push(flow(1), None, None);
@@ -726,6 +924,6 @@ mod tests {
         assert!(q.withdraw("F.1"), "somebody may have sent it");
         q.push(cancel(2, 1), Some([0; 16]), None);
         q.reported(&p, 1, What::Back, 3);
-        assert!(!q.has_work() && q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty());
+        assert!(!q.has_work() && q.take(A, reply([1; 16]), 1, 4, true).messages.is_empty());
     }
 }

@@ -22,7 +22,7 @@ pub fn check(l: &Ledger, cluster: &Cluster, found: &mut Found) {
     for (i, b) in l.clients.iter().enumerate() {
         once(l, i, b, found);
         limits(i, b, found);
-        answers(l, i, b, found);
+        answers(l, i, b, cluster.is_socket(i), found);
     }
     for f in &l.flows {
         woken(l, f, cluster, found);
@@ -91,9 +91,12 @@ fn limits(i: usize, b: &ClientBook, found: &mut Found) {
 
 /// Every POST is answered within its limit. Where packets or the whole server
 /// are gone, the client's own limit ends it.
-fn answers(l: &Ledger, i: usize, b: &ClientBook, found: &mut Found) {
+fn answers(l: &Ledger, i: usize, b: &ClientBook, socket: bool, found: &mut Found) {
     for x in &b.exchanges {
         let Some(to) = x.to else { continue };
+        if x.reader && socket {
+            continue; // held until there is a task, however long
+        }
         let limit = if x.reader { READER } else { CONTROL };
         // A failed try is repeated and then waited after.
         let late = to - x.from > limit && x.good;

@@ -8,26 +8,41 @@ use velociraptor_proto::journal::record::Kind;
 use super::grants::records;
 use crate::ledger::{ClientBook, Content, Fate, Ledger, Part, Received, Task, ToldFlow};
 
-/// What every hundred seeds of all scenarios must have met.
-pub const REQUIRED: &[&str] = &[
-    "fail-over in the middle of an upload",
-    "crash between sync and acknowledgement",
-    "message in two records",
-    "task after a lost wake",
-    "replay",
-    "clone of an id",
-    "cancel",
-    "question about a flow",
-    "client restart",
-    "leap",
-    "link cut",
-    "store nearly full",
-    "store stalled",
-    "store off",
-    "machine off",
-    "process killed",
-    "machine goes on",
+/// What a hundred seeds of every scenario must have met, and how often.
+pub const REQUIRED: &[(&str, u64)] = &[
+    ("fail-over in the middle of an upload", 50),
+    ("crash between sync and acknowledgement", 50),
+    ("resume with a stale epoch", 50),
+    ("ENOSPC", 20),
+    ("ESTALE", 20),
+    ("replay", 20),
+    ("clone of an id", 20),
+    ("task after a lost wake", 20),
+    ("message in two records", 20),
+    ("cancel", 20),
+    ("question about a flow", 20),
+    ("client restart", 20),
+    ("leap", 20),
+    ("link cut", 20),
+    ("store nearly full", 20),
+    ("store stalled", 20),
+    ("store off", 20),
+    ("machine off", 20),
+    ("process killed", 20),
+    ("machine goes on", 20),
 ];
+
+/// What `seeds` seeds have met too seldom: what, how often, how often it should.
+pub fn short(
+    coverage: &BTreeMap<String, u64>,
+    seeds: u64,
+) -> impl Iterator<Item = (&'static str, u64, u64)> {
+    let met = |what: &str| coverage.get(what).copied().unwrap_or(0);
+    REQUIRED.iter().filter_map(move |(what, least)| {
+        let (n, least) = (met(what), (least * seeds).div_ceil(100));
+        (n < least).then_some((*what, n, least))
+    })
+}
 
 /// Adds what the books tell.
 pub fn count(l: &Ledger, coverage: &mut BTreeMap<&'static str, u64>) {
@@ -55,7 +70,8 @@ fn asked(b: &ClientBook) -> usize {
 /// Uploads whose pieces were taken by several frontends, or by several starts
 /// of one.
 fn uploads(l: &Ledger) -> usize {
-    let mut pieces: BTreeMap<(usize, &str, u32, i64), Vec<(Duration, &str)>> = BTreeMap::new();
+    type Pieces<'a> = Vec<(Duration, &'a str)>;
+    let mut pieces: BTreeMap<(usize, &str, u32, i64), Pieces<'_>> = BTreeMap::new();
     for (i, b) in l.clients.iter().enumerate() {
         for j in &b.jobs {
             if let (Content::Chunk { number, .. }, Fate::Acknowledged(at)) = (&j.content, j.fate) {
@@ -64,7 +80,7 @@ fn uploads(l: &Ledger) -> usize {
             }
         }
     }
-    let broken = |p: &&Vec<(Duration, &str)>| {
+    let broken = |p: &&Pieces<'_>| {
         let frontends: BTreeSet<&str> = p.iter().map(|x| x.1).collect();
         let (first, last) = (p.first().map(|x| x.0), p.last().map(|x| x.0));
         frontends.len() > 1
@@ -105,4 +121,21 @@ fn late(l: &Ledger) -> usize {
         got.is_some_and(|r| r.at > f.at + Duration::from_secs(1))
     };
     l.flows.iter().filter(late).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_is_told() {
+        let all = |n: u64| REQUIRED.iter().map(|r| (r.0.to_owned(), r.1 * n / 100)).collect();
+        assert_eq!(short(&all(100), 100).count(), 0);
+        let half: BTreeMap<String, u64> = all(50);
+        assert_eq!(short(&half, 50).count(), 0);
+        assert_eq!(short(&half, 100).count(), REQUIRED.len());
+        let mut one = all(100);
+        one.insert("replay".into(), 19);
+        assert_eq!(short(&one, 100).collect::<Vec<_>>(), [("replay", 19, 20)]);
+    }
 }

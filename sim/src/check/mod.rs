@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use crate::cluster::{Cluster, Handle};
 use crate::ledger::{Ledger, now};
 
-pub use coverage::{REQUIRED, count};
+pub use coverage::{REQUIRED, count, short};
 pub use story::tell;
 
 /// A broken promise.

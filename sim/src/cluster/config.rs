@@ -27,7 +27,7 @@ pub const SETTINGS: &str = "/etc/velociraptor-fleet.yaml";
 /// Where everything is stored.
 pub const STORE: &str = "/store";
 /// Long polls and client back-off, seconds (stock: 60).
-pub const MAX_POLL: u64 = 4;
+pub const MAX_POLL: u64 = 2;
 
 /// Files of the frontends, and the deployment as clients see it.
 pub struct Made {
@@ -135,7 +135,7 @@ pub fn clients(c: &Cluster, deployment: &Arc<Deployment>) -> Result<Vec<Setup>, 
             urls,
             balanced: c.balanced,
             compress: i % 3 != 0,
-            max_poll: Duration::from_secs(MAX_POLL / 2),
+            max_poll: Duration::from_secs(MAX_POLL),
             version: if old { "0.72.1" } else { "0.77.2" },
             eager: i < c.eager,
             max_post: 256 << 10,

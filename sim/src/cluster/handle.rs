@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use velociraptor::services::Server;
 use velociraptor::services::acl::Policy;
@@ -45,6 +46,9 @@ pub struct Handle {
     /// Crashes so far.
     pub(super) crashes: Arc<AtomicU64>,
     pub(super) hosts: Hosts,
+    /// The frontend on the machine that stands ready, and what starts it.
+    pub(super) spare: Remote,
+    pub(super) called: Arc<Notify>,
 }
 
 impl Handle {
@@ -400,6 +404,41 @@ impl Handle {
     /// before a stream is tried again, and a little.
     fn reunion(&self) -> Duration {
         if self.cluster.minions > 0 { Duration::from_secs(6) } else { Duration::from_millis(500) }
+    }
+
+    /// A frontend's machine stands still for a while, its clock for users of it
+    /// too, and then goes on with what it believed.
+    pub async fn freeze(&self, name: &str, time: Duration) {
+        self.cover("freeze");
+        let trouble = self.books.lock().begin(Part::Host, format!("{name} stands still"));
+        self.happen(Fault::Freeze(name.to_owned())).await;
+        sleep(time).await;
+        self.happen(Fault::Continue(name.to_owned())).await;
+        // It may find that it is nobody any more, and start anew.
+        self.books.lock().end(trouble, self.reunion() + Duration::from_secs(10));
+    }
+
+    /// A frontend's machine stands still until its successor runs on the spare
+    /// machine, then goes on with what it believed; a while later the successor
+    /// stops. Once a run.
+    pub async fn succeed(&self, name: &str, together: Duration) -> Script {
+        let trouble = self.books.lock().begin(Part::Host, format!("{name} has a successor"));
+        self.happen(Fault::Freeze(name.to_owned())).await;
+        self.called.notify_one();
+        let up = |c: &Self| c.spare.is_up();
+        self.until("successor up", Duration::from_secs(90), up).await?;
+        self.seconds(2).await;
+        self.happen(Fault::Continue(name.to_owned())).await;
+        self.cover("resume with a stale epoch");
+        sleep(together).await;
+        if self.spare.stop().await.is_err() {
+            return Err("the successor did not stop".into());
+        }
+        // The first one's service manager tries again.
+        let up = |c: &Self| c.frontend(name).is_up();
+        self.until("first one up again", Duration::from_secs(60), up).await?;
+        self.books.lock().end(trouble, self.reunion());
+        Ok(())
     }
 
     /// Nothing passes between two hosts for a while: what is sent is lost, and

@@ -36,6 +36,9 @@ use crate::check::Violation;
 use crate::faults::Menu;
 use crate::nfs::MountOptions;
 
+/// Host name of the machine that stands ready.
+pub const SPARE: &str = "spare";
+
 /// What scripts return: a reason to fail the run that is no invariant.
 pub type Script = Result<(), String>;
 
@@ -60,6 +63,7 @@ pub struct Cluster {
     pub(crate) journal_bytes: u64,
     pub(crate) traced: bool,
     pub(crate) start_spread: Duration,
+    pub(crate) spare: Option<String>,
 }
 
 impl Cluster {
@@ -84,6 +88,7 @@ impl Cluster {
             journal_bytes: 256 << 10,
             traced: false,
             start_spread: Duration::from_secs(2),
+            spare: None,
         }
     }
 
@@ -189,6 +194,13 @@ impl Cluster {
         self
     }
 
+    /// A second machine stands ready with the configuration of this frontend: see
+    /// [`Handle::succeed`].
+    pub fn spare(mut self, of: &str) -> Self {
+        self.spare = Some(of.to_owned());
+        self
+    }
+
     /// Runs `script` against it, then checks everything.
     pub fn run<F, Fut>(self, script: F) -> Outcome
     where
@@ -196,6 +208,12 @@ impl Cluster {
         Fut: Future<Output = Script> + Send + 'static,
     {
         run::run(self, script)
+    }
+
+    /// Whether the client with this book uses WebSockets.
+    pub fn is_socket(&self, book: usize) -> bool {
+        let twin_of = book.checked_sub(self.clients);
+        twin_of.unwrap_or(book) < self.sockets
     }
 
     /// Names of the frontends, the master's first.

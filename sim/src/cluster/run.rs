@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
+use tokio::sync::Notify;
 use tracing_subscriber::layer::SubscriberExt;
 use velociraptor::env::{Env, FileSystem};
 
@@ -23,7 +24,7 @@ use crate::watch::Watch;
 use crate::world;
 
 /// Clients on one simulated host.
-const PER_EDGE: usize = 16;
+const PER_EDGE: usize = 25;
 
 /// The machines of the frontends, each with its own disk, around a file server.
 fn machines(c: &Cluster, made: &config::Made) -> Hosts {
@@ -35,11 +36,36 @@ fn machines(c: &Cluster, made: &config::Made) -> Hosts {
         for (path, text) in list {
             machine.disk.put(path, text.as_bytes());
         }
-        hosts.machine(name, machine);
+        hosts.machine(name, machine.clone());
         hosts.process(name, name);
         store.link(name, |l| l.latency = c.store..c.store * 3);
+        if c.spare.as_ref() == Some(name) {
+            let disk = Disk::default();
+            list.iter().for_each(|(path, text)| disk.put(path, text.as_bytes()));
+            hosts.machine(super::SPARE, Machine { disk, ..machine });
+            hosts.process(super::SPARE, super::SPARE);
+            store.link(super::SPARE, |l| l.latency = c.store..c.store * 3);
+        }
     }
     hosts
+}
+
+/// Makes the environment of each process that starts on a host.
+fn world_of(
+    host: &str,
+    hosts: &Hosts,
+    watch: &Watch,
+    c: &Arc<Cluster>,
+) -> impl Fn() -> Option<Env> + Clone + 'static {
+    let (host, hosts, watch, c) = (host.to_owned(), hosts.clone(), watch.clone(), c.clone());
+    move || {
+        let mut env = hosts.env(&host)?;
+        env.fs = watch.mount(&host, env.fs);
+        if let Some(m) = c.mutant {
+            env.sabotage(m);
+        }
+        Some(env)
+    }
 }
 
 /// See [`Cluster::run`].
@@ -158,21 +184,27 @@ where
     for name in cluster.frontends() {
         let remote = frontend::Remote::default();
         frontends.insert(name.clone(), remote.clone());
-        let (hosts, watch, c) = (hosts.clone(), watch.clone(), cluster.clone());
+        let c = cluster.clone();
+        let make = world_of(&name, &hosts, &watch, &c);
         sim.host(name.clone(), move || {
-            let (hosts, watch, c) = (hosts.clone(), watch.clone(), c.clone());
-            let (name, remote) = (name.clone(), remote.clone());
+            let (name, remote, make) = (name.clone(), remote.clone(), make.clone());
             async move {
-                let host = name.clone();
-                let make = move || {
-                    let mut env = hosts.env(&host)?;
-                    env.fs = watch.mount(&host, env.fs);
-                    if let Some(m) = c.mutant {
-                        env.sabotage(m);
-                    }
-                    Some(env)
-                };
                 frontend::serve(name, remote, make).await;
+                Ok(())
+            }
+        });
+    }
+    let spare = frontend::Remote::default();
+    let called: Arc<Notify> = Arc::default();
+    if let Some(of) = cluster.spare.clone() {
+        let make = world_of(super::SPARE, &hosts, &watch, &cluster);
+        let (spare, called) = (spare.clone(), called.clone());
+        sim.host(super::SPARE, move || {
+            let (of, spare, make) = (of.clone(), spare.clone(), make.clone());
+            let called = called.clone();
+            async move {
+                called.notified().await;
+                frontend::serve(of, spare, make).await;
                 Ok(())
             }
         });
@@ -219,6 +251,8 @@ where
         down: Arc::default(),
         crashes: Arc::default(),
         hosts: hosts.clone(),
+        spare,
+        called,
     };
     let verdict: Arc<Mutex<Option<Vec<Violation>>>> = Arc::default();
     let (h, v) = (handle.clone(), verdict.clone());

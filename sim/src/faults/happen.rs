@@ -200,6 +200,7 @@ impl Hosts {
 
     fn power_on(&self, sim: &mut Sim<'_>, machine: &str) {
         self.go_dark(sim, machine);
+        *self.lock().boots.entry(machine.to_owned()).or_default() += 1;
         let processes = self.on(machine);
         for p in &processes {
             self.lock().links.off.remove(p);

@@ -69,6 +69,8 @@ pub(super) struct Owned {
     pub(super) dying: BTreeMap<String, Duration>,
     pub(super) rng: Option<SmallRng>,
     pub(super) gone: Vec<String>,
+    /// How often each machine was switched on again.
+    pub(super) boots: BTreeMap<String, u64>,
     seen: BTreeMap<&'static str, u64>,
 }
 
@@ -119,15 +121,17 @@ impl Hosts {
     /// the seed, its name and how often it was started. `None`: no such process.
     pub fn env(&self, process: &str) -> Option<Env> {
         let mut owned = self.lock();
-        let Owned { machines, processes, .. } = &mut *owned;
+        let Owned { machines, processes, boots, .. } = &mut *owned;
         let p = processes.get_mut(process)?;
         let m = machines.get(&p.machine)?.clone();
         p.incarnation += 1;
         p.gate.reset();
         p.at_trip = None;
         let seed = seed_of(self.seed, process, p.incarnation);
-        let (gate, host) = (p.gate.clone(), p.machine.clone());
+        let (gate, host, incarnation) = (p.gate.clone(), p.machine.clone(), p.incarnation);
+        let boot = boots.get(&host).copied().unwrap_or(0);
         drop(owned);
+        proc(&m.disk, &host, boot, process, incarnation);
         let mut table: Vec<(String, Arc<dyn FileSystem>)> =
             vec![("/".to_owned(), m.disk.mount(&host, DISK))];
         if let Some((at, options)) = m.store {
@@ -181,7 +185,12 @@ impl Hosts {
 
     /// How often each thing happened, in the file server, too.
     pub fn coverage(&self) -> BTreeMap<&'static str, u64> {
-        let mut all = self.lock().seen.clone();
+        let owned = self.lock();
+        let mut all = owned.seen.clone();
+        for (what, n) in owned.processes.values().flat_map(|p| p.gate.errors()) {
+            *all.entry(what).or_default() += n;
+        }
+        drop(owned);
         for (what, n) in self.store.seen() {
             *all.entry(what).or_default() += n;
         }
@@ -229,6 +238,22 @@ impl Hosts {
     pub(super) fn note(&self, what: &'static str) {
         *self.lock().seen.entry(what).or_default() += 1;
     }
+}
+
+/// What the kernel tells of a process of this machine that starts now; of the one
+/// before it, nothing any more.
+fn proc(disk: &Disk, machine: &str, boot: u64, process: &str, incarnation: u64) {
+    let id = |n: u64| 1000 + n;
+    let stat = |pid: u64| format!("{pid} ({process}) S{} {}", " 0".repeat(18), 100 * incarnation);
+    disk.put("/proc/sys/kernel/random/boot_id", format!("{machine}-{boot}").as_bytes());
+    disk.put("/proc/sys/kernel/hostname", machine.as_bytes());
+    if disk.read("/proc/self/ns/pid").is_none() {
+        disk.put("/proc/self/ns/pid", b""); // its inode is what counts
+    }
+    let now = stat(id(incarnation));
+    disk.put("/proc/self/stat", now.as_bytes());
+    disk.put(&format!("/proc/{}/stat", id(incarnation)), now.as_bytes());
+    disk.put(&format!("/proc/{}/stat", id(incarnation - 1)), b"");
 }
 
 /// Mixes a name and a number into a seed.

@@ -22,16 +22,17 @@ impl GatedFs {
 }
 
 macro_rules! through {
-    ($self:ident, $call:expr) => {
-        $self.gate.through($call).boxed()
-    };
+    ($self:ident, $call:expr) => {{
+        let call = $self.gate.through($call);
+        async move { $self.gate.met(call.await) }.boxed()
+    }};
 }
 
 impl FileSystem for GatedFs {
     fn open<'a>(&'a self, path: &'a str, how: Open) -> BoxFuture<'a, io::Result<Box<dyn File>>> {
         let open = self.gate.through(self.inner.open(path, how));
         let wrap = |inner| Box::new(GatedFile { inner, gate: self.gate.clone() }) as Box<dyn File>;
-        async move { Ok(wrap(open.await?)) }.boxed()
+        async move { Ok(wrap(self.gate.met(open.await)?)) }.boxed()
     }
 
     fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, io::Result<Vec<DirEntry>>> {
@@ -102,6 +103,6 @@ impl File for GatedFile {
 
     fn close(self: Box<Self>) -> BoxFuture<'static, io::Result<()>> {
         let GatedFile { inner, gate } = *self;
-        async move { gate.through(inner.close()).await }.boxed()
+        async move { gate.met(gate.through(inner.close()).await) }.boxed()
     }
 }

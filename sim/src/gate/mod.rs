@@ -10,7 +10,9 @@
 mod fs;
 mod net;
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -29,6 +31,8 @@ struct State {
     tripped: bool,
     closed: bool,
     waiting: Vec<Waker>,
+    /// Errors of the file server that processes were told, by name.
+    met: BTreeMap<&'static str, u64>,
 }
 
 impl Gate {
@@ -64,7 +68,8 @@ impl Gate {
     /// A new process begins. A host that stands still keeps it waiting.
     pub fn reset(&self) {
         let mut s = self.lock();
-        *s = State { closed: s.closed, ..State::default() };
+        let met = std::mem::take(&mut s.met);
+        *s = State { closed: s.closed, met, ..State::default() };
     }
 
     /// Ready when nothing holds the process.
@@ -92,6 +97,22 @@ impl Gate {
             return Poll::Pending;
         }
         Poll::Ready(())
+    }
+
+    /// Counts what a call was told, if it is worth counting.
+    fn met<T>(&self, told: io::Result<T>) -> io::Result<T> {
+        let what = match told.as_ref().map_err(io::Error::kind) {
+            Err(ErrorKind::StorageFull) => "ENOSPC",
+            Err(ErrorKind::StaleNetworkFileHandle) => "ESTALE",
+            _ => return told,
+        };
+        *self.lock().met.entry(what).or_default() += 1;
+        told
+    }
+
+    /// How often processes were told of a full file server, or of a stale file.
+    pub fn errors(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().met.clone()
     }
 
     /// Makes a counted call; its result is held, too.

@@ -73,6 +73,17 @@ pub struct Args {
     #[arg(long)]
     pub twice: bool,
 
+    /// Expect that these seeds met enough of what is dangerous
+    ///
+    /// Always so for 20 seeds and more of all scenarios: see REQUIRED in
+    /// sim/src/check/coverage.rs.
+    #[arg(long)]
+    pub covered: bool,
+
+    /// Write how long tasks take in clusters of many shapes to docs/latency.md
+    #[arg(long)]
+    pub latency: bool,
+
     /// Run this one seed here and print the outcome as JSON
     #[arg(long, hide = true)]
     pub child: Option<u64>,

@@ -70,6 +70,11 @@ async fn script(c: Handle) -> Script {
             0 => {
                 // Long enough for flows to be settled, and then the past comes back.
                 c.seconds(45).await;
+                if rng.random_bool(0.5) {
+                    // So late that only the last POSTs of a client tell.
+                    c.leap(Duration::from_secs(3600));
+                    c.seconds(5).await;
+                }
                 for client in 0..clients {
                     c.order(client, Order::Replay(2)).await;
                 }

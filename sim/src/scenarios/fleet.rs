@@ -1,101 +1,106 @@
-//! A master, minions and their clients: frontends die and come back, the network
-//! between them breaks, clients go from one to the other.
+//! The whole: a master, three minions and fifty clients for ten virtual minutes.
+//! Users work all the time, and every half minute something breaks.
 
 use std::time::Duration;
 
 use rand::Rng;
+use rand::rngs::SmallRng;
 
 use super::{Scenario, Settings, cluster};
 use crate::client::Order;
 use crate::cluster::{Handle, Outcome, Script};
+use crate::ledger::now;
 use crate::plan::{EVENTS, Plan};
 
 pub const SCENARIO: Scenario = Scenario {
     name: "fleet",
-    about: "a master and two minions: crashes, partitions, fail-over",
-    run: |seed, s| run(seed, s, false),
+    about: "a master, three minions, 50 clients, ten minutes, faults all the time",
+    run,
 };
 
-pub const BALANCED: Scenario = Scenario {
-    name: "balanced",
-    about: "the same behind a balancer: every POST may go to any frontend",
-    run: |seed, s| run(seed, s, true),
-};
+/// How long users work.
+const TIME: Duration = Duration::from_secs(600);
 
-fn run(seed: u64, s: Settings, balanced: bool) -> Outcome {
-    let c = cluster(seed, s).minions(2).clients(12).sockets(4).old(2).eager(3).balanced(balanced);
-    c.run(script)
+fn run(seed: u64, s: Settings) -> Outcome {
+    let c = cluster(seed, s).minions(3).clients(50).sockets(15).old(3).eager(5);
+    c.tick(Duration::from_millis(10)).balanced(seed.is_multiple_of(5)).run(script)
 }
 
 async fn script(c: Handle) -> Script {
     let mut rng = c.rng();
     c.enrolled().await?;
     c.monitor(&[EVENTS]).await;
-    let clients = c.cluster().clients;
     let mut flows: Vec<(usize, String)> = Vec::new();
-    for _ in 0..rng.random_range(2..5) {
-        for _ in 0..rng.random_range(2..8) {
-            let client = rng.random_range(0..clients);
-            let mut plan = Plan::rows(rng.random_range(1..6), rng.random_range(1..60))
-                .lasting(rng.random_range(100..8000));
-            plan.two = rng.random_bool(0.2);
-            plan.urgent = rng.random_bool(0.2);
-            if rng.random_bool(0.4) {
-                plan = plan.uploads(&[rng.random_range(0..700_000)]);
-            }
-            if let Some(f) = c.collect(client, plan).await {
-                flows.push((client, f));
-            }
-            match rng.random_range(0..12) {
-                0 if !flows.is_empty() => {
-                    let (client, flow) = &flows[rng.random_range(0..flows.len())];
-                    c.cancel(*client, flow).await;
-                }
-                1 => {
-                    let label = format!("label-{}", rng.random_range(0..3));
-                    c.label(rng.random_range(0..clients), &label, rng.random_bool(0.7)).await;
-                }
-                2 => {
-                    let rest = Duration::from_millis(rng.random_range(100..5000));
-                    c.order(rng.random_range(0..clients), Order::Restart(rest)).await;
-                }
-                3 => {
-                    c.order(rng.random_range(0..clients), Order::Replay(rng.random_range(1..4)))
-                        .await;
-                }
-                _ => {}
-            }
-            c.sleep(Duration::from_millis(rng.random_range(0..1500))).await;
+    let mut next = now() + Duration::from_secs(10);
+    while now() < TIME {
+        user(&c, &mut rng, &mut flows).await;
+        if now() >= next {
+            trouble(&c, &mut rng).await;
+            next = now() + Duration::from_millis(rng.random_range(15_000..45_000));
         }
-        let frontends = c.cluster().frontends();
-        let victim = &frontends[rng.random_range(0..frontends.len())];
-        match rng.random_range(0..8) {
-            0 => {
-                let time = Duration::from_millis(rng.random_range(500..9000));
-                c.partition("server", &format!("minion{}", rng.random_range(1..3)), time).await;
-            }
-            1 => {
-                let time = Duration::from_millis(rng.random_range(500..6000));
-                c.delay("server", &format!("minion{}", rng.random_range(1..3)), time).await;
-            }
-            2 => {
-                let time = Duration::from_millis(rng.random_range(500..9000));
-                c.partition(victim, "edge0", time).await;
-            }
-            3 => c.leap(Duration::from_secs(86_400)),
-            4 => {
-                for f in &frontends {
-                    c.crash(f).await;
-                }
-                for f in &frontends {
-                    c.start(f).await;
-                }
-            }
-            _ => {
-                c.restart(victim, Duration::from_millis(rng.random_range(0..4000))).await;
-            }
-        }
-        c.sleep(Duration::from_millis(rng.random_range(0..6000))).await;
+        c.sleep(Duration::from_millis(rng.random_range(0..8000))).await;
     }
     Ok(())
+}
+
+async fn user(c: &Handle, rng: &mut SmallRng, flows: &mut Vec<(usize, String)>) {
+    let client = rng.random_range(0..c.cluster().clients);
+    let mut plan = Plan::rows(rng.random_range(1..8), rng.random_range(1..60))
+        .lasting(rng.random_range(100..15_000));
+    plan.two = rng.random_bool(0.2);
+    plan.urgent = rng.random_bool(0.2);
+    plan.fails = rng.random_bool(0.05);
+    if rng.random_bool(0.4) {
+        plan = plan.uploads(&[rng.random_range(0..700_000)]);
+    }
+    if let Some(f) = c.collect(client, plan).await {
+        flows.push((client, f));
+    }
+    match rng.random_range(0..14) {
+        0 if !flows.is_empty() => {
+            // One of the last: it may be anywhere on its way.
+            let back = rng.random_range(1..=flows.len().min(4));
+            let (client, flow) = &flows[flows.len() - back];
+            c.cancel(*client, flow).await;
+        }
+        1 => {
+            let label = format!("label-{}", rng.random_range(0..3));
+            c.label(client, &label, rng.random_bool(0.7)).await;
+        }
+        2 => {
+            let rest = Duration::from_millis(rng.random_range(100..20_000));
+            c.order(client, Order::Restart(rest)).await;
+        }
+        3 => c.order(client, Order::Replay(rng.random_range(1..4))).await,
+        _ => {}
+    }
+}
+
+async fn trouble(c: &Handle, rng: &mut SmallRng) {
+    let frontends = c.cluster().frontends();
+    let victim = &frontends[rng.random_range(0..frontends.len())];
+    let minion = format!("minion{}", rng.random_range(1..4));
+    let mut time = |most: u64| Duration::from_millis(rng.random_range(500..most));
+    let (short, long) = (time(6000), time(15_000));
+    match rng.random_range(0..12) {
+        0 => c.partition("server", &minion, long).await,
+        1 => c.delay("server", &minion, short).await,
+        2 => c.partition(victim, "edge0", long).await,
+        3 => c.stall_store(short).await,
+        4 => c.restart_store(short).await,
+        5 => c.cut_store(victim, short).await,
+        6 => c.freeze(victim, long).await,
+        7 => {
+            for f in &frontends {
+                c.crash(f).await;
+            }
+            for f in &frontends {
+                c.start(f).await;
+            }
+        }
+        8 if rng.random_bool(0.3) => c.leap(Duration::from_secs(86_400)),
+        _ => {
+            c.restart(victim, short).await;
+        }
+    }
 }

@@ -7,9 +7,11 @@ mod bursts;
 mod calm;
 mod clones;
 mod crashes;
+mod failover;
 mod fleet;
 mod hunts;
 mod store;
+mod takeover;
 mod weather;
 
 use velociraptor::env::Mutant;
@@ -50,8 +52,10 @@ pub const ALL: &[Scenario] = &[
     backlog::SCENARIO,
     bursts::SCENARIO,
     store::SCENARIO,
+    failover::SCENARIO,
+    failover::BALANCED,
     fleet::SCENARIO,
-    fleet::BALANCED,
+    takeover::SCENARIO,
     clones::SCENARIO,
     hunts::SCENARIO,
     weather::SCENARIO,

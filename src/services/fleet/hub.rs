@@ -351,7 +351,7 @@ impl Hub {
         };
         if let Err(e) = out.send(FromMaster::Tasks(frame)).await {
             tracing::warn!(node = %process, client = key.1, error = %e, "tasks not handed over");
-            self.server.not_sent(&org, &key.1, way, &ids);
+            self.server.not_delegated(&org, &key.1, process, &ids);
         }
     }
 

@@ -118,14 +118,14 @@ impl MinionSide for Minion {
                     let key = (OrgId::new(r.org_id.as_str()), r.client_id);
                     let elsewhere = (!r.request_hash.is_empty())
                         .then(|| (to_hash(&r.cipher_hash), to_hash(&r.request_hash)));
-                    self.relay.recall(&key, elsewhere);
+                    self.relay.recall(&key, elsewhere, self.server.env.clock.micros());
                 }
                 FromMaster::Applied(p) => self.relay.set_applied(p.into()),
                 FromMaster::Release(r) => self.server.release(&r).await,
                 FromMaster::Orgs(o) => self.learn(&o),
                 FromMaster::Forget(f) => {
                     let key = (OrgId::new(f.org_id.as_str()), f.client_id);
-                    self.relay.recall(&key, None);
+                    self.relay.recall(&key, None, self.server.env.clock.micros());
                     (self.forget)(&key);
                     for reader in self.server.sessions.readers(&key.0, &key.1) {
                         reader.supersede();

@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use velociraptor_proto::proto::VeloMessage;
 
 use crate::services::flows::job::Hash;
-use crate::services::tasks::What;
+use crate::services::tasks::{Reply, What};
 
 #[derive(Clone, Debug)]
 struct Given {
     message: VeloMessage,
     cipher: Hash,
     /// The reply that carries it, while it is on its way.
-    reply: Option<Hash>,
+    reply: Option<Reply>,
 }
 
 /// One client's tasks on this node.
@@ -47,7 +47,7 @@ impl Outbox {
 
     /// Takes what goes into the reply `reply` to the process `cipher`. Tasks
     /// for another process of the client go back: that one is over.
-    pub fn take(&mut self, cipher: Hash, reply: Hash) -> (Vec<VeloMessage>, Vec<Told>) {
+    pub fn take(&mut self, cipher: Hash, reply: Reply) -> (Vec<VeloMessage>, Vec<Told>) {
         let (mut out, mut told) = (Vec::new(), Vec::new());
         self.given.retain(|id, g| {
             if g.cipher != cipher {
@@ -71,24 +71,34 @@ impl Outbox {
 
     /// The reply did not go out whole: nothing of it was sent.
     pub fn give_back(&mut self, reply: Hash) {
-        for g in self.given.values_mut().filter(|g| g.reply == Some(reply)) {
+        for g in self.given.values_mut().filter(|g| g.reply.is_some_and(|r| r.id == reply)) {
             g.reply = None;
         }
     }
 
+    /// The reply is on the socket since `now`, microseconds.
+    pub fn written(&mut self, id: Hash, now: u64) {
+        for r in self.given.values_mut().filter_map(|g| g.reply.as_mut()) {
+            if r.id == id {
+                r.wrote(now);
+            }
+        }
+    }
+
     /// A new check-in. The same bytes again show that the reply to them was not
-    /// read; other bytes of the same process, that earlier replies were.
-    pub fn checked_in(&mut self, cipher: Hash, request: Hash) -> Vec<Told> {
+    /// read; other bytes of the same process soon after, that it was. `now` is in
+    /// microseconds.
+    pub fn checked_in(&mut self, cipher: Hash, request: Hash, now: u64) -> Vec<Told> {
         let mut told = Vec::new();
         self.given.retain(|id, g| match g.reply {
             None => true,
-            Some(r) if r == request => {
+            Some(r) if r.answers(request) => {
                 g.reply = None;
                 true
             }
-            Some(_) => {
-                let same = g.cipher == cipher;
-                told.push((*id, if same { What::Received } else { What::Doubt }));
+            Some(r) => {
+                let read = g.cipher == cipher && r.proved_at(now);
+                told.push((*id, if read { What::Received } else { What::Doubt }));
                 false
             }
         });
@@ -97,15 +107,15 @@ impl Outbox {
 
     /// The client consumed this reply (WebSocket clients say so).
     pub fn consumed(&mut self, reply: Hash) -> Vec<Told> {
-        self.remove(|g| g.reply == Some(reply), What::Received)
+        self.remove(|g| g.reply.is_some_and(|r| r.id == reply), What::Received)
     }
 
     /// The client process `cipher` has checked in elsewhere with other bytes or the
     /// same as here: what that shows, then [`Outbox::surrender`].
-    pub fn recall(&mut self, elsewhere: Option<(Hash, Hash)>) -> Vec<Told> {
+    pub fn recall(&mut self, elsewhere: Option<(Hash, Hash)>, now: u64) -> Vec<Told> {
         let mut told = Vec::new();
         if let Some((cipher, request)) = elsewhere {
-            told = self.checked_in(cipher, request);
+            told = self.checked_in(cipher, request, now);
         }
         told.extend(self.surrender());
         told
@@ -159,14 +169,31 @@ mod tests {
         VeloMessage { task_id: id, ..Default::default() }
     }
 
+    /// The answer over HTTP to the request with this hash, of the same name.
+    fn reply(request: Hash) -> Reply {
+        let mut r = Reply::http(request, request, 60);
+        r.wrote(1);
+        r
+    }
+
+    #[test]
+    fn a_check_in_that_may_be_a_second_try_proves_nothing() {
+        for (r, now) in [(reply([10; 16]), 60_000_000), (Reply::frame([10; 16]), 2)] {
+            let mut o = Outbox::default();
+            o.give(A, vec![task(1)]);
+            o.take(A, r);
+            assert_eq!(o.checked_in(A, [11; 16], now), [(1, What::Doubt)]);
+        }
+    }
+
     #[test]
     fn sent_once_and_received_with_the_next_request() {
         let mut o = Outbox::default();
         o.give(A, vec![task(1), task(0)]);
-        let (out, told) = o.take(A, [10; 16]);
+        let (out, told) = o.take(A, reply([10; 16]));
         assert_eq!((out.len(), told.len()), (2, 0));
-        assert!(o.take(A, [11; 16]).0.is_empty());
-        assert_eq!(o.checked_in(A, [11; 16]), [(1, What::Received)]);
+        assert!(o.take(A, reply([11; 16])).0.is_empty());
+        assert_eq!(o.checked_in(A, [11; 16], 2), [(1, What::Received)]);
         assert!(o.is_empty());
     }
 
@@ -174,19 +201,19 @@ mod tests {
     fn a_reply_that_was_not_read_is_given_again() {
         let mut o = Outbox::default();
         o.give(A, vec![task(1)]);
-        o.take(A, [10; 16]);
-        assert!(o.checked_in(A, [10; 16]).is_empty());
-        assert_eq!(o.take(A, [10; 16]).0.len(), 1);
+        o.take(A, reply([10; 16]));
+        assert!(o.checked_in(A, [10; 16], 2).is_empty());
+        assert_eq!(o.take(A, reply([10; 16])).0.len(), 1);
     }
 
     #[test]
     fn another_process_of_the_client_gets_nothing() {
         let mut o = Outbox::default();
         o.give(A, vec![task(1), task(2)]);
-        o.take(A, [10; 16]);
+        o.take(A, reply([10; 16]));
         o.give(A, vec![task(3)]);
-        let mut told = o.checked_in(B, [20; 16]);
-        let (out, more) = o.take(B, [20; 16]);
+        let mut told = o.checked_in(B, [20; 16], 2);
+        let (out, more) = o.take(B, reply([20; 16]));
         told.extend(more);
         assert!(out.is_empty() && o.is_empty());
         assert_eq!(told, [(1, What::Doubt), (2, What::Doubt), (3, What::Back)]);
@@ -226,7 +253,7 @@ mod tests {
                         vec![]
                     }
                     Step::Take(a, r) => {
-                        let (out, t) = o.take(if a { A } else { B }, [r; 16]);
+                        let (out, t) = o.take(if a { A } else { B }, reply([r; 16]));
                         for m in out {
                             prop_assert!(a && !told.contains_key(&m.task_id));
                             prop_assert!(!sent.contains_key(&m.task_id), "on its way already");
@@ -240,7 +267,7 @@ mod tests {
                         vec![]
                     }
                     Step::CheckIn(a, r) => {
-                        let t = o.checked_in(if a { A } else { B }, [r; 16]);
+                        let t = o.checked_in(if a { A } else { B }, [r; 16], 2);
                         sent.retain(|id, x| *x != [r; 16] || t.iter().any(|t| t.0 == *id));
                         t
                     }

@@ -19,7 +19,7 @@ use crate::services::flows::job::Hash;
 use crate::services::ids::OrgId;
 use crate::services::sessions::Key;
 use crate::services::state::to_hash;
-use crate::services::tasks::What;
+use crate::services::tasks::{Reply, What};
 use crate::services::wakes::Wakes;
 use crate::store::journal::Position;
 
@@ -179,14 +179,22 @@ impl Relay {
         self.dirty.notify_one();
     }
 
-    /// A check-in with bytes of this hash came.
-    pub fn checked_in(&self, key: &Key, cipher: Hash, request: Hash) {
-        self.change(key, |o| o.checked_in(cipher, request));
+    /// A check-in with bytes of this hash came at `now`, microseconds.
+    pub fn checked_in(&self, key: &Key, cipher: Hash, request: Hash, now: u64) {
+        self.change(key, |o| o.checked_in(cipher, request, now));
     }
 
     /// A WebSocket client consumed this reply.
     pub fn consumed(&self, key: &Key, reply: Hash) {
         self.change(key, |o| o.consumed(reply));
+    }
+
+    /// The reply is on the socket since `now`, microseconds.
+    pub fn written(&self, key: &Key, reply: Hash, now: u64) {
+        self.change(key, |o| {
+            o.written(reply, now);
+            vec![]
+        });
     }
 
     /// The reply did not go out whole.
@@ -198,7 +206,7 @@ impl Relay {
     }
 
     /// What goes into the reply `reply` to the client process `cipher`.
-    pub fn take(&self, key: &Key, cipher: Hash, reply: Hash) -> Vec<VeloMessage> {
+    pub fn take(&self, key: &Key, cipher: Hash, reply: Reply) -> Vec<VeloMessage> {
         let mut out = Vec::new();
         self.change(key, |o| {
             let (messages, told) = o.take(cipher, reply);
@@ -235,9 +243,9 @@ impl Relay {
         key
     }
 
-    /// The client is served elsewhere: what is here goes back.
-    pub fn recall(&self, key: &Key, elsewhere: Option<(Hash, Hash)>) {
-        self.change(key, |o| o.recall(elsewhere));
+    /// The client is served elsewhere, at `now`, microseconds: what is here goes back.
+    pub fn recall(&self, key: &Key, elsewhere: Option<(Hash, Hash)>, now: u64) {
+        self.change(key, |o| o.recall(elsewhere, now));
     }
 
     /// What a new stream begins with.
@@ -396,9 +404,10 @@ mod tests {
             durable: 0,
             messages: vec![VeloMessage { task_id: 7, ..Default::default() }],
         });
-        assert_eq!(r.take(&key, [1; 16], [9; 16]).len(), 1);
-        r.checked_in(&key, [1; 16], [10; 16]);
-        r.checked_in(&key, [1; 16], [11; 16]);
+        assert_eq!(r.take(&key, [1; 16], Reply::http([9; 16], [9; 16], 60)).len(), 1);
+        r.written(&key, [9; 16], 1);
+        r.checked_in(&key, [1; 16], [10; 16], 2);
+        r.checked_in(&key, [1; 16], [11; 16], 3);
         assert_eq!(r.state().reports.len(), 1);
         assert_eq!(r.state().reports[0].what, i32::from(report::What::Received));
     }

@@ -37,14 +37,20 @@ async fn text(fs: &dyn FileSystem, path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&data).trim().to_owned())
 }
 
-/// Start time of a living process; `None` if there is none, or only what is left
-/// of it until its parent looks.
-async fn started(fs: &dyn FileSystem, pid: u32) -> Option<u64> {
-    let stat = text(fs, &format!("/proc/{pid}/stat")).await?;
+/// Id and start time of a living process; `None` if there is none, or only what is
+/// left of it until its parent looks. `which` is a process id, or `self`.
+async fn process(fs: &dyn FileSystem, which: &str) -> Option<(u32, u64)> {
+    let stat = text(fs, &format!("/proc/{which}/stat")).await?;
+    let pid = stat.split_whitespace().next()?.parse().ok()?;
     // The name in brackets may hold anything: fields are counted from its end.
     let rest: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let (state, start) = (rest.first()?, rest.get(19)?);
-    if matches!(*state, "Z" | "X") { None } else { start.parse().ok() }
+    if matches!(*state, "Z" | "X") { None } else { Some((pid, start.parse().ok()?)) }
+}
+
+/// Start time of a living process.
+async fn started(fs: &dyn FileSystem, pid: u32) -> Option<u64> {
+    process(fs, &pid.to_string()).await.map(|p| p.1)
 }
 
 impl Running {
@@ -52,12 +58,13 @@ impl Running {
     pub async fn here(env: &Env) -> Self {
         let fs = &*env.fs;
         let boot = text(fs, "/proc/sys/kernel/random/boot_id").await.unwrap_or_default();
-        // Without it the numbers would mean nothing to anybody.
-        let pid = if boot.is_empty() { 0 } else { std::process::id() };
+        let own = process(fs, "self").await.unwrap_or_default();
+        // Without the running system the numbers would mean nothing to anybody.
+        let (pid, started) = if boot.is_empty() { (0, 0) } else { own };
         Self {
             host: text(fs, "/proc/sys/kernel/hostname").await.unwrap_or_default(),
             namespace: fs.stat("/proc/self/ns/pid").await.map_or(0, |m| m.inode),
-            started: started(fs, pid).await.unwrap_or(0),
+            started,
             boot,
             pid,
             since: env.clock.unix(),
