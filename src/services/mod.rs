@@ -32,6 +32,7 @@ pub mod settle_events;
 mod settle_uploads;
 mod space;
 pub mod state;
+pub mod tables;
 pub mod tasks;
 pub mod tombstones;
 pub mod users;
