@@ -203,7 +203,9 @@ pub async fn headers(State(gui): State<Gui>, request: Request, next: Next) -> Re
     set("cross-origin-opener-policy", "same-origin");
     set("cross-origin-resource-policy", "same-origin");
     set("permissions-policy", "camera=(), microphone=(), geolocation=(), interest-cohort=()");
-    if gui.options.public_origin.as_deref().is_some_and(|o| o.starts_with("https://")) {
+    // Not for a machine's own name: other servers there may have no certificate.
+    let public = gui.options.public_origin.as_deref().and_then(|o| o.strip_prefix("https://"));
+    if public.is_some_and(|host| host != "localhost" && !host.starts_with("localhost:")) {
         set("strict-transport-security", "max-age=31536000");
     }
     if !h.contains_key(header::CACHE_CONTROL) {

@@ -117,7 +117,7 @@ impl Gui {
              minutes. Every log-in is recorded.</p>\n</main>\n\
              <aside><h2>{host}</h2><p class=\"mid\">Who signs in here acts on real machines. \
              What you do is written to the audit log with your name.</p>\
-             <p class=\"dim xs\">{about}</p></aside>\n</body>",
+             <p class=\"dim xs\">{product} {about}</p></aside>\n</body>",
             logo = self.icon("logo"),
             product = crate::PRODUCT,
             base = escaped(&self.options.base_path),

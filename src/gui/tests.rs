@@ -119,7 +119,11 @@ async fn every_answer_has_the_headers_that_protect() {
         let policy = h["content-security-policy"].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"));
         assert!(!policy.contains("unsafe"), "{policy}");
-        assert_eq!((&h["x-content-type-options"], &h["x-frame-options"]), (&"nosniff".parse().unwrap(), &"DENY".parse().unwrap()), "{path}");
+        assert_eq!(
+            (&h["x-content-type-options"], &h["x-frame-options"]),
+            (&"nosniff".parse().unwrap(), &"DENY".parse().unwrap()),
+            "{path}"
+        );
         let kept = h[header::CACHE_CONTROL].to_str().unwrap();
         assert_eq!(kept.contains("immutable"), path == style, "{path} {kept}");
     }
@@ -169,7 +173,10 @@ async fn forged_requests_change_nothing() {
     let token = answer.headers()[guard::TOKEN].to_str().unwrap().to_owned();
     let good = || with(post_to("/api/who")).header(guard::TOKEN, &token);
     assert_eq!(lab.ask(good(), "").await.status(), StatusCode::OK);
-    assert_eq!(lab.ask(good().header("origin", "https://gui.example:8889"), "").await.status(), StatusCode::OK);
+    assert_eq!(
+        lab.ask(good().header("origin", "https://gui.example:8889"), "").await.status(),
+        StatusCode::OK
+    );
     let other = lab.ask(with(get("/api/who")).header("cookie", "x=y"), "").await;
     drop(other);
     let forged = [
@@ -201,7 +208,9 @@ async fn scripts_use_a_password_and_fetch_their_token() {
     let token = answer.headers()[guard::TOKEN].to_str().unwrap().to_owned();
     let answer = lab.ask(with(post_to("/api/who")).header(guard::TOKEN, token), "").await;
     assert_eq!(text(answer).await, "ann");
-    for header in [basic("ann", "wrong"), basic("nobody", "secret"), "Basic ***".into(), "Bearer x".into()] {
+    for header in
+        [basic("ann", "wrong"), basic("nobody", "secret"), "Basic ***".into(), "Bearer x".into()]
+    {
         let answer = lab.ask(get("/api/who").header("authorization", header), "").await;
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     }
@@ -240,7 +249,8 @@ async fn a_user_without_rights_is_told_so() {
 #[tokio::test]
 async fn what_is_typed_comes_back_as_text() {
     let lab = lab(GuiOptions::default()).await;
-    let form = "user=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&password=x&to=https%3A%2F%2Fevil.example";
+    let form =
+        "user=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&password=x&to=https%3A%2F%2Fevil.example";
     let page = text(lab.ask(post_to("/app/login"), form).await).await;
     assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert(1)"), "{page}");
     assert!(page.contains("name=\"to\" value=\"/app/clients\""), "only pages of ours: {page}");
@@ -252,14 +262,19 @@ async fn what_is_typed_comes_back_as_text() {
 
 #[tokio::test]
 async fn everything_lies_below_the_base_path() {
-    let options = GuiOptions { base_path: "/vr".into(), public_origin: Some("https://ir.example".into()), ..GuiOptions::default() };
+    let options = GuiOptions {
+        base_path: "/vr".into(),
+        public_origin: Some("https://ir.example".into()),
+        ..GuiOptions::default()
+    };
     let lab = lab(options).await;
     assert_eq!(lab.ask(get("/app/login"), "").await.status(), StatusCode::NOT_FOUND);
     let answer = lab.ask(get("/vr/app/host/C.1"), "").await;
     assert_eq!(answer.headers()[header::LOCATION], "/vr/app/login?to=%2Fvr%2Fapp%2Fhost%2FC.1");
     let form = "user=ann&password=secret&to=%2Fvr%2Fapp%2Fhost%2FC.1";
     // Behind a proxy the browser's origin is the public one.
-    let answer = lab.ask(post_to("/vr/app/login").header("origin", "https://ir.example"), form).await;
+    let answer =
+        lab.ask(post_to("/vr/app/login").header("origin", "https://ir.example"), form).await;
     assert_eq!(answer.headers()[header::LOCATION], "/vr/app/host/C.1");
     let cookie = answer.headers()[header::SET_COOKIE].to_str().unwrap();
     assert!(cookie.contains("Path=/vr;") && cookie.contains("; Secure"), "{cookie}");

@@ -347,7 +347,7 @@ pub(super) fn blob(rows: &[serde_json::Value]) -> Bytes {
 
 impl Server {
     /// Writes a small set built in memory to its stock name.
-    pub(in crate::services) async fn settle_rows(
+    pub(crate) async fn settle_rows(
         &self,
         stock: &FilePath,
         base: u64,

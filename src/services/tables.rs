@@ -235,12 +235,12 @@ impl Views {
         if let Some(found) = self.kept(&key).filter(|o| enough(o)) {
             return Ok(found);
         }
-        if view.sort.is_some() && need > self.limits.sort_rows {
-            let limit = self.limits.sort_rows;
-            let text = format!("only the first {limit} rows are put in order; filter them first");
+        let most = if view.sort.is_some() { self.limits.sort_rows } else { u64::MAX };
+        let order = Arc::new(scan(set, view, total, need.max(10_000).min(most)).await?);
+        if !enough(&order) {
+            let text = format!("only the first {most} rows are put in order; filter them first");
             return Err(ServiceError::Invalid(text));
         }
-        let order = Arc::new(scan(set, view, total, need.max(10_000)).await?);
         self.keep(key, &order);
         Ok(order)
     }

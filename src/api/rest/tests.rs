@@ -22,9 +22,12 @@ struct Lab {
 async fn lab() -> Lab {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir).await;
-    for (name, role) in
-        [("ann", "administrator"), ("inv", "investigator"), ("rob", "reader"), ("api", "artifact_writer")]
-    {
+    for (name, role) in [
+        ("ann", "administrator"),
+        ("inv", "investigator"),
+        ("rob", "reader"),
+        ("api", "artifact_writer"),
+    ] {
         server.users.create(name).await.unwrap();
         let acl = ApiClientAcl { roles: vec![role.into()], ..Default::default() };
         server.users.set_acl(&OrgId::root(), name, &acl).await.unwrap();
@@ -135,16 +138,32 @@ async fn rights_are_those_of_the_services() {
         ("rob", "/v1/NotifyClient", json!({"client_id": CLIENT}), "COLLECT_CLIENT"),
     ] {
         let (status, text) = lab.post(user, path, body).await;
-        assert!(status == StatusCode::FORBIDDEN && text.contains(permission), "{path}: {status} {text}");
+        assert!(
+            status == StatusCode::FORBIDDEN && text.contains(permission),
+            "{path}: {status} {text}"
+        );
     }
     for path in [
-        "/v1/SearchClients", "/v1/GetArtifacts", "/fleet/clients", "/fleet/cluster", "/fleet/artifacts", "/fleet/live",
-        "/fleet/table?client_id=C.1&flow_id=F.1&name=A", "/fleet/export?client_id=C.1&flow_id=F.1&name=A", "/fleet/client/C.1",
-        "/fleet/count?client_id=C.1&flow_id=F.1&name=A&column=B", "/v1/GetTable?client_id=C.1&flow_id=F.1&artifact=A",
-        "/v1/DownloadTable?client_id=C.1&flow_id=F.1&artifact=A", "/v1/DownloadVFSFile?client_id=C.1&fs_components=x", "/fleet/artifact/A",
+        "/v1/SearchClients",
+        "/v1/GetArtifacts",
+        "/fleet/clients",
+        "/fleet/cluster",
+        "/fleet/artifacts",
+        "/fleet/live",
+        "/fleet/table?client_id=C.1&flow_id=F.1&name=A",
+        "/fleet/export?client_id=C.1&flow_id=F.1&name=A",
+        "/fleet/client/C.1",
+        "/fleet/count?client_id=C.1&flow_id=F.1&name=A&column=B",
+        "/v1/GetTable?client_id=C.1&flow_id=F.1&artifact=A",
+        "/v1/DownloadTable?client_id=C.1&flow_id=F.1&artifact=A",
+        "/v1/DownloadVFSFile?client_id=C.1&fs_components=x",
+        "/fleet/artifact/A",
     ] {
         let (status, text) = lab.get("api", path).await;
-        assert!(status == StatusCode::FORBIDDEN && text.contains("READ_RESULTS"), "{path}: {status} {text}");
+        assert!(
+            status == StatusCode::FORBIDDEN && text.contains("READ_RESULTS"),
+            "{path}: {status} {text}"
+        );
     }
     // A stranger, and somebody in no organisation of that name.
     assert_eq!(lab.get("ghost", "/fleet/clients").await.0, StatusCode::FORBIDDEN);
@@ -173,8 +192,18 @@ async fn hostile_rows_stay_what_they_are() {
     assert!(text.contains("\"N\":18446744073709551615"), "{text}");
     let table: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(table["rows"][0]["row"]["Name"], "<img src=x onerror=alert(1)>");
-    assert_eq!((&table["total"], &table["columns"]), (&json!(3), &json!(["Name", "Cmd", "N", "Extra"])));
-    let answer = lab.ask("rob", Request::get(format!("/fleet/export?{which}&name=A&download_format=csv")).body(Body::empty()).unwrap()).await;
+    assert_eq!(
+        (&table["total"], &table["columns"]),
+        (&json!(3), &json!(["Name", "Cmd", "N", "Extra"]))
+    );
+    let answer = lab
+        .ask(
+            "rob",
+            Request::get(format!("/fleet/export?{which}&name=A&download_format=csv"))
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await;
     let head = &answer.headers()[header::CONTENT_DISPOSITION].to_str().unwrap();
     assert!(head.starts_with("attachment; filename=\"C.0000000000000001-F.1-A.csv\""), "{head}");
     let (_, csv) = self::text(answer).await;
@@ -182,7 +211,8 @@ async fn hostile_rows_stay_what_they_are() {
         \u{1b}[31mred\u{202e}gpj,'@SUM(1),,\"a\nb\"\r\n\"plain, \"\"quoted\"\"\",ls,-5,\r\n";
     assert_eq!(csv, want);
     // The other format changes nothing.
-    let (_, jsonl) = lab.get("rob", &format!("/v1/DownloadTable?{which}&artifact=A&download_format=json")).await;
+    let (_, jsonl) =
+        lab.get("rob", &format!("/v1/DownloadTable?{which}&artifact=A&download_format=json")).await;
     assert_eq!(jsonl, HOSTILE);
     // Errors are text, not pages.
     let path = format!("/fleet/table?{which}&name=A&f=%3Cb%3E:(");
@@ -199,12 +229,19 @@ async fn tables_are_filtered_sorted_and_counted() {
     }
     lab.rows(Rows::Results("A/S".into()), &rows).await;
     let which = format!("client_id={CLIENT}&flow_id=F.1&name=A%2FS");
-    let t = lab.json(&format!("/fleet/table?{which}&f=a%253Ab:even&f=n:!0$&sort=-n&start=1&rows=2")).await;
+    let t = lab
+        .json(&format!("/fleet/table?{which}&f=a%253Ab:even&f=n:!0$&sort=-n&start=1&rows=2"))
+        .await;
     let rows: Vec<_> = t["rows"].as_array().unwrap().iter().map(|r| r["n"].clone()).collect();
-    assert_eq!((rows, &t["matched"], &t["total"]), (vec![json!(296), json!(294)], &json!(120), &json!(300)));
+    assert_eq!(
+        (rows, &t["matched"], &t["total"]),
+        (vec![json!(296), json!(294)], &json!(120), &json!(300))
+    );
     let c = lab.json(&format!("/fleet/count?{which}&column=a:b")).await;
     assert_eq!(c["values"], json!([{"value": "even", "rows": 150}, {"value": "odd", "rows": 150}]));
-    let stock = format!("client_id={CLIENT}&flow_id=F.1&artifact=A%2FS&filter_column=n&filter_regex=^29&sort_column=n&sort_direction=true&rows=1");
+    let stock = format!(
+        "client_id={CLIENT}&flow_id=F.1&artifact=A%2FS&filter_column=n&filter_regex=^29&sort_column=n&sort_direction=true&rows=1"
+    );
     let t = lab.json(&format!("/v1/GetTable?{stock}")).await;
     assert_eq!((&t["total_rows"], &t["rows"][0]["json"]), (&json!("11"), &json!(r#"[299,"odd"]"#)));
 }
@@ -221,10 +258,13 @@ async fn files_are_given_whole_in_part_and_never_opened() {
     assert_eq!(h[header::CONTENT_DISPOSITION], "attachment; filename=\"notes.html\"");
     assert_eq!(text(answer).await.1, "<script>x</script>");
     assert_eq!(lab.get("rob", &format!("{path}&offset=8&length=1")).await.1, "x");
-    let evil = lab.ask("rob", Request::get(format!("{path}&name=../%22%0a.exe")).body(Body::empty()).unwrap()).await;
+    let evil = lab
+        .ask("rob", Request::get(format!("{path}&name=../%22%0a.exe")).body(Body::empty()).unwrap())
+        .await;
     assert_eq!(evil.headers()[header::CONTENT_DISPOSITION], "attachment; filename=\"__.exe\"");
     for hidden in ["users&fs_components=ann.db", "acl", "config", "fleet", ""] {
-        let (status, _) = lab.get("rob", &format!("/v1/DownloadVFSFile?fs_components={hidden}")).await;
+        let (status, _) =
+            lab.get("rob", &format!("/v1/DownloadVFSFile?fs_components={hidden}")).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{hidden}");
     }
 }
@@ -242,10 +282,21 @@ async fn the_lists_of_our_pages() {
         }
     }
     let found = lab.json("/fleet/clients?q=host:h-&sort=-host&start=1&rows=2").await;
-    let hosts: Vec<_> = found["items"].as_array().unwrap().iter().map(|c| c["os_info"]["hostname"].clone()).collect();
-    assert_eq!((hosts, &found["total"], &found["online"]), (vec![json!("h-197"), json!("h-196")], &json!(118), &json!(0)));
+    let hosts: Vec<_> = found["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["os_info"]["hostname"].clone())
+        .collect();
+    assert_eq!(
+        (hosts, &found["total"], &found["online"]),
+        (vec![json!("h-197"), json!("h-196")], &json!(118), &json!(0))
+    );
     let cluster = lab.json("/fleet/cluster").await;
-    assert_eq!((&cluster["enrolled"], &cluster["nodes"][0]["role"]), (&json!(119), &json!("master")));
+    assert_eq!(
+        (&cluster["enrolled"], &cluster["nodes"][0]["role"]),
+        (&json!(119), &json!("master"))
+    );
     let artifacts = lab.json("/fleet/artifacts").await;
     let refused = |name: &str| {
         let all = artifacts["items"].as_array().unwrap();
@@ -253,7 +304,10 @@ async fn the_lists_of_our_pages() {
     };
     assert_eq!(refused("Linux.Sys.Pslist"), Value::Null);
     assert!(refused("Linux.Sys.BashShell").as_str().unwrap().contains("EXECVE"));
-    assert_eq!(lab.json("/fleet/artifact/Linux.Sys.Pslist").await["parameters"][0]["type"], "regex");
+    assert_eq!(
+        lab.json("/fleet/artifact/Linux.Sys.Pslist").await["parameters"][0]["type"],
+        "regex"
+    );
 }
 
 #[tokio::test]

@@ -68,6 +68,9 @@ async fn the_first_rows_in_order_need_no_memory_for_the_others() {
     assert_eq!((pids(&page), page.matched), (vec!["999".into(), "998".into()], 1000));
     let e = views.page(&set, &view(true), 100, 2).await.unwrap_err();
     assert!(e.to_string().contains("first 100 rows"), "{e}");
+    // All of a few is not too much, however many there were before the filter.
+    let few = View { filters: vec![Filter::new("Pid", "^99.$").unwrap()], ..view(true) };
+    assert_eq!(views.order(&set, &few, 1000).await.unwrap().rows.len(), 10);
     let small = Views::new(Limits { scan_rows: 10, ..Limits::default() });
     assert!(small.page(&set, &view(true), 0, 2).await.is_err());
 }

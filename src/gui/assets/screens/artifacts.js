@@ -25,7 +25,7 @@ export async function show_artifacts({ signal }) {
   const search = h("input", { "aria-label": "Search artifacts", placeholder: "name or what it does", spellcheck: "false", value: params().get("q") ?? "", oninput: () => { adjust({ q: search.value }); draw_list(); } });
   const number = h("span", { class: "unit" });
   const list = h("div", { class: "list" });
-  const content = h("div", { class: "fit" });
+  const content = h("div", { class: "fitbox" });
   fill(body, h("div", { class: "split left" }, h("div", {}, h("div", { class: "band stack" }, h("label", { class: "in" }, icon("search"), search, number),
     may_write && h("div", { class: "row" }, btn("New", { icon: "plus", onclick: () => go(app("artifacts", { view: "edit" })) }))), list), content));
 

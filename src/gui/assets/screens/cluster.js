@@ -67,16 +67,16 @@ export async function show_cluster({ signal }) {
       h("p", { class: "mid" }, `${count(now.enrolled)} enrolled in all, ${count(Math.max(0, now.enrolled - now.held))} of them not connected.`)),
       h("div", { class: "rule" }, sec("Nodes", plural(now.nodes.length, "node"), h("div", { class: "over" }, h("table", { class: "grid plain nodes" },
         h("thead", {}, h("tr", {}, ["Node", "State", "Clients"].map((t) => h("th", { scope: "col" }, t)), ["Behind", "Rows/s", "Last 5 min", "Store call", "Task p99", "Journal", "Certificate"].map((t, i) =>
-          h("th", { class: `num${i === 5 || i === 6 ? " hide-n" : ""}`, scope: "col" }, t)), h("th", { class: "hide-n", scope: "col" }, "Started"))),
+          h("th", { class: i === 2 ? "" : `num${i === 5 || i === 6 ? " hide-n" : ""}`, scope: "col" }, t)), h("th", { class: "hide-m", scope: "col" }, "Started"))),
         h("tbody", {}, now.nodes.map((n) => {
           const st = n.stats, r = rate(n, "rows");
-          return h("tr", {}, h("td", {}, h("b", {}, hostile(n.node)), h("small", { class: "dim block" }, `${n.role} · ${n.product || st.product}`)),
+          return h("tr", {}, h("td", {}, h("b", {}, hostile(n.node)), h("small", { class: "dim block" }, `${n.role} · ${(n.product || st.product).split(" (")[0]}`)),
             h("td", {}, h("span", { class: "state" }, dot(!n.connected || st.store_error ? "err" : n.lag_bytes > 1 << 20 ? "warn" : "ok"), n.role === "master" ? "Leading" : n.connected ? "Serving" : "Away"),
               h("small", { class: "dim block" }, `${span(n.since)}${n.role === "minion" && n.connected ? `, beat ${n.beat_age_ms} ms ago` : ""}`)),
             h("td", {}, h("span", { class: "tn" }, count(n.clients)), bar([["f-run", now.held ? (n.clients / now.held) * 100 : 0]], `${n.clients} of ${now.held}`, "slim")),
             cell(n.role === "master" ? "–" : n.lag_files ? `${n.lag_files} files` : size(n.lag_bytes)), cell(r === null ? "…" : count(Math.round(r))), h("td", { class: "spark-cell" }, spark(history.get(n.node) ?? [], "rows a second")),
             cell(st.store_micros ? `${(st.store_micros / 1000).toFixed(1)} ms` : "–"), cell(st.delivery_p99 ? `${(st.delivery_p99 / 1000).toFixed(1)} ms` : "–"),
-            cell(`${size(st.journal_bytes)}, ${st.journal_files} ${Number(st.journal_files) === 1 ? "file" : "files"}`, "num hide-n"), cell(days(st.certificate_expires), "num hide-n"), cell(time(new Date(st.started * 1000)), "tn hide-n"));
+            cell(`${size(st.journal_bytes)}, ${st.journal_files} ${Number(st.journal_files) === 1 ? "file" : "files"}`, "num hide-n"), cell(days(st.certificate_expires), "num hide-n"), cell(time(new Date(st.started * 1000)), "tn hide-m"));
         })))))),
       h("div", { class: "cols rule" },
         h("div", { class: "w6" }, sec("Store of the master", "", h("dl", { class: "kv" }, h("dt", {}, "Health"), h("dd", {}, now.store.healthy ? hostile(now.store.healthy) : [dot("ok"), " takes everything"]),

@@ -6,7 +6,7 @@ import { artifact_docs } from "../parts/artifact_docs.js";
 
 export function show_picker(ctx) {
   const { draft } = ctx;
-  const search = h("input", { "aria-label": "Search artifacts", placeholder: "name or what it does", spellcheck: "false", oninput: draw, autofocus: true });
+  const search = h("input", { "aria-label": "Search artifacts", placeholder: "name or what it does", spellcheck: "false", oninput: draw});
   const number = h("span", { class: "unit" });
   const list = h("div", { class: "list" });
   const docs = h("div", { class: "pane stack wide" });

@@ -24,7 +24,7 @@ export async function show_flow({ client, flow, signal }) {
   if (signal.aborted) return;
   const view = page({ title: flow, crumbs: [[name, app(`host/${client}`)], ["Collections", app(`host/${client}/collections`)]], tabs: [], fillbody: true, two: true });
   const band = h("div", { class: "band line" });
-  const content = h("div", { class: "fit" }, skeleton());
+  const content = h("div", { class: "fitbox" }, skeleton());
   fill(view.body, band, content);
   const ctx = { client, flow, name, signal, data: null, content, connected: null };
   let tab = null;

@@ -41,7 +41,7 @@ export function show_logs(ctx) {
       got += page.rows.length;
       total = page.matched;
       if (got === 0) {
-        fill(scroll, empty(f ? "No line matches" : "Nothing was logged", h("p", {}, f ? "Change the filter above." : is_over(ctx.data) ? "The collection ended without a line." : "Lines are shown as they come.")));
+        fill(scroll, empty(f ? "No line matches" : is_over(ctx.data) ? "Nothing was logged" : "Nothing was logged yet", h("p", {}, f ? "Change the filter above." : is_over(ctx.data) ? "The collection ended without a line." : "Lines are shown as they come.")));
       } else if (!list.isConnected) fill(scroll, list);
       fill(foot, h("span", { class: "tn" }, h("b", {}, count(got)), ` of ${count(total)} lines`), h("span", { class: "grow" }), got < total && btn("Show more", { onclick: () => load(false) }));
       if (follow.checked) scroll.scrollTop = scroll.scrollHeight;

@@ -33,9 +33,10 @@ const QUICK = {
   windows: { processes: "Windows.System.Pslist", sockets: "Windows.Network.Netstat", shell: "Windows.System.PowerShell", files: "Windows.Search.FileFinder" },
 };
 
+// Rows are sent every second, so that the first are seen at once.
 export async function launch(client, artifact, env = {}, more = {}) {
   const parameters = { env: Object.entries(env).map(([key, value]) => ({ key, value })) };
-  const started = await post("/v1/CollectArtifact", { client_id: client, artifacts: [artifact], specs: [{ artifact, parameters }], ...more });
+  const started = await post("/v1/CollectArtifact", { client_id: client, artifacts: [artifact], specs: [{ artifact, parameters, max_batch_wait: 1 }], ...more });
   go(app(`flow/${client}/${started.flow_id}`));
 }
 
@@ -125,7 +126,7 @@ export async function show_host({ client, signal }) {
   draw_labels();
   fill(status, labels);
 
-  const first = from_micros(info.first_seen_at), seen = from_micros(info.last_seen_at);
+  const first = from_micros(Number(info.first_seen_at) * 1e6), seen = from_micros(info.last_seen_at);
   const agent = info.agent_information ?? {};
   const now = Date.now() * 1000;
   const fact = (k, ...v) => [h("dt", {}, k), h("dd", {}, v)];
