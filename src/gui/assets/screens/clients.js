@@ -54,7 +54,7 @@ export async function show_clients({ signal }) {
     const query = q();
     set_tabs([
       tab("All", {}, undefined, !query && !online),
-      tab("Connected", { online: "true", q: query }, query || !online ? undefined : count(data.online), online),
+      tab("Online", { online: "true", q: query }, query || !online ? undefined : count(data.online), online),
       query && query !== "label:none" && tab(query, { q: query }, count(data.total), !online),
       tab("No label", { q: "label:none" }, undefined, query === "label:none" && !online),
     ].filter(Boolean));
@@ -63,7 +63,7 @@ export async function show_clients({ signal }) {
       return;
     }
     if (data.items.length === 0) {
-      fill(body, empty(online && data.total > 0 ? "None of them is connected" : "No client matches",
+      fill(body, empty(online && data.total > 0 ? "None of them is online" : "No client matches",
         h("p", {}, online && data.total > 0
           ? `${count(data.total)} match the search, and none was seen in the last 15 minutes.`
           : "Searched in host names, labels and ids. A search can name its field: host:web*, label:finance, ip:10.20., mac:, C.3f9a."),
