@@ -55,8 +55,8 @@ fn named(b: &mut Browser, screen: &str) {
     let nameless = b.eval(
         "[...document.querySelectorAll('a, button, input, select, textarea, summary, img, [role=img]')]\
          .filter(e => e.getClientRects().length && !e.closest('[aria-hidden=true]')).filter(e => { \
-           const by = e.labels?.length ? [...e.labels].map(l => l.innerText).join('') : ''; \
-           const name = e.getAttribute('aria-label') || e.title || e.alt || by || e.innerText || ''; \
+           const by = e.labels?.length ? [...e.labels].map(l => l.textContent).join('') : ''; \
+           const name = e.getAttribute('aria-label') || e.title || e.alt || by || e.textContent || ''; \
            return !name.trim() }).map(e => e.outerHTML.slice(0, 200))",
     );
     assert_eq!(nameless, serde_json::json!([]), "{screen}");

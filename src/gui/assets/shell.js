@@ -1,6 +1,6 @@
 // What never moves: rail, top bar, title line. Screens draw into `body`.
 
-import { app, log_off, me } from "./lib/api.js";
+import { app, log_off, me, set_org } from "./lib/api.js";
 import { btn, dot, fill, h, icon, menu, skeleton } from "./lib/dom.js";
 import { count, set_zone, size, time, zone, zone_name } from "./lib/format.js";
 import { everywhere } from "./lib/keys.js";
@@ -63,6 +63,13 @@ function user_menu() {
     h("button", { type: "button", onclick: log_off }, "Sign out"));
 }
 
+function org_menu() {
+  if (me.orgs.length < 2) return null;
+  const name = (o) => o.name || o.id;
+  return menu(h("summary", { class: "btn ghost" }, name(me.orgs.find((o) => o.id === me.org) ?? { id: me.org }), icon("down")),
+    h("p", {}, "Organisation"), me.orgs.map((o) => h("button", { type: "button", onclick: () => set_org(o.id) }, o.id === me.org && icon("check"), name(o))));
+}
+
 function turn_theme(e) {
   const order = ["auto", "light", "dark"];
   const root = document.documentElement;
@@ -87,7 +94,7 @@ export function start() {
     h("nav", { class: "rail", "aria-label": "Main" },
       h("a", { class: "brand", href: app("clients") }, icon("logo"), h("span", {}, "velociraptor")), nav,
       h("div", { class: "recent" }, h("h2", {}, "Recent hosts"), recent), vitals),
-    h("header", { class: "top" }, search, h("span", { class: "grow" }), state,
+    h("header", { class: "top" }, search, h("span", { class: "grow" }), state, org_menu(),
       btn("", { icon: "theme", kind: "ghost sq", title: `Theme: ${theme}`, onclick: turn_theme }),
       btn("", { icon: "help", kind: "ghost sq", title: "Keyboard and help", href: app("help") }), user_menu()),
     main);

@@ -36,10 +36,24 @@ export function query(params) {
   return text ? `?${text}` : "";
 }
 
+// The organisation of this tab: "" is the user's own. A link may name another.
+export let org = new URLSearchParams(location.search).get("org_id") ?? "";
+try {
+  if (org) sessionStorage.setItem("org", org);
+  else org = sessionStorage.getItem("org") ?? "";
+} catch { /* storage is off */ }
+
+export function set_org(id) {
+  try { sessionStorage.setItem("org", id); } catch { /* storage is off */ }
+  location.assign(`${base}/app/clients?org_id=${encodeURIComponent(id)}`);
+}
+
+const in_org = (path) => (org ? `${path}${path.includes("?") ? "&" : "?"}org_id=${encodeURIComponent(org)}` : path);
+
 async function call(path, options) {
   let answer;
   try {
-    answer = await fetch(`${base}/api${path}`, { credentials: "same-origin", ...options });
+    answer = await fetch(`${base}/api${in_org(path)}`, { credentials: "same-origin", ...options });
   } catch (e) {
     if (e.name === "AbortError") throw e;
     throw new Failed(0, "The server cannot be reached. What you see is from before.");
@@ -82,14 +96,20 @@ export async function log_off() {
   location.assign(`${base}/app/login`);
 }
 
-export const url = (path, params) => `${base}/api${path}${query(params)}`;
+export const url = (path, params) => `${base}/api${in_org(path + query(params))}`;
 export const app = (path, params) => `${base}/app/${path}${query(params)}`;
 
 // What this user may do; set once at the start.
 export const me = { name: user, may: {}, org: "", orgs: [] };
 
 export async function learn_rights() {
-  const traits = await get("/v1/GetUserUITraits");
+  const traits = await get("/v1/GetUserUITraits").catch((e) => {
+    if (!org) throw e;
+    // Not theirs any more, or never was: their own one then.
+    try { sessionStorage.removeItem("org"); } catch { /* storage is off */ }
+    org = "";
+    return get("/v1/GetUserUITraits");
+  });
   me.may = traits.interface_traits?.Permissions ?? {};
   me.org = traits.interface_traits?.org ?? "root";
   me.orgs = traits.orgs ?? [];

@@ -1,6 +1,6 @@
 // A collection: live state, and its results, logs, uploads and request.
 
-import { app, get, me, post } from "../lib/api.js";
+import { app, get, me, org, post } from "../lib/api.js";
 import { btn, dot, empty, fill, h, hostile, icon, menu, skeleton } from "../lib/dom.js";
 import { count, size, span } from "../lib/format.js";
 import { here } from "../lib/keys.js";
@@ -77,7 +77,11 @@ export async function show_flow({ client, flow, signal }) {
     vql: () => `SELECT * FROM source(client_id='${client}', flow_id='${flow}', artifact='${(ctx.data.artifacts_with_results ?? ctx.data.request?.artifacts ?? [""])[0]}')`,
     cli: () => `velociraptor --api_config api.config.yaml query "${as.vql()}"`,
     curl: () => `curl -u ${me.name} '${location.origin}${table?.export_url("jsonl") ?? ""}'`,
-    link: () => location.href,
+    link: () => {
+      const to = new URL(location.href);
+      if (org) to.searchParams.set("org_id", org);
+      return to.href;
+    },
   };
   const copy_menu = () => menu(h("summary", { class: "btn ghost" }, icon("code"), h("span", {}, "Copy as"), icon("down")),
     h("button", { type: "button", onclick: () => copy(as.vql(), "VQL") }, "VQL", h("kbd", {}, "y v")),
