@@ -8,7 +8,8 @@ let watched = "";
 const listeners = new Map();
 let lost_at = 0;
 
-const last = { vitals: null };
+// The newest of each: who comes late is told at once.
+const last = { vitals: null, flow: null, client: null };
 
 function tell(name, data) {
   if (name in last) last[name] = data;
@@ -28,6 +29,7 @@ export function watch(client_id = "", flow_id = "") {
   const wanted = url("/fleet/live", { client_id, flow_id });
   if (wanted === watched && source && source.readyState !== EventSource.CLOSED) return;
   watched = wanted;
+  last.flow = last.client = null;
   source?.close();
   source = new EventSource(wanted);
   for (const name of ["vitals", "flow", "client"]) {

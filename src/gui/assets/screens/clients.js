@@ -114,9 +114,11 @@ export async function show_clients({ signal }) {
       draw_bulk();
     } });
     const seen = from_micros(c.last_seen_at);
+    // Between two polls a client is nowhere for a moment.
+    const near = c.connected || data.now - Number(c.last_seen_at) < 30e6;
     return h("tr", { "data-id": c.client_id },
       h("td", { class: "fit" }, box),
-      h("td", {}, c.connected ? dot("ok", "connected") : dot("off", "not connected")),
+      h("td", {}, near ? dot("ok", "connected") : dot("off", "not connected")),
       h("td", {}, h("a", { href: app(`host/${c.client_id}`) }, h("b", {}, hostile(name)))),
       h("td", { class: "hide-n" }, h("code", { class: "mid" }, c.client_id)),
       h("td", { title: os.release }, hostile([os.system, os.release].filter(Boolean).join(" ") || "not known yet")),
@@ -124,7 +126,7 @@ export async function show_clients({ signal }) {
       h("td", { class: "tn" }, hostile((c.last_ip ?? "").replace(/:\d+$/, ""))),
       h("td", { class: "tn hide-n" }, hostile(c.agent_information?.version ?? "")),
       h("td", { class: "hide-n" }, c.connected ? c.node : "–"),
-      h("td", { class: c.connected ? "mid" : "", title: time_title(seen) }, c.connected ? "now" : ago(c.last_seen_at, data.now)));
+      h("td", { class: near ? "mid" : "", title: time_title(seen) }, near ? "now" : ago(c.last_seen_at, data.now)));
   }
 
   function draw_bulk() {

@@ -2,7 +2,7 @@
 
 import { h } from "../lib/dom.js";
 
-export const first_steps = () => h("div", { class: "pane" },
+export const first_steps = () => h("div", { class: "pane stack" },
   h("h2", {}, "No client has enrolled yet"),
   h("p", { class: "mid" }, "The list fills by itself: this page need not be loaded again."),
   h("ol", { class: "guide" },

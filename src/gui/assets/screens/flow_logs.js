@@ -25,7 +25,7 @@ export function show_logs(ctx) {
     const at = Number(row?._ts ?? row?.client_time ?? 0);
     const date = at ? new Date(at * 1000) : null;
     return h("li", {}, h("time", { title: time_title(date) }, date ? time(date) : "–"),
-      h("span", { class: `tag ${LEVELS[level] ?? ""}` }, level.toLowerCase()), h("span", {}, log_text(String(row?.message ?? JSON.stringify(row)).trimEnd())));
+      level === "DEFAULT" ? h("span") : h("span", { class: `tag ${LEVELS[level] ?? ""}` }, level.toLowerCase()), h("span", {}, log_text(String(row?.message ?? JSON.stringify(row)).trimEnd())));
   };
 
   async function load(anew) {

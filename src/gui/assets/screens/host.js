@@ -71,6 +71,7 @@ export async function show_host({ client, signal }) {
 
   const usable = new Set(artifacts.items.filter((a) => !a.refused).map((a) => a.name));
   const quick = Object.fromEntries(Object.entries(QUICK[os.system] ?? {}).filter(([, a]) => usable.has(a)));
+  const can_label = me.may.label_clients;
   const start = async (artifact, env, more) => {
     try { await launch(client, artifact, env, more); } catch (e) { body.prepend(failed(e)); }
   };
@@ -96,6 +97,9 @@ export async function show_host({ client, signal }) {
   }, signal);
 
   const node = h("dd", {}, "–");
+  const labels = h("span", { class: "row wrap" });
+  draw_labels();
+  fill(status, labels);
   live.on("client", (c) => {
     if (c.client_id !== client) return;
     fill(status, dot(c.connected ? "ok" : "off"), c.connected ? "Connected" : "Not connected", labels);
@@ -103,8 +107,6 @@ export async function show_host({ client, signal }) {
       : "not now; what you start waits until it is back");
   }, signal);
 
-  const labels = h("span", { class: "row wrap" });
-  const can_label = me.may.label_clients;
   async function relabel(label, operation) {
     await post("/v1/LabelClients", { client_ids: [client], labels: [label], operation });
     info = await get(`/v1/GetClient/${encodeURIComponent(client)}`);
@@ -123,9 +125,6 @@ export async function show_host({ client, signal }) {
     form(`Label ${name}`, [h("input", { class: "in", name: "label", required: true, autofocus: true, "aria-label": "Label", placeholder: "IR-2291" })],
       "Add", ({ label }) => relabel(label.trim(), "set"));
   }
-  draw_labels();
-  fill(status, labels);
-
   const first = from_micros(Number(info.first_seen_at) * 1e6), seen = from_micros(info.last_seen_at);
   const agent = info.agent_information ?? {};
   const now = Date.now() * 1000;
