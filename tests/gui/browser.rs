@@ -194,11 +194,13 @@ impl Browser {
         self.click_at(selector, &finder);
     }
 
-    /// Clicks the first visible button or link whose text begins like this.
+    /// Clicks the first visible button or link with this text, or one that begins so.
     pub fn press(&mut self, text: &str) {
         let finder = format!(
-            "[...document.querySelectorAll('button, a, summary, label')].find(e => \
-             (e.innerText.trim().startsWith({t}) || (e.title || '').startsWith({t})) && e.getClientRects().length)",
+            "(() => {{ const all = [...document.querySelectorAll('button, a, summary, label')]\
+             .filter(e => e.getClientRects().length); \
+             return all.find(e => e.innerText.trim().split('\\n')[0] === {t}) ?? \
+             all.find(e => e.innerText.trim().startsWith({t}) || (e.title || '').startsWith({t})) }})()",
             t = Value::from(text)
         );
         self.click_at(text, &finder);

@@ -119,6 +119,7 @@ fn each_screen_is_worked() {
     collection(&mut b);
     uploads(&mut b, &d);
     cancelled(&mut b);
+    hunt(&mut b);
     cluster_and_help(&mut b);
     themes(&mut b);
     b.is_content();
@@ -387,6 +388,47 @@ fn cancelled(b: &mut Browser) {
     b.shot("dialog");
     b.press("Stop it");
     b.until("it is over", "document.querySelector('.head .state').innerText.includes('Cancelled')");
+}
+
+fn hunt(b: &mut Browser) {
+    b.press("Hunts");
+    b.shows("No hunt yet");
+    b.press("New hunt");
+    b.shows("1 of the hosts known now match");
+    b.eval("document.getElementById('w-text').focus()");
+    b.types("Who has <b>accounts</b>?");
+    b.press("By system");
+    b.until("systems", "document.getElementById('w-os')?.value === 'LINUX'");
+    named(b, "where");
+    b.shot("hunt-where");
+    b.press("Next: artifacts");
+    b.until(
+        "the search has the focus",
+        "document.activeElement?.placeholder?.includes('what it does')",
+    );
+    b.types("Linux.Sys.Users");
+    b.until("one is left", "document.querySelectorAll('.list .it').length === 1");
+    b.key("Enter");
+    b.shows("1 chosen");
+    b.press("Start hunt");
+    b.until(
+        "its description is text",
+        "document.querySelector('h1').innerText === 'Who has <b>accounts</b>?'",
+    );
+    b.until(
+        "the host has done it",
+        "[...document.querySelectorAll('tbody .state')].some(s => s.innerText === 'finished')",
+    );
+    named(b, "hunt");
+    b.shot("hunt");
+    b.press("Stop");
+    b.until(
+        "it is stopped",
+        "document.querySelector('.head .state').innerText.includes('Stopped')",
+    );
+    b.press("Hunts");
+    b.until("it is listed", "document.querySelectorAll('tbody tr').length === 1");
+    b.shot("hunts");
 }
 
 fn cluster_and_help(b: &mut Browser) {

@@ -24,6 +24,7 @@ use crate::services::users::SignedIn;
 
 mod download;
 mod fleet;
+mod hunts;
 mod live;
 mod stock;
 mod table;
@@ -74,7 +75,10 @@ impl Rest {
 
     /// As a router, without the leading `/api`.
     pub fn router(&self) -> Router {
-        Router::new().merge(stock::routes(self)).merge(fleet::routes(self))
+        Router::new()
+            .merge(stock::routes(self))
+            .merge(hunts::routes(self))
+            .merge(fleet::routes(self))
     }
 
     /// The caller, in the organisation that the request names. Nothing of the request

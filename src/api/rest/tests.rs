@@ -339,3 +339,32 @@ async fn changes_are_told_as_they_happen() {
     };
     assert!(tokio::time::timeout(std::time::Duration::from_secs(20), seen).await.unwrap());
 }
+
+#[tokio::test]
+async fn hunts_are_made_started_and_listed() {
+    let lab = lab().await;
+    let hunt = json!({
+        "hunt_description": "who runs <b>ssh</b>", "state": "RUNNING",
+        "start_request": {"artifacts": ["Linux.Sys.Pslist"]},
+        "condition": {"os": {"os": "LINUX"}},
+    });
+    let (status, text) = lab.post("rob", "/v1/CreateHunt", hunt.clone()).await;
+    assert!(status == StatusCode::FORBIDDEN && text.contains("START_HUNT"), "{text}");
+    let estimate = json!({"condition": {"os": {"os": "LINUX"}}});
+    let (_, text) = lab.post("inv", "/v1/EstimateHunt", estimate).await;
+    assert_eq!(text, r#"{"total_clients_scheduled":"1"}"#);
+    let (status, text) = lab.post("inv", "/v1/CreateHunt", hunt).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let made: Value = serde_json::from_str(&text).unwrap();
+    let id = made["flow_id"].as_str().unwrap();
+    let all = lab.json("/v1/ListHunts?count=10").await;
+    let first = &all["items"][0];
+    assert_eq!((&first["hunt_id"], &first["state"]), (&json!(id), &json!("RUNNING")));
+    assert_eq!(first["hunt_description"], "who runs <b>ssh</b>");
+    let stop = json!({"hunt_id": id, "state": "STOPPED"});
+    assert_eq!(lab.post("rob", "/v1/ModifyHunt", stop.clone()).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(lab.post("inv", "/v1/ModifyHunt", stop).await.0, StatusCode::OK);
+    assert_eq!(lab.json(&format!("/v1/GetHunt?hunt_id={id}")).await["state"], "STOPPED");
+    let flows = lab.json(&format!("/v1/GetHuntFlows?hunt_id={id}&rows=10")).await;
+    assert!(flows["columns"].is_null() || flows["columns"][0] == "ClientId", "{flows}");
+}

@@ -13,11 +13,14 @@ import { show_flow } from "./screens/flow.js";
 import { show_flows } from "./screens/flows.js";
 import { show_help } from "./screens/help.js";
 import { show_host } from "./screens/host.js";
+import { show_hunt, show_hunts } from "./screens/hunts.js";
 
 screen("clients", show_clients);
 screen("host/{client}", show_host);
 screen("host/{client}/collections", show_flows);
 screen("collect", show_collect);
+screen("hunts", show_hunts);
+screen("hunt/{hunt}", show_hunt);
 screen("flow/{client}/{flow}", show_flow);
 screen("artifacts", show_artifacts);
 screen("cluster", show_cluster);

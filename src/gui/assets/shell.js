@@ -9,6 +9,7 @@ import { go, show } from "./lib/route.js";
 
 const NAV = [
   ["clients", "Clients", "host", ["clients", "host", "flow", "collect"]],
+  ["hunts", "Hunts", "hunt", ["hunts", "hunt"]],
   ["artifacts", "Artifacts", "artifact", ["artifacts"]],
   ["cluster", "Cluster", "cluster", ["cluster"]],
 ];

@@ -1,4 +1,4 @@
-// The collect wizard: artifacts, parameters, limits, review. The address holds hosts
+// The collect wizard: artifacts, parameters, limits, review; for a hunt also where. The address holds hosts
 // and step; what was typed is kept in this tab under the draft's number.
 
 import { app, get, post } from "../lib/api.js";
@@ -12,9 +12,10 @@ import { page } from "../shell.js";
 import { show_limits } from "./collect_limits.js";
 import { show_parameters } from "./collect_parameters.js";
 import { show_picker } from "./collect_picker.js";
+import { condition_of, show_where } from "./collect_where.js";
 import { host_name } from "./host.js";
 
-const STEPS = [["artifacts", "Artifacts", "A-a"], ["parameters", "Parameters", "A-p"], ["limits", "Limits", "A-r"], ["review", "Review", "A-v"]];
+const ALL_STEPS = [["where", "Where", "A-w"], ["artifacts", "Artifacts", "A-a"], ["parameters", "Parameters", "A-p"], ["limits", "Limits", "A-r"], ["review", "Review", "A-v"]];
 
 const key = (id) => `draft ${id}`;
 function keep(draft) {
@@ -40,6 +41,8 @@ export async function show_collect({ signal }) {
   live.watch();
   const q = params();
   const clients = q.getAll("c");
+  const hunt = q.get("hunt") === "1";
+  const STEPS = hunt ? ALL_STEPS : ALL_STEPS.slice(1);
   let draft = null;
   try { draft = JSON.parse(sessionStorage.getItem(key(q.get("d")))); } catch { /* none */ }
   if (!draft) {
@@ -48,16 +51,16 @@ export async function show_collect({ signal }) {
     keep(draft);
     adjust({ d: draft.id, a: [] });
   }
-  const step = STEPS.some(([s]) => s === q.get("step")) ? q.get("step") : "artifacts";
-  const name = clients.length === 1 ? await host_name(clients[0], signal) : plural(clients.length, "host");
+  const step = STEPS.some(([s]) => s === q.get("step")) ? q.get("step") : STEPS[0][0];
+  const name = hunt ? "hosts of the hunt" : clients.length === 1 ? await host_name(clients[0], signal) : plural(clients.length, "host");
   if (signal.aborted) return;
 
-  const to = (s) => app("collect", { c: clients, d: draft.id, step: s });
+  const to = (s) => app("collect", { hunt: hunt ? "1" : "", c: clients, d: draft.id, step: s });
   const steps = h("nav", { class: "steps", "aria-label": "Steps" });
   const { body, acts } = page({
-    title: "Collect", crumbs: clients.length === 1 ? [[name, app(`host/${clients[0]}`)]] : [["Clients", app("clients")]], steps, fillbody: true,
+    title: hunt ? "New hunt" : "Collect", crumbs: hunt ? [["Hunts", app("hunts")]] : clients.length === 1 ? [[name, app(`host/${clients[0]}`)]] : [["Clients", app("clients")]], steps, fillbody: true,
   });
-  if (clients.length === 0) {
+  if (clients.length === 0 && !hunt) {
     fill(body, empty("From which host?", h("p", {}, "Mark hosts in the client list and press Collect, or open one."), btn("Clients", { href: app("clients") })));
     return;
   }
@@ -96,6 +99,15 @@ export async function show_collect({ signal }) {
     };
   };
 
+  ctx.hunt_request = () => {
+    const w = draft.where ?? { kind: "all" };
+    const { client_id: _, ...start_request } = ctx.request("");
+    return {
+      hunt_description: w.text ?? "", start_request, condition: condition_of(w), state: "RUNNING",
+      expires: Math.round((Date.now() + (w.days || 7) * 86400e3) * 1000), client_limit: w.limit || 0,
+    };
+  };
+
   const at = STEPS.findIndex(([s]) => s === step);
   const can_launch = () => draft.artifacts.length > 0 && ctx.errors.size === 0;
   const turn = (n) => { const next = STEPS[at + n]; if (next) go(to(next[0])); };
@@ -107,7 +119,7 @@ export async function show_collect({ signal }) {
     fill(acts, bad.length > 0 && h("span", { class: "t-err" }, `${plural(bad.length, "field")} to fix`),
       draft.artifacts.length === 0 && h("span", { class: "mid" }, "Choose an artifact first"),
       next && btn(`Next: ${next[1].toLowerCase()}`, { href: to(next[0]), key: "Ctrl →" }),
-      btn("Launch", { icon: "play", kind: "primary", key: "Ctrl L", disabled: !can_launch(), onclick: launch, id: "launch" }));
+      btn(hunt ? "Start hunt" : "Launch", { icon: "play", kind: "primary", key: "Ctrl L", disabled: !can_launch(), onclick: launch, id: "launch" }));
   }
 
   function draw_side() {
@@ -131,6 +143,16 @@ export async function show_collect({ signal }) {
     if (!can_launch()) return;
     const button = document.getElementById("launch");
     button.disabled = true;
+    if (hunt) {
+      try {
+        const made = await post("/v1/CreateHunt", ctx.hunt_request());
+        go(app(`hunt/${made.flow_id}`));
+      } catch (e) {
+        button.disabled = false;
+        body.prepend(failed(e));
+      }
+      return;
+    }
     const started = [], failures = [];
     for (const client of clients) {
       try { started.push([client, (await post("/v1/CollectArtifact", ctx.request(client))).flow_id]); } catch (e) { failures.push([client, e]); }
@@ -158,14 +180,14 @@ export async function show_collect({ signal }) {
   }, signal);
   draw_head();
   draw_side();
-  ({ artifacts: show_picker, parameters: show_parameters, limits: show_limits, review: show_review })[step](ctx);
+  ({ where: show_where, artifacts: show_picker, parameters: show_parameters, limits: show_limits, review: show_review })[step](ctx);
 
   function show_review() {
-    const text = JSON.stringify(clients.length === 1 ? ctx.request(clients[0]) : { ...ctx.request("…"), client_id: clients }, null, 2);
+    const text = JSON.stringify(hunt ? ctx.hunt_request() : clients.length === 1 ? ctx.request(clients[0]) : { ...ctx.request("…"), client_id: clients }, null, 2);
     ctx.split(h("div", { class: "pane stack" },
       sec("The request", "as the API takes it", h("pre", { class: "code inline", tabindex: "0" }, hostile(text, { lines: true })),
         h("div", { class: "row" }, btn("Copy as JSON", { icon: "copy", onclick: () => copy(text, "Request") }),
-          btn("Copy as VQL", { icon: "code", onclick: () => copy(as_vql(ctx.request(clients[0])), "VQL") })))));
+          !hunt && btn("Copy as VQL", { icon: "code", onclick: () => copy(as_vql(ctx.request(clients[0])), "VQL") })))));
   }
 }
 
