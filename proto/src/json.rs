@@ -10,14 +10,14 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
 use serde_json::Value;
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+pub(crate) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(crate::DESCRIPTORS)
         .expect("descriptors were written by the build script")
 });
 
 /// Why a message could not be read from or written to JSON.
 #[derive(Debug)]
-pub struct JsonError(String);
+pub struct JsonError(pub(crate) String);
 
 impl std::fmt::Display for JsonError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -27,7 +27,7 @@ impl std::fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
-fn fail(name: &str, e: impl std::fmt::Display) -> JsonError {
+pub(crate) fn fail(name: &str, e: impl std::fmt::Display) -> JsonError {
     JsonError(format!("{name}: {e}"))
 }
 
@@ -92,7 +92,10 @@ fn plain_fractions(value: &mut Value) {
     }
 }
 
-fn serialize<M: Message + Name>(m: &M, o: &SerializeOptions) -> Result<String, JsonError> {
+pub(crate) fn serialize<M: Message + Name>(
+    m: &M,
+    o: &SerializeOptions,
+) -> Result<String, JsonError> {
     let name = M::full_name();
     let mut out = Vec::new();
     let mut ser = serde_json::Serializer::new(&mut out);

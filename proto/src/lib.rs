@@ -2,9 +2,10 @@
 //!
 //! [`proto`] is the stock package (client wire, datastore objects, gRPC API);
 //! [`journal`] is this implementation's own. Nothing here has behaviour beyond
-//! [`json`], the canonical JSON mapping.
+//! [`json`], the canonical JSON mapping, and [`gateway`], that of web clients.
 #![forbid(unsafe_code)]
 
+pub mod gateway;
 pub mod json;
 
 /// The stock `proto` package.

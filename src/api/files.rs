@@ -22,10 +22,25 @@ impl Api {
         caller: Caller,
         r: VfsFileBuffer,
     ) -> Result<VfsFileBuffer, Status> {
+        let given = (r.client_id.as_str(), r.components.as_slice());
+        let file = self.open_file(&caller, given).await?;
+        let holes = if r.padding.unwrap_or(true) { Holes::Padded } else { Holes::Skipped };
+        let length = (r.length as usize).min(MAX_LENGTH);
+        let data = file.read(holes, r.offset, length).await.map_err(store)?;
+        Ok(VfsFileBuffer { data, ..Default::default() })
+    }
+
+    /// A bulk file by its components: below a client if one is named. Parts of the
+    /// datastore that are nobody's to read are refused.
+    pub(super) async fn open_file(
+        &self,
+        caller: &Caller,
+        (client, components): (&str, &[String]),
+    ) -> Result<Upload, Status> {
         caller.require(Permission::ReadResults)?;
         // Before anything is compared: clients send a leading empty component.
-        let given: Vec<String> = r.components.iter().filter(|c| !c.is_empty()).cloned().collect();
-        let at = if r.client_id.is_empty() {
+        let given: Vec<String> = components.iter().filter(|c| !c.is_empty()).cloned().collect();
+        let at = if client.is_empty() {
             let first = given.first().map(|c| c.to_ascii_lowercase());
             let hidden =
                 first.is_none_or(|f| f == FLEET || self.options.denied_prefixes.contains(&f));
@@ -35,15 +50,11 @@ impl Api {
             }
             PathSpec::from_components(&caller.org.id, &given)
         } else {
-            let mut all = vec!["clients", r.client_id.as_str()];
+            let mut all = vec!["clients", client];
             all.extend(given.iter().map(String::as_str));
             PathSpec::escaped(&caller.org.id, PathType::Json, &all)
         };
-        let holes = if r.padding.unwrap_or(true) { Holes::Padded } else { Holes::Skipped };
         let file = Upload::open(&self.server.tree, &FilePath(at)).await.map_err(store)?;
-        let file = file.ok_or_else(|| Status::not_found("Not Found"))?;
-        let length = (r.length as usize).min(MAX_LENGTH);
-        let data = file.read(holes, r.offset, length).await.map_err(store)?;
-        Ok(VfsFileBuffer { data, ..Default::default() })
+        file.ok_or_else(|| Status::not_found("Not Found"))
     }
 }

@@ -80,7 +80,7 @@ impl Api {
         self.user(name, org_id.unwrap_or_default()).await
     }
 
-    async fn user(&self, name: &str, org: &str) -> Result<Caller, Status> {
+    pub(super) async fn user(&self, name: &str, org: &str) -> Result<Caller, Status> {
         let unknown = || Status::permission_denied(format!("PermissionDenied: user {name}"));
         let user = self.server.users.get(name).await.map_err(unavailable)?.ok_or_else(unknown)?;
         let org = self.org(org)?;

@@ -21,6 +21,7 @@ use crate::crypto::certs::Certificate;
 use crate::crypto::node::CN_PREFIX;
 use crate::env::{Env, Listener, Side};
 use crate::services::Server;
+use crate::services::tables::{self, Views};
 
 mod artifacts;
 pub mod client;
@@ -31,6 +32,7 @@ mod flows;
 mod hunts;
 mod identity;
 mod query;
+pub mod rest;
 mod service;
 pub mod status;
 mod table;
@@ -54,6 +56,8 @@ pub struct ApiOptions {
     pub gateway_name: String,
     /// First path components that are not served.
     pub denied_prefixes: Vec<String>,
+    /// Of looking at whole result sets.
+    pub tables: tables::Limits,
 }
 
 impl Default for ApiOptions {
@@ -62,6 +66,7 @@ impl Default for ApiOptions {
             pinned_server_name: "VelociraptorServer".into(),
             gateway_name: "GRPC_GW".into(),
             denied_prefixes: DENIED_PREFIXES.map(str::to_owned).into(),
+            tables: tables::Limits::default(),
         }
     }
 }
@@ -72,6 +77,7 @@ pub struct Api {
     pub(super) server: Arc<Server>,
     pub(super) registry: Arc<Registry>,
     pub(super) options: Arc<ApiOptions>,
+    pub(super) views: Arc<Views>,
 }
 
 impl std::fmt::Debug for Api {
@@ -83,7 +89,8 @@ impl std::fmt::Debug for Api {
 impl Api {
     /// The API of `server`; queries see the callables of `registry`.
     pub fn new(server: Arc<Server>, registry: Arc<Registry>, options: ApiOptions) -> Api {
-        Api { server, registry, options: Arc::new(options) }
+        let views = Arc::new(Views::new(options.tables));
+        Api { server, registry, options: Arc::new(options), views }
     }
 
     /// As a router for the accept loop; a master's also takes the streams of its

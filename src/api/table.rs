@@ -15,11 +15,10 @@ use super::status::status;
 use super::{Api, Caller};
 use crate::services::acl::Permission;
 use crate::services::flows::Rows;
+use crate::services::tables::{Filter, Set, View};
 
 /// Rows of a page when the request does not say.
 const PAGE: u64 = 2000;
-/// Rows read to filter or sort a table in memory.
-const MAX_SCAN: u64 = 200_000;
 
 /// A row: names to values in order.
 type TableRow = Map<String, Value>;
@@ -48,26 +47,40 @@ impl Api {
             }
         };
         let (start, count) = page(&r);
-        let whole = needs_all(&r);
-        let (from, wanted) = if whole { (0, MAX_SCAN) } else { (start, count) };
-        let (lines, total) = match &which {
-            Some(which) => {
-                let (org, client, flow) = (&caller.org, &r.client_id, &r.flow_id);
-                let rows = self.server.rows(org, client, flow, which, from, wanted).await;
-                let total = self.server.row_count(org, client, flow, which).await;
-                (rows.map_err(|e| status(&e))?, total.map_err(|e| status(&e))?)
-            }
-            None => {
-                let found = self.server.upload_rows(&caller.org, &r.client_id, &r.flow_id).await;
-                let all = found.map_err(|e| status(&e))?;
-                let total = all.len() as u64;
-                let page = all.into_iter().skip(from as usize).take(wanted as usize);
-                (page.map(|row| bytes::Bytes::from(row.to_string())).collect(), total)
-            }
+        let Some(which) = which else {
+            let found = self.server.upload_rows(&caller.org, &r.client_id, &r.flow_id).await;
+            let all = found.map_err(|e| status(&e))?;
+            let total = all.len() as u64;
+            let whole = needs_all(&r);
+            let all = all.into_iter().filter_map(|row| match row {
+                Value::Object(row) => Some(row),
+                _ => None,
+            });
+            let rows = match whole {
+                true => all.collect(),
+                false => all.skip(start as usize).take(count as usize).collect(),
+            };
+            return finish(rows, total, &r, whole);
         };
-        let rows =
-            lines.iter().filter_map(|l| serde_json::from_slice::<TableRow>(l).ok()).collect();
-        finish(rows, total, &r, whole)
+        let set = self.set(caller, &r.client_id, &r.flow_id, which);
+        let mut view = View::default();
+        if !r.filter_regex.is_empty() {
+            let filter = Filter::new(&r.filter_column, &r.filter_regex);
+            view.filters.push(filter.map_err(|e| status(&e))?);
+        }
+        if !r.sort_column.is_empty() {
+            // The flag named ascending by clients means descending.
+            view.sort = Some((r.sort_column.clone(), r.sort_direction));
+        }
+        let page = self.views.page(&set, &view, start, count).await.map_err(|e| status(&e))?;
+        let rows = page.rows.iter().filter_map(|(_, l)| serde_json::from_slice(l).ok()).collect();
+        Ok(align(rows, page.matched))
+    }
+
+    /// A result set for somebody who may read it.
+    pub(super) fn set(&self, caller: &Caller, client: &str, flow: &str, which: Rows) -> Set {
+        let (server, org) = (self.server.clone(), caller.org.clone());
+        Set { server, org, client: client.to_owned(), flow: flow.to_owned(), which }
     }
 
     pub(super) async fn client_flows(

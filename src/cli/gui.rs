@@ -105,7 +105,7 @@ pub async fn run(args: GuiArgs, ctx: &Context) -> anyhow::Result<()> {
     let agent = if args.noclient { None } else { Some(start_agent(ctx, &dir).await?) };
     announce(&dir, &loaded, made.as_deref(), node.gui);
     if !args.nobrowser {
-        eprintln!("note: no browser is opened yet: there is only a status page");
+        eprintln!("note: open the page below; browsers are not started yet");
     }
     let ended = until_stopped(&node).await?;
     if let Some(stop) = agent {
@@ -179,7 +179,7 @@ fn announce(dir: &str, loaded: &Loaded, password: Option<&str>, gui: Option<std:
     let urls = loaded.config.client.server_urls.join(" ");
     let gui = gui.map(|a| format!("https://{a}/")).unwrap_or_default();
     eprintln!("\n{} is running. Agents connect to {urls}", crate::PRODUCT);
-    eprintln!("  status page   {gui}");
+    eprintln!("  web pages     {gui}");
     if let Some(p) = password {
         eprintln!("  administrator {ADMIN}, password {p} (shown only now)");
     }

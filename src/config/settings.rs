@@ -20,6 +20,8 @@ pub struct Settings {
     pub settle: Settle,
     /// Limits the stock configuration has no key for.
     pub limits: Limits,
+    /// The web GUI and the HTTP API behind it.
+    pub gui: Gui,
     /// Which node of the cluster this is.
     pub node: Node,
     /// What the nodes of the cluster know of each other.
@@ -113,6 +115,45 @@ impl Default for Limits {
             packet_inflated_bytes: crate::crypto::envelope::MAX_TOTAL_BYTES as u64,
             connections: 0,
             proxy_protocol: false,
+        }
+    }
+}
+
+/// `gui`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gui {
+    /// Minutes a log-in lasts; a page in use renews it.
+    pub session_minutes: u64,
+    /// Failed log-ins of one user from one address before both are locked out
+    /// together; 0 never locks. An address may fail 5 times as often with different
+    /// names, a user 10 times as often from everywhere.
+    pub login_failures: u32,
+    /// Seconds a lock-out lasts, and a failure is remembered.
+    pub login_lock_seconds: u64,
+    /// Pages that may be told of changes at once.
+    pub live_streams: u64,
+    /// Bytes of a request's body.
+    pub body_bytes: u64,
+    /// Rows of a result set that are looked at for one filter, order or count.
+    pub scan_rows: u64,
+    /// Rows of a result set that are put in order: those that come first.
+    pub sort_rows: u64,
+    /// Row numbers kept of filtered and sorted sets, 4 bytes each.
+    pub kept_rows: u64,
+}
+
+impl Default for Gui {
+    fn default() -> Self {
+        Self {
+            session_minutes: 720,
+            login_failures: 5,
+            login_lock_seconds: 300,
+            live_streams: 500,
+            body_bytes: 4 << 20,
+            scan_rows: 50_000_000,
+            sort_rows: 1_000_000,
+            kept_rows: 16_000_000,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! values; both run the same code.
 
 mod fleet;
+mod gui;
 mod metrics;
 pub mod offline;
 mod revoked;
@@ -61,6 +62,7 @@ pub struct Node {
     pub monitoring: Option<SocketAddr>,
     /// On a master: its minions.
     pub cluster: Option<Cluster>,
+    web: Option<crate::gui::Gui>,
     stop: CancellationToken,
     /// What must live longer than everything that ends with `stop`.
     last_stop: CancellationToken,
@@ -236,6 +238,7 @@ impl Node {
             gui: None,
             monitoring: None,
             cluster: None,
+            web: None,
             stop: CancellationToken::new(),
             last_stop: CancellationToken::new(),
             fatal: tokio::sync::watch::Sender::new(None),
@@ -263,8 +266,8 @@ impl Node {
                     }
                     _ => None,
                 };
-                node.serve_api(&env, loaded, &extras, fleet).await?;
-                node.serve_gui(&env, loaded).await?;
+                let api = node.serve_api(&env, loaded, &extras, fleet).await?;
+                node.serve_gui(&env, loaded, api).await?;
             }
         }
         let metrics = node.serve_clients(&env, loaded, frontend).await?;
@@ -334,7 +337,7 @@ impl Node {
         loaded: &Loaded,
         extras: &Extras,
         fleet: Option<crate::cluster::Fleet>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Api> {
         let c = &loaded.config;
         if c.api.bind_scheme() != "tcp" {
             anyhow::bail!("API.bind_scheme: only tcp is served, not {}", c.api.bind_scheme());
@@ -349,6 +352,7 @@ impl Node {
         let options = ApiOptions {
             pinned_server_name: c.client.pinned_server_name().to_owned(),
             gateway_name: c.api.pinned_gw_name().to_owned(),
+            tables: gui::table_limits(&loaded.settings.gui),
             ..ApiOptions::default()
         };
         let api = Api::new(self.server.clone(), extras.registry.clone(), options);
@@ -356,41 +360,11 @@ impl Node {
         let listener = env.net.bind(at).await?;
         self.api = Some(listener.local_addr()?);
         let (stop, limits) = (self.stopping(), accept_limits(loaded));
+        let served = api.clone();
         let task =
-            async move { api.serve(listener, tls, limits, Arc::default(), stop, fleet).await };
+            async move { served.serve(listener, tls, limits, Arc::default(), stop, fleet).await };
         self.run(env, Side::Gui, task.boxed());
-        Ok(())
-    }
-
-    async fn serve_gui(&mut self, env: &Env, loaded: &Loaded) -> anyhow::Result<()> {
-        let c = &loaded.config;
-        let tls = if c.gui.use_plain_http {
-            None
-        } else {
-            let (cert, key) = tls_identity(env, &c.frontend).await?;
-            let identity = tls::Identity::from_pem(&cert, &key)?;
-            let options = ServerOptions {
-                allow_tls12: true,
-                client_auth: ClientAuth::None,
-                alpn: Alpn::Http1,
-            };
-            Some(tls::server_config(env, &identity, &options)?)
-        };
-        let at = address(c.gui.bind_address(), c.gui.bind_port(), "GUI.bind_address")?;
-        let listener = env.net.bind(at).await?;
-        self.gui = Some(listener.local_addr()?);
-        let what = Serve {
-            tls,
-            proxy_protocol: false,
-            limits: accept_limits(loaded),
-            metrics: Arc::default(),
-            side: Side::Gui,
-            stop: self.stopping(),
-        };
-        let page = crate::gui::router(self.server.clone(), &c.gui.base_path);
-        let handler = Arc::new(WebHandler::new(page));
-        self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
-        Ok(())
+        Ok(api)
     }
 
     async fn serve_monitoring(
@@ -416,7 +390,9 @@ impl Node {
             side: Side::Gui,
             stop: self.stopping(),
         };
-        let app = metrics::router(self.server.clone(), clients, operations, self.link_metrics());
+        let (link, gui) = (self.link_metrics(), self.web.clone());
+        let more = Arc::new(move || link() + &gui.as_ref().map(gui::metrics).unwrap_or_default());
+        let app = metrics::router(self.server.clone(), clients, operations, more);
         let handler = Arc::new(WebHandler::new(app));
         self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
         Ok(())

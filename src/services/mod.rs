@@ -36,6 +36,7 @@ pub mod settle_everything;
 mod settle_uploads;
 mod space;
 pub mod state;
+pub mod tables;
 pub mod tasks;
 pub mod tombstones;
 pub mod users;

@@ -374,7 +374,7 @@ pub(super) fn blob(rows: &[serde_json::Value]) -> Bytes {
 
 impl Server {
     /// Writes a small set built in memory to its stock name.
-    pub(super) async fn settle_rows(
+    pub(crate) async fn settle_rows(
         &self,
         stock: &FilePath,
         base: u64,

@@ -43,6 +43,14 @@ pub enum UserError {
     Invalid(String),
 }
 
+/// Who is behind a web request, once that is proved; found in its extensions. It
+/// says nothing of their rights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedIn {
+    /// User name as stored.
+    pub name: String,
+}
+
 /// All users of this server.
 #[derive(Debug)]
 pub struct Users {

@@ -1,0 +1,266 @@
+//! What our own pages ask beside stock calls: lists in the shape they are shown in,
+//! where a client is held, the nodes.
+
+use axum::Router;
+use axum::extract::{Path, Request};
+use axum::routing::get;
+use serde_json::{Map, Value, json};
+use tonic::Status;
+use velociraptor_proto::proto::Artifact;
+
+use super::{Rest, failed, json, live, parameters, table};
+use crate::api::Caller;
+use crate::services::acl::{Permission, Policy};
+use crate::services::clients::{ONLINE, api_client};
+use crate::services::compiler::check_launch;
+use crate::services::fleet::status::NodeView;
+
+/// Clients of a page at most.
+const MAX_PAGE: usize = 500;
+
+pub(super) fn routes(rest: &Rest) -> Router {
+    let own = Router::new()
+        .route("/fleet/clients", answered(rest, |rest, caller, r| rest.client_list(&caller, &r)))
+        .route("/fleet/cluster", answered(rest, |rest, caller, _| rest.cluster(&caller)))
+        .route("/fleet/artifacts", answered(rest, |rest, caller, _| rest.artifact_list(&caller)));
+    let (one, definition) = (rest.clone(), rest.clone());
+    own.route(
+        "/fleet/client/{id}",
+        get(move |Path(id): Path<String>, r: Request| async move {
+            match one.caller(&r).await.and_then(|c| {
+                c.require(Permission::ReadResults)?;
+                Ok(one.connection(&c, &id))
+            }) {
+                Ok(v) => json(v.to_string()),
+                Err(e) => failed(&e),
+            }
+        }),
+    )
+    .route(
+        "/fleet/artifact/{name}",
+        get(move |Path(name): Path<String>, r: Request| async move {
+            match definition.caller(&r).await.and_then(|c| definition.artifact(&c, &name)) {
+                Ok(v) => json(v.to_string()),
+                Err(e) => failed(&e),
+            }
+        }),
+    )
+    .merge(table::routes(rest))
+    .merge(live::routes(rest))
+}
+
+/// `GET` of something that is in memory.
+fn answered(
+    rest: &Rest,
+    call: impl Fn(&Rest, Caller, Request) -> Result<Value, Status> + Clone + Send + Sync + 'static,
+) -> axum::routing::MethodRouter {
+    let rest = rest.clone();
+    get(move |request: Request| async move {
+        let found = match rest.caller(&request).await {
+            Ok(caller) => call(&rest, caller, request),
+            Err(e) => Err(e),
+        };
+        found.map_or_else(|e| failed(&e), |v| json(v.to_string()))
+    })
+}
+
+impl Rest {
+    /// Whether a client is held, and by which node.
+    pub(super) fn connection(&self, caller: &Caller, client: &str) -> Value {
+        let server = &self.api.server;
+        match server.sessions.held(&caller.org.id, client) {
+            None => json!({ "client_id": client, "connected": false }),
+            Some(h) => {
+                let own = &server.options.node;
+                let node = h.process().map_or(own.as_str(), |p| p.node.as_str());
+                json!({ "client_id": client, "connected": true, "node": node, "remote": h.remote })
+            }
+        }
+    }
+
+    /// Sums for the edge of every page.
+    pub(super) fn vitals(&self, caller: &Caller) -> Value {
+        let server = &self.api.server;
+        let nodes = NodeView::all(server, server.hub().as_deref());
+        let up = nodes.iter().filter(|n| n.connected).count();
+        let delivery = server.delivery().measured();
+        json!({
+            "clients": caller.org.state().clients.len(),
+            "held": server.sessions.len(),
+            "nodes": nodes.len(),
+            "nodes_up": up,
+            "lag_bytes": nodes.iter().map(|n| n.lag_bytes).max().unwrap_or(0),
+            "delivery_p99": delivery.p99,
+            "now": server.env.clock.micros(),
+        })
+    }
+
+    /// A page of clients: `q`, `start`, `rows`, `sort` (`-` for descending), `online`.
+    fn client_list(&self, caller: &Caller, request: &Request) -> Result<Value, Status> {
+        caller.require(Permission::ReadResults)?;
+        let (mut q, mut sort) = (String::new(), String::new());
+        let (mut start, mut rows, mut online) = (0usize, 50usize, false);
+        for (k, v) in parameters(request) {
+            let number =
+                || v.parse().map_err(|_| Status::invalid_argument(format!("{k}: no number")));
+            match k.as_str() {
+                "q" => q = v,
+                "sort" => sort = v,
+                "start" => start = number()?,
+                "rows" => rows = number()?,
+                "online" => online = v == "true",
+                _ => {}
+            }
+        }
+        let server = &self.api.server;
+        let now = server.env.clock.micros();
+        let held = |id: &str| server.sessions.held(&caller.org.id, id).is_some();
+        let state = caller.org.state();
+        let found = state.clients.search(&q);
+        let total = found.len();
+        let recent = |id: &String| {
+            let seen = state.clients.get(id).map_or(0, |c| c.info.ping);
+            held(id) || now.saturating_sub(seen) <= ONLINE
+        };
+        let on: Vec<bool> = found.iter().map(recent).collect();
+        let count = on.iter().filter(|o| **o).count();
+        let mut ids: Vec<&String> =
+            found.iter().zip(&on).filter(|(_, on)| !online || **on).map(|(id, _)| id).collect();
+        let (column, down) = match sort.strip_prefix('-') {
+            Some(c) => (c, true),
+            None => (sort.as_str(), false),
+        };
+        let info = |id: &str| state.clients.get(id).map(|c| &c.info);
+        let text = |id: &str| {
+            let i = info(id);
+            let i = i.map(|i| match column {
+                "host" => i.hostname.to_lowercase(),
+                "os" => format!("{} {}", i.system, i.release),
+                "ip" => i.ip_address.clone(),
+                "agent" => i.client_version.clone(),
+                _ => String::new(),
+            });
+            i.unwrap_or_default()
+        };
+        match column {
+            "" | "id" => {}
+            "seen" => ids.sort_by_cached_key(|id| {
+                if held(id) { u64::MAX } else { info(id).map_or(0, |i| i.ping) }
+            }),
+            "first" => ids.sort_by_cached_key(|id| info(id).map_or(0, |i| i.first_seen_at)),
+            "host" | "os" | "ip" | "agent" => ids.sort_by_cached_key(|id| text(id)),
+            other => return Err(Status::invalid_argument(format!("sort: `{other}` is no column"))),
+        }
+        if down {
+            ids.reverse();
+        }
+        let shown = ids.len();
+        let page = ids.into_iter().skip(start).take(rows.min(MAX_PAGE));
+        let items: Vec<Value> = page
+            .filter_map(|id| {
+                let info = info(id)?;
+                let seen = held(id).then_some(now);
+                let client = api_client(info, seen);
+                let mut row = velociraptor_proto::json::to_sparse_row(&client).ok()?;
+                if let (Value::Object(row), Value::Object(c)) =
+                    (&mut row, self.connection(caller, id))
+                {
+                    row.extend(c);
+                }
+                Some(row)
+            })
+            .collect();
+        Ok(json!({
+            "items": items, "total": total, "online": count, "shown": shown, "now": now,
+        }))
+    }
+
+    /// Every node, its lag and load.
+    fn cluster(&self, caller: &Caller) -> Result<Value, Status> {
+        caller.require(Permission::ReadResults)?;
+        let server = &self.api.server;
+        let nodes: Vec<Value> = NodeView::all(server, server.hub().as_deref())
+            .into_iter()
+            .map(|n| {
+                let stats = velociraptor_proto::json::to_row(&n.stats).unwrap_or(Value::Null);
+                json!({
+                    "node": n.node, "role": n.role, "epoch": n.epoch, "connected": n.connected,
+                    "since": n.since, "beat_age_ms": n.beat_age_ms, "streams": n.streams,
+                    "product": n.product, "clients": n.clients, "lag_bytes": n.lag_bytes,
+                    "lag_files": n.lag_files, "waiting_frames": n.waiting_frames,
+                    "waiting_bytes": n.waiting_bytes, "stats": stats,
+                })
+            })
+            .collect();
+        let space = server.journal.space();
+        let delivery = server.delivery().measured();
+        let (mut enrolled, mut unsettled) = (0, 0);
+        for org in server.orgs() {
+            let state = org.state();
+            enrolled += state.clients.len();
+            unsettled += state.flows.len();
+        }
+        Ok(json!({
+            "nodes": nodes,
+            "enrolled": enrolled,
+            "held": server.sessions.len(),
+            "unsettled_flows": unsettled,
+            "now": server.env.clock.micros(),
+            "started": server.started,
+            "store": {
+                "free_bytes": space.free(),
+                "reserve_bytes": space.held(),
+                "level": space.level() as u64,
+                "healthy": space.health().err().map(|e| e.to_string()),
+                "waiting_bytes": server.journal.waiting_bytes(),
+                "journal_files": server.journal_files(),
+            },
+            "delivery": { "p50": delivery.p50, "p99": delivery.p99 },
+        }))
+    }
+
+    /// All definitions in brief, with whether the caller may launch each.
+    fn artifact_list(&self, caller: &Caller) -> Result<Value, Status> {
+        caller.require(Permission::ReadResults)?;
+        let all = caller.org.repository.all();
+        let items: Vec<Value> = all.iter().map(|a| brief(a, &caller.policy)).collect();
+        Ok(json!({ "items": items }))
+    }
+
+    /// One definition with its text.
+    fn artifact(&self, caller: &Caller, name: &str) -> Result<Value, Status> {
+        caller.require(Permission::ReadResults)?;
+        let found = caller.org.repository.get(name);
+        let found =
+            found.ok_or_else(|| Status::not_found(format!("artifact {name} is not known")))?;
+        let mut whole = velociraptor_proto::json::to_sparse_row(&*found)
+            .map_err(|e| Status::internal(e.to_string()))?;
+        if let (Value::Object(whole), Value::Object(brief)) =
+            (&mut whole, brief(&found, &caller.policy))
+        {
+            let more: Map<_, _> = brief.into_iter().filter(|(k, _)| k == "refused").collect();
+            whole.extend(more);
+        }
+        Ok(whole)
+    }
+}
+
+fn brief(a: &Artifact, policy: &Policy) -> Value {
+    let on_server = a.r#type.eq_ignore_ascii_case("server");
+    let refused = check_launch(policy, a, on_server).err().map(|e| e.to_string());
+    json!({
+        "name": a.name,
+        "type": a.r#type,
+        "description": a.description,
+        "built_in": a.built_in,
+        "aliases": a.aliases,
+        "parameters": a.parameters.len(),
+        "tools": a.tools.iter().map(|t| &t.name).collect::<Vec<_>>(),
+        "precondition": if a.precondition.is_empty() {
+            a.sources.iter().map(|s| s.precondition.as_str()).collect::<Vec<_>>().join(" ")
+        } else {
+            a.precondition.clone()
+        },
+        "refused": refused,
+    })
+}

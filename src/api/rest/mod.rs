@@ -1,0 +1,210 @@
+//! The API over HTTP with JSON: `/v1` is that of stock servers, for their scripts;
+//! `/fleet` is what our own screens need beside it. Both are thin, like the gRPC
+//! API, and use its methods.
+//!
+//! Who calls was found out before (a [`SignedIn`] in the request's extensions).
+//! Rights are checked behind each call.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::to_bytes;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
+use prost::{Message, Name};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use velociraptor_proto::gateway;
+
+use super::{Api, Caller};
+use crate::services::users::SignedIn;
+
+mod download;
+mod fleet;
+mod hunts;
+mod live;
+mod stock;
+mod table;
+mod traits;
+
+/// Limits of the HTTP API.
+#[derive(Clone, Copy, Debug)]
+pub struct RestOptions {
+    /// Largest body, bytes.
+    pub max_body: usize,
+    /// Event streams open at once.
+    pub live_streams: usize,
+}
+
+impl Default for RestOptions {
+    fn default() -> Self {
+        Self { max_body: 4 << 20, live_streams: 500 }
+    }
+}
+
+/// The HTTP API of one server.
+#[derive(Clone)]
+pub struct Rest {
+    api: Api,
+    options: RestOptions,
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
+    base_path: Arc<str>,
+}
+
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rest").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Rest {
+    /// Over `api`, for pages below `base_path`; streams end with `stop`.
+    pub fn new(api: Api, options: RestOptions, base_path: &str, stop: CancellationToken) -> Self {
+        Self {
+            api,
+            options,
+            streams: Arc::new(Semaphore::new(options.live_streams)),
+            stop,
+            base_path: base_path.into(),
+        }
+    }
+
+    /// As a router, without the leading `/api`.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .merge(stock::routes(self))
+            .merge(hunts::routes(self))
+            .merge(fleet::routes(self))
+    }
+
+    /// The caller, in the organisation that the request names. Nothing of the request
+    /// is kept while users are read: a body cannot be shared.
+    fn caller(&self, request: &Request) -> BoxFuture<'static, Result<Caller, Status>> {
+        let who = request.extensions().get::<SignedIn>().cloned();
+        let header = request.headers().get("grpc-metadata-orgid").and_then(|v| v.to_str().ok());
+        let query = request.uri().query().unwrap_or_default();
+        let named = header.map(str::to_owned).or_else(|| {
+            let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+            pairs.find(|(k, _)| k == "org_id").map(|(_, v)| v.into_owned())
+        });
+        let api = self.api.clone();
+        Box::pin(async move {
+            let who = who.ok_or_else(|| Status::unauthenticated("sign in first"))?;
+            if let Some(org) = named.filter(|o| !o.is_empty() && o != "root") {
+                return api.user(&who.name, &org).await;
+            }
+            let root = api.user(&who.name, "").await?;
+            if !root.policy.is_empty() {
+                return Ok(root);
+            }
+            // Somebody of one organisation need not say which.
+            for org in api.server.orgs() {
+                let caller = api.user(&who.name, org.id.id()).await?;
+                if !caller.policy.is_empty() {
+                    return Ok(caller);
+                }
+            }
+            Ok(root)
+        })
+    }
+
+    /// Reads a message, calls, and answers with what came of it.
+    async fn answer<M, F, A>(
+        &self,
+        request: Request,
+        path: &[(String, String)],
+        call: F,
+    ) -> Response
+    where
+        M: Message + Name + Default,
+        F: FnOnce(Self, Caller, M) -> A,
+        A: Future<Output = Result<String, Status>>,
+    {
+        match self.take(request, path, call).await {
+            Ok(text) => json(text),
+            Err(e) => failed(&e),
+        }
+    }
+
+    async fn take<M, F, A>(
+        &self,
+        request: Request,
+        path: &[(String, String)],
+        call: F,
+    ) -> Result<String, Status>
+    where
+        M: Message + Name + Default,
+        F: FnOnce(Self, Caller, M) -> A,
+        A: Future<Output = Result<String, Status>>,
+    {
+        let caller = self.caller(&request).await?;
+        let bad = |e: velociraptor_proto::json::JsonError| Status::invalid_argument(e.to_string());
+        let message = if request.method() == Method::POST {
+            let body = to_bytes(request.into_body(), self.options.max_body).await;
+            let body = body.map_err(|e| Status::invalid_argument(format!("body: {e}")))?;
+            let body = if body.trim_ascii().is_empty() { &b"{}"[..] } else { &body };
+            velociraptor_proto::json::from_json(body).map_err(bad)?
+        } else {
+            let pairs = parameters(&request);
+            let all = pairs.iter().chain(path).map(|(k, v)| (k.as_str(), v.as_str()));
+            gateway::from_query(all).map_err(bad)?
+        };
+        call(self.clone(), caller, message).await
+    }
+}
+
+/// The parameters of a request's address.
+fn parameters(request: &Request) -> Vec<(String, String)> {
+    let query = request.uri().query().unwrap_or_default();
+    url::form_urlencoded::parse(query.as_bytes())
+        .map(|(k, v)| (k.into_owned(), v.into_owned()))
+        .collect()
+}
+
+/// A message as an answer's text.
+fn text<M: Message + Name>(m: &M) -> Result<String, Status> {
+    gateway::to_answer(m).map_err(|e| Status::internal(e.to_string()))
+}
+
+fn json(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// An error, as stock gateways show it: its text, and a status by its kind.
+fn failed(e: &Status) -> Response {
+    let status = match e.code() {
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
+            StatusCode::BAD_REQUEST
+        }
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Internal | Code::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], e.message().to_owned())
+        .into_response()
+}
+
+/// A file name for a download, safe inside of a header.
+fn attachment(name: &str) -> HeaderMap {
+    let plain: String = (name.chars())
+        .map(|c| if c.is_ascii_alphanumeric() || "._- ".contains(c) { c } else { '_' })
+        .take(150)
+        .collect();
+    let mut headers = HeaderMap::new();
+    let text = format!("attachment; filename=\"{}\"", plain.trim_start_matches('.'));
+    if let Ok(v) = text.parse() {
+        headers.insert(header::CONTENT_DISPOSITION, v);
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,370 @@
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use velociraptor_proto::proto::ApiClientAcl;
+
+use super::*;
+use crate::api::ApiOptions;
+use crate::plugins::server::tests::{CLIENT, server};
+use crate::services::Server;
+use crate::services::flows::{Rows, rows_path};
+use crate::services::ids::OrgId;
+
+struct Lab {
+    server: Arc<Server>,
+    app: Router,
+    _dir: tempfile::TempDir,
+}
+
+async fn lab() -> Lab {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    for (name, role) in [
+        ("ann", "administrator"),
+        ("inv", "investigator"),
+        ("rob", "reader"),
+        ("api", "artifact_writer"),
+    ] {
+        server.users.create(name).await.unwrap();
+        let acl = ApiClientAcl { roles: vec![role.into()], ..Default::default() };
+        server.users.set_acl(&OrgId::root(), name, &acl).await.unwrap();
+    }
+    let registry = crate::plugins::server::registry();
+    let api = Api::new(server.clone(), registry, ApiOptions::default());
+    let stop = CancellationToken::new();
+    let app = Rest::new(api, RestOptions::default(), "/vr", stop).router();
+    Lab { server, app, _dir: dir }
+}
+
+impl Lab {
+    async fn ask(&self, user: &str, request: Request<Body>) -> Response {
+        let mut request = request;
+        request.extensions_mut().insert(SignedIn { name: user.into() });
+        self.app.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn get(&self, user: &str, path: &str) -> (StatusCode, String) {
+        text(self.ask(user, Request::get(path).body(Body::empty()).unwrap()).await).await
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let (status, text) = self.get("inv", path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    async fn post(&self, user: &str, path: &str, body: Value) -> (StatusCode, String) {
+        let request = Request::post(path).body(Body::from(body.to_string())).unwrap();
+        text(self.ask(user, request).await).await
+    }
+
+    /// Rows of a settled collection.
+    async fn rows(&self, which: Rows, rows: &str) {
+        let at = rows_path(&self.server.root(), CLIENT, "F.1", &which);
+        self.server.settle_rows(&at, 0, &Bytes::from(rows.to_owned())).await.unwrap();
+    }
+}
+
+async fn text(answer: Response) -> (StatusCode, String) {
+    let status = answer.status();
+    let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn stock_calls_have_stock_shapes() {
+    let lab = lab().await;
+    let found = lab.json("/v1/SearchClients?query=host:web&limit=10").await;
+    assert_eq!((&found["total"], &found["items"][0]["client_id"]), (&json!("1"), &json!(CLIENT)));
+    assert_eq!(found["search_term"], json!({"limit": "10", "query": "host:web"}));
+    let names = lab.json("/v1/SearchClients?query=web&name_only=true").await;
+    assert_eq!(names["names"], json!(["host:web-1"]));
+    let client = lab.json(&format!("/v1/GetClient/{CLIENT}")).await;
+    assert_eq!(client["os_info"]["hostname"], "web-1");
+    let traits = lab.json("/v1/GetUserUITraits").await;
+    assert_eq!((&traits["username"], &traits["orgs"][0]["id"]), (&json!("inv"), &json!("root")));
+    let traits = &traits["interface_traits"];
+    assert_eq!((&traits["base_path"], &traits["org"]), (&json!("/vr"), &json!("root")));
+    assert_eq!(traits["Permissions"]["collect_client"], true);
+    assert_eq!(traits["Permissions"].get("execve"), None);
+    // As axios writes lists: the brackets' empty element is no name.
+    let found = lab.json("/v1/GetArtifacts?names[]=&names[]=Linux.Sys.Pslist").await;
+    assert_eq!(found["items"][0]["name"], "Linux.Sys.Pslist");
+    let (status, text) = lab.get("inv", "/v1/GetClient/C.0000000000000009").await;
+    assert_eq!((status, text.as_str()), (StatusCode::NOT_FOUND, "Not Found"));
+    let (status, _) = lab.get("inv", "/v1/GetTable?rows=many").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn collections_are_started_shown_and_stopped() {
+    let lab = lab().await;
+    let ask = json!({
+        "client_id": CLIENT, "artifacts": ["Linux.Sys.Pslist"], "later": 1,
+        "specs": [{"artifact": "Linux.Sys.Pslist", "parameters": {"env": [{"key": "processRegex", "value": "ssh"}]}}],
+    });
+    let (status, text) = lab.post("inv", "/v1/CollectArtifact", ask.clone()).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let started: Value = serde_json::from_str(&text).unwrap();
+    let flow = started["flow_id"].as_str().unwrap();
+    let at = format!("/v1/GetFlowDetails?client_id={CLIENT}&flow_id={flow}");
+    let details = lab.json(&at).await;
+    assert_eq!(details["context"]["request"]["creator"], "inv");
+    assert_eq!(details["context"]["state"], "RUNNING");
+    let flows = lab.json(&format!("/v1/GetClientFlows?client_id={CLIENT}&rows=5")).await;
+    assert_eq!((&flows["total_rows"], &flows["columns"][1]), (&json!("1"), &json!("FlowId")));
+    let which = json!({"client_id": CLIENT, "flow_id": flow});
+    let (status, _) = lab.post("rob", "/v1/CancelFlow", which.clone()).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(lab.post("inv", "/v1/CancelFlow", which).await.0, StatusCode::OK);
+    assert_eq!(lab.json(&at).await["context"]["status"], "Cancelled by inv");
+}
+
+#[tokio::test]
+async fn rights_are_those_of_the_services() {
+    let lab = lab().await;
+    let collect = |a: &str| json!({"client_id": CLIENT, "artifacts": [a]});
+    let label = json!({"client_ids": [CLIENT], "labels": ["x"], "operation": "set"});
+    let write = json!({"artifact": "name: Custom.A\nsources:\n- query: SELECT 1 FROM scope()\n", "op": "SET"});
+    for (user, path, body, permission) in [
+        ("rob", "/v1/CollectArtifact", collect("Linux.Sys.Pslist"), "COLLECT_CLIENT"),
+        ("inv", "/v1/CollectArtifact", collect("Linux.Sys.BashShell"), "EXECVE"),
+        ("rob", "/v1/LabelClients", label, "LABEL_CLIENT"),
+        ("rob", "/v1/SetClientMetadata", json!({"client_id": CLIENT}), "LABEL_CLIENT"),
+        ("inv", "/v1/SetArtifactFile", write, "ARTIFACT_WRITER"),
+        ("rob", "/v1/NotifyClient", json!({"client_id": CLIENT}), "COLLECT_CLIENT"),
+    ] {
+        let (status, text) = lab.post(user, path, body).await;
+        assert!(
+            status == StatusCode::FORBIDDEN && text.contains(permission),
+            "{path}: {status} {text}"
+        );
+    }
+    for path in [
+        "/v1/SearchClients",
+        "/v1/GetArtifacts",
+        "/fleet/clients",
+        "/fleet/cluster",
+        "/fleet/artifacts",
+        "/fleet/live",
+        "/fleet/table?client_id=C.1&flow_id=F.1&name=A",
+        "/fleet/export?client_id=C.1&flow_id=F.1&name=A",
+        "/fleet/client/C.1",
+        "/fleet/count?client_id=C.1&flow_id=F.1&name=A&column=B",
+        "/v1/GetTable?client_id=C.1&flow_id=F.1&artifact=A",
+        "/v1/DownloadTable?client_id=C.1&flow_id=F.1&artifact=A",
+        "/v1/DownloadVFSFile?client_id=C.1&fs_components=x",
+        "/fleet/artifact/A",
+    ] {
+        let (status, text) = lab.get("api", path).await;
+        assert!(
+            status == StatusCode::FORBIDDEN && text.contains("READ_RESULTS"),
+            "{path}: {status} {text}"
+        );
+    }
+    // A stranger, and somebody in no organisation of that name.
+    assert_eq!(lab.get("ghost", "/fleet/clients").await.0, StatusCode::FORBIDDEN);
+    lab.server.create_org("Acme", Some("O1")).await.unwrap();
+    assert_eq!(lab.get("inv", "/fleet/clients?org_id=O1").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(lab.get("inv", "/fleet/clients?org_id=O9").await.0, StatusCode::NOT_FOUND);
+}
+
+const HOSTILE: &str = concat!(
+    r#"{"Name":"<img src=x onerror=alert(1)>","Cmd":"=cmd|'/C calc'!A0","N":18446744073709551615}"#,
+    "\n",
+    r#"{"Name":"\u001b[31mred\u202egpj","Cmd":"@SUM(1)","Extra":"a\nb"}"#,
+    "\n",
+    r#"{"Name":"plain, \"quoted\"","Cmd":"ls","N":-5}"#,
+    "\n"
+);
+
+#[tokio::test]
+async fn hostile_rows_stay_what_they_are() {
+    let lab = lab().await;
+    lab.rows(Rows::Results("A".into()), HOSTILE).await;
+    let which = format!("client_id={CLIENT}&flow_id=F.1");
+    let (status, text) = lab.get("rob", &format!("/fleet/table?{which}&name=A")).await;
+    assert_eq!(status, StatusCode::OK);
+    // Every digit, and the row as it is stored.
+    assert!(text.contains("\"N\":18446744073709551615"), "{text}");
+    let table: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(table["rows"][0]["row"]["Name"], "<img src=x onerror=alert(1)>");
+    assert_eq!(
+        (&table["total"], &table["columns"]),
+        (&json!(3), &json!(["Name", "Cmd", "N", "Extra"]))
+    );
+    let answer = lab
+        .ask(
+            "rob",
+            Request::get(format!("/fleet/export?{which}&name=A&download_format=csv"))
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await;
+    let head = &answer.headers()[header::CONTENT_DISPOSITION].to_str().unwrap();
+    assert!(head.starts_with("attachment; filename=\"C.0000000000000001-F.1-A.csv\""), "{head}");
+    let (_, csv) = self::text(answer).await;
+    let want = "Name,Cmd,N,Extra\r\n<img src=x onerror=alert(1)>,'=cmd|'/C calc'!A0,18446744073709551615,\r\n\
+        \u{1b}[31mred\u{202e}gpj,'@SUM(1),,\"a\nb\"\r\n\"plain, \"\"quoted\"\"\",ls,-5,\r\n";
+    assert_eq!(csv, want);
+    // The other format changes nothing.
+    let (_, jsonl) =
+        lab.get("rob", &format!("/v1/DownloadTable?{which}&artifact=A&download_format=json")).await;
+    assert_eq!(jsonl, HOSTILE);
+    // Errors are text, not pages.
+    let path = format!("/fleet/table?{which}&name=A&f=%3Cb%3E:(");
+    let answer = lab.ask("rob", Request::get(path).body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+}
+
+#[tokio::test]
+async fn tables_are_filtered_sorted_and_counted() {
+    let lab = lab().await;
+    let mut rows = String::new();
+    for i in 0..300 {
+        rows += &format!("{{\"n\":{i},\"a:b\":\"{}\"}}\n", if i % 2 == 0 { "even" } else { "odd" });
+    }
+    lab.rows(Rows::Results("A/S".into()), &rows).await;
+    let which = format!("client_id={CLIENT}&flow_id=F.1&name=A%2FS");
+    let t = lab
+        .json(&format!("/fleet/table?{which}&f=a%253Ab:even&f=n:!0$&sort=-n&start=1&rows=2"))
+        .await;
+    let rows: Vec<_> = t["rows"].as_array().unwrap().iter().map(|r| r["n"].clone()).collect();
+    assert_eq!(
+        (rows, &t["matched"], &t["total"]),
+        (vec![json!(296), json!(294)], &json!(120), &json!(300))
+    );
+    let c = lab.json(&format!("/fleet/count?{which}&column=a:b")).await;
+    assert_eq!(c["values"], json!([{"value": "even", "rows": 150}, {"value": "odd", "rows": 150}]));
+    let stock = format!(
+        "client_id={CLIENT}&flow_id=F.1&artifact=A%2FS&filter_column=n&filter_regex=^29&sort_column=n&sort_direction=true&rows=1"
+    );
+    let t = lab.json(&format!("/v1/GetTable?{stock}")).await;
+    assert_eq!((&t["total_rows"], &t["rows"][0]["json"]), (&json!("11"), &json!(r#"[299,"odd"]"#)));
+}
+
+#[tokio::test]
+async fn files_are_given_whole_in_part_and_never_opened() {
+    let lab = lab().await;
+    let at = crate::store::paths::form_upload("abc", "notes.html");
+    lab.server.tree.set_file(&at, b"<script>x</script>").await.unwrap();
+    let path = "/v1/DownloadVFSFile?fs_components[]=public&fs_components[]=temp&fs_components[]=abc&fs_components[]=notes.html";
+    let answer = lab.ask("rob", Request::get(path).body(Body::empty()).unwrap()).await;
+    let h = answer.headers();
+    assert_eq!(h[header::CONTENT_TYPE], "application/octet-stream");
+    assert_eq!(h[header::CONTENT_DISPOSITION], "attachment; filename=\"notes.html\"");
+    assert_eq!(text(answer).await.1, "<script>x</script>");
+    assert_eq!(lab.get("rob", &format!("{path}&offset=8&length=1")).await.1, "x");
+    let evil = lab
+        .ask("rob", Request::get(format!("{path}&name=../%22%0a.exe")).body(Body::empty()).unwrap())
+        .await;
+    assert_eq!(evil.headers()[header::CONTENT_DISPOSITION], "attachment; filename=\"__.exe\"");
+    for hidden in ["users&fs_components=ann.db", "acl", "config", "fleet", ""] {
+        let (status, _) =
+            lab.get("rob", &format!("/v1/DownloadVFSFile?fs_components={hidden}")).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{hidden}");
+    }
+}
+
+#[tokio::test]
+async fn the_lists_of_our_pages() {
+    let lab = lab().await;
+    {
+        let org = lab.server.root();
+        let mut state = org.state();
+        for i in 2..120u64 {
+            let c = state.clients.entry(&format!("C.{i:016x}"));
+            c.info.hostname = format!("h-{:03}", 200 - i);
+            c.info.ping = 1;
+        }
+    }
+    let found = lab.json("/fleet/clients?q=host:h-&sort=-host&start=1&rows=2").await;
+    let hosts: Vec<_> = found["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["os_info"]["hostname"].clone())
+        .collect();
+    assert_eq!(
+        (hosts, &found["total"], &found["online"]),
+        (vec![json!("h-197"), json!("h-196")], &json!(118), &json!(0))
+    );
+    let cluster = lab.json("/fleet/cluster").await;
+    assert_eq!(
+        (&cluster["enrolled"], &cluster["nodes"][0]["role"]),
+        (&json!(119), &json!("master"))
+    );
+    let artifacts = lab.json("/fleet/artifacts").await;
+    let refused = |name: &str| {
+        let all = artifacts["items"].as_array().unwrap();
+        all.iter().find(|a| a["name"] == name).unwrap()["refused"].clone()
+    };
+    assert_eq!(refused("Linux.Sys.Pslist"), Value::Null);
+    assert!(refused("Linux.Sys.BashShell").as_str().unwrap().contains("EXECVE"));
+    assert_eq!(
+        lab.json("/fleet/artifact/Linux.Sys.Pslist").await["parameters"][0]["type"],
+        "regex"
+    );
+}
+
+#[tokio::test]
+async fn changes_are_told_as_they_happen() {
+    use futures::StreamExt;
+    let lab = lab().await;
+    let ask = json!({"client_id": CLIENT, "artifacts": ["Linux.Sys.Users"]});
+    let (_, text) = lab.post("inv", "/v1/CollectArtifact", ask).await;
+    let started: Value = serde_json::from_str(&text).unwrap();
+    let flow = started["flow_id"].as_str().unwrap();
+    let path = format!("/fleet/live?client_id={CLIENT}&flow_id={flow}");
+    let answer = lab.ask("rob", Request::get(path).body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/event-stream");
+    let mut events = answer.into_body().into_data_stream();
+    let first = events.next().await.unwrap().unwrap();
+    let first = String::from_utf8(first.to_vec()).unwrap();
+    for event in ["event: vitals\n", "event: flow\n", "event: client\n"] {
+        assert!(first.contains(event), "{first}");
+    }
+    let which = json!({"client_id": CLIENT, "flow_id": flow});
+    lab.post("inv", "/v1/CancelFlow", which).await;
+    let seen = async {
+        while let Some(Ok(piece)) = events.next().await {
+            if String::from_utf8_lossy(&piece).contains("Cancelled by inv") {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(20), seen).await.unwrap());
+}
+
+#[tokio::test]
+async fn hunts_are_made_started_and_listed() {
+    let lab = lab().await;
+    let hunt = json!({
+        "hunt_description": "who runs <b>ssh</b>", "state": "RUNNING",
+        "start_request": {"artifacts": ["Linux.Sys.Pslist"]},
+        "condition": {"os": {"os": "LINUX"}},
+    });
+    let (status, text) = lab.post("rob", "/v1/CreateHunt", hunt.clone()).await;
+    assert!(status == StatusCode::FORBIDDEN && text.contains("START_HUNT"), "{text}");
+    let estimate = json!({"condition": {"os": {"os": "LINUX"}}});
+    let (_, text) = lab.post("inv", "/v1/EstimateHunt", estimate).await;
+    assert_eq!(text, r#"{"total_clients_scheduled":"1"}"#);
+    let (status, text) = lab.post("inv", "/v1/CreateHunt", hunt).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let made: Value = serde_json::from_str(&text).unwrap();
+    let id = made["flow_id"].as_str().unwrap();
+    let all = lab.json("/v1/ListHunts?count=10").await;
+    let first = &all["items"][0];
+    assert_eq!((&first["hunt_id"], &first["state"]), (&json!(id), &json!("RUNNING")));
+    assert_eq!(first["hunt_description"], "who runs <b>ssh</b>");
+    let stop = json!({"hunt_id": id, "state": "STOPPED"});
+    assert_eq!(lab.post("rob", "/v1/ModifyHunt", stop.clone()).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(lab.post("inv", "/v1/ModifyHunt", stop).await.0, StatusCode::OK);
+    assert_eq!(lab.json(&format!("/v1/GetHunt?hunt_id={id}")).await["state"], "STOPPED");
+    let flows = lab.json(&format!("/v1/GetHuntFlows?hunt_id={id}&rows=10")).await;
+    assert!(flows["columns"].is_null() || flows["columns"][0] == "ClientId", "{flows}");
+}

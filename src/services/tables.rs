@@ -1,0 +1,406 @@
+//! Result sets as people look at them: filtered, sorted, counted, a page at a time.
+//!
+//! A plain page is read through the row index. A filter or an order needs one look
+//! at every row; what it finds, row numbers, is kept for the pages that follow. It
+//! knows nothing of who asks or how rows are shown.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use regex::{Regex, RegexBuilder};
+
+use super::flows::Rows;
+use super::server::{Org, Server, ServiceError};
+
+mod cells;
+
+use cells::{Key, pick};
+pub use cells::{cell_text, columns};
+
+/// Rows read and looked at together.
+const CHUNK: u64 = 8192;
+/// Longest filter, in bytes, and largest compiled one.
+const MAX_PATTERN: usize = 4096;
+const MAX_PROGRAM: usize = 4 << 20;
+/// Different values that are counted at most.
+const MAX_VALUES: usize = 100_000;
+
+/// Limits of looking at whole sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rows looked at for one filter, order or count.
+    pub scan_rows: u64,
+    /// Rows put in order: those that come first.
+    pub sort_rows: u64,
+    /// Row numbers kept for further pages, over all views.
+    pub kept_rows: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { scan_rows: 50_000_000, sort_rows: 1_000_000, kept_rows: 16_000_000 }
+    }
+}
+
+/// A condition on one column, or on the whole row where `column` is empty.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    column: String,
+    pattern: Regex,
+    exclude: bool,
+}
+
+impl Filter {
+    /// `text` is a regular expression, case ignored; with a leading `!` it
+    /// excludes.
+    pub fn new(column: &str, text: &str) -> Result<Self, ServiceError> {
+        let (exclude, pattern) = match text.strip_prefix('!') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let invalid = |e: String| ServiceError::Invalid(format!("filter of {column}: {e}"));
+        if pattern.len() > MAX_PATTERN {
+            return Err(invalid(format!("longer than {MAX_PATTERN} bytes")));
+        }
+        let pattern = RegexBuilder::new(pattern)
+            .case_insensitive(true)
+            .size_limit(MAX_PROGRAM)
+            .build()
+            .map_err(|e| invalid(e.to_string()))?;
+        Ok(Self { column: column.to_owned(), pattern, exclude })
+    }
+}
+
+/// How a set is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// All must hold.
+    pub filters: Vec<Filter>,
+    /// Column, and whether largest first.
+    pub sort: Option<(String, bool)>,
+}
+
+impl View {
+    /// Whether rows are shown as they lie.
+    pub fn is_plain(&self) -> bool {
+        self.filters.is_empty() && self.sort.is_none()
+    }
+
+    fn name(&self) -> String {
+        let mut out = String::new();
+        for f in &self.filters {
+            let _ = write!(out, "{:?} {} {:?};", f.column, f.exclude, f.pattern.as_str());
+        }
+        let _ = write!(out, "{:?}", self.sort);
+        out
+    }
+}
+
+/// A set of rows.
+#[derive(Clone)]
+pub struct Set {
+    /// Whose.
+    pub server: Arc<Server>,
+    /// Organisation.
+    pub org: Arc<Org>,
+    /// Client id.
+    pub client: String,
+    /// Flow id.
+    pub flow: String,
+    /// Which of its sets.
+    pub which: Rows,
+}
+
+impl std::fmt::Debug for Set {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{:?}", self.client, self.flow, self.which)
+    }
+}
+
+impl Set {
+    /// Rows in all.
+    pub async fn total(&self) -> Result<u64, ServiceError> {
+        self.server.row_count(&self.org, &self.client, &self.flow, &self.which).await
+    }
+
+    /// Rows as they lie, from `start` on.
+    pub async fn rows(&self, start: u64, count: u64) -> Result<Vec<Bytes>, ServiceError> {
+        self.server.rows(&self.org, &self.client, &self.flow, &self.which, start, count).await
+    }
+
+    /// The rows of these numbers.
+    pub async fn chosen(&self, numbers: &[u32]) -> Result<Vec<Bytes>, ServiceError> {
+        let mut out = Vec::with_capacity(numbers.len());
+        let mut rest = numbers;
+        while let Some(first) = rest.first() {
+            let run = rest.iter().zip(*first..).take_while(|(a, b)| *a == b).count();
+            let rows = self.rows(u64::from(*first), run as u64).await?;
+            if rows.len() < run {
+                return Err(ServiceError::Invalid("the result set was replaced; ask again".into()));
+            }
+            out.extend(rows);
+            rest = &rest[run..];
+        }
+        Ok(out)
+    }
+}
+
+/// One page.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Its rows, JSON objects, with their numbers in the set.
+    pub rows: Vec<(u64, Bytes)>,
+    /// Rows of the set.
+    pub total: u64,
+    /// Rows that pass the filters.
+    pub matched: u64,
+}
+
+/// Row numbers in the order of a view.
+#[derive(Debug)]
+pub struct Order {
+    /// The first ones; all of them unless sorted.
+    pub rows: Vec<u32>,
+    /// How many pass the filters.
+    pub matched: u64,
+}
+
+/// How often each value of a column occurs.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Value and number of rows, most frequent first.
+    pub values: Vec<(String, u64)>,
+    /// Different values seen.
+    pub distinct: u64,
+    /// Rows counted.
+    pub rows: u64,
+    /// Rows whose value came after the limit of different ones.
+    pub uncounted: u64,
+}
+
+/// Views that were made, for the pages that follow.
+#[derive(Debug, Default)]
+pub struct Views {
+    limits: Limits,
+    kept: Mutex<VecDeque<(String, Arc<Order>)>>,
+}
+
+impl Views {
+    /// With these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, kept: Mutex::default() }
+    }
+
+    /// Rows `start` and following of a view.
+    pub async fn page(
+        &self,
+        set: &Set,
+        view: &View,
+        start: u64,
+        count: u64,
+    ) -> Result<Page, ServiceError> {
+        let total = set.total().await?;
+        if view.is_plain() {
+            let rows = set.rows(start, count).await?;
+            let rows = rows.into_iter().zip(start..).map(|(r, n)| (n, r)).collect();
+            return Ok(Page { rows, total, matched: total });
+        }
+        let order = self.order(set, view, start.saturating_add(count)).await?;
+        let from = usize::try_from(start).unwrap_or(usize::MAX).min(order.rows.len());
+        let to = from.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
+        let numbers = &order.rows[from..to.min(order.rows.len())];
+        let rows = set.chosen(numbers).await?;
+        let rows = numbers.iter().map(|n| u64::from(*n)).zip(rows).collect();
+        Ok(Page { rows, total, matched: order.matched })
+    }
+
+    /// Row numbers of a view: at least the first `need`.
+    pub async fn order(
+        &self,
+        set: &Set,
+        view: &View,
+        need: u64,
+    ) -> Result<Arc<Order>, ServiceError> {
+        let total = set.total().await?;
+        if total > self.limits.scan_rows || total > u64::from(u32::MAX) {
+            let limit = self.limits.scan_rows;
+            let text = format!("{total} rows are too many to look at one by one (limit {limit})");
+            return Err(ServiceError::Invalid(text));
+        }
+        let key = format!("{} {set:?} {total} {}", set.org.id, view.name());
+        let enough = |o: &Order| o.rows.len() as u64 >= need.min(o.matched);
+        if let Some(found) = self.kept(&key).filter(|o| enough(o)) {
+            return Ok(found);
+        }
+        let most = if view.sort.is_some() { self.limits.sort_rows } else { u64::MAX };
+        let order = Arc::new(scan(set, view, total, need.max(10_000).min(most)).await?);
+        if !enough(&order) {
+            let text = format!("only the first {most} rows are put in order; filter them first");
+            return Err(ServiceError::Invalid(text));
+        }
+        self.keep(key, &order);
+        Ok(order)
+    }
+
+    fn kept(&self, key: &str) -> Option<Arc<Order>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().position(|(k, _)| k == key)?;
+        let entry = kept.remove(at)?;
+        let found = entry.1.clone();
+        kept.push_front(entry);
+        Some(found)
+    }
+
+    fn keep(&self, key: String, order: &Arc<Order>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(k, _)| *k != key);
+        kept.push_front((key, order.clone()));
+        let mut left = self.limits.kept_rows;
+        // The newest stays, whatever its size.
+        let fits = kept.iter().position(|(_, o)| {
+            let weight = o.rows.len() + 64;
+            let full = weight > left;
+            left = left.saturating_sub(weight);
+            full
+        });
+        if let Some(n) = fits {
+            kept.truncate(n.max(1));
+        }
+    }
+
+    /// Counts the values of a column among the rows that pass.
+    pub async fn count(
+        &self,
+        set: &Set,
+        view: &View,
+        column: &str,
+        top: usize,
+    ) -> Result<Counts, ServiceError> {
+        let total = set.total().await?;
+        if total > self.limits.scan_rows {
+            let text = format!("{total} rows are too many to count one by one");
+            return Err(ServiceError::Invalid(text));
+        }
+        let mut counts = Counts::default();
+        let mut values: BTreeMap<String, u64> = BTreeMap::new();
+        let mut at = 0;
+        while at < total {
+            let rows = set.rows(at, CHUNK.min(total - at)).await?;
+            if rows.is_empty() {
+                break;
+            }
+            at += rows.len() as u64;
+            let (filters, column) = (view.filters.clone(), column.to_owned());
+            let found = set.server.env.offload(move || {
+                let texts = rows.iter().filter(|r| passes(r, &filters));
+                texts
+                    .map(|r| pick(r, [column.as_str()])[0].map_or_else(String::new, cell_text))
+                    .collect::<Vec<_>>()
+            });
+            for text in found.await.ok_or_else(stopped)? {
+                counts.rows += 1;
+                if values.len() >= MAX_VALUES && !values.contains_key(&text) {
+                    counts.uncounted += 1;
+                } else {
+                    *values.entry(text).or_default() += 1;
+                }
+            }
+        }
+        counts.distinct = values.len() as u64;
+        counts.values = values.into_iter().collect();
+        counts.values.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        counts.values.truncate(top);
+        Ok(counts)
+    }
+}
+
+fn stopped() -> ServiceError {
+    ServiceError::Invalid("the server is stopping".into())
+}
+
+fn passes(row: &[u8], filters: &[Filter]) -> bool {
+    filters.iter().all(|f| {
+        let found = if f.column.is_empty() {
+            std::str::from_utf8(row).is_ok_and(|t| f.pattern.is_match(t))
+        } else {
+            let cell = pick(row, [f.column.as_str()])[0];
+            f.pattern.is_match(&cell.map_or_else(String::new, cell_text))
+        };
+        found != f.exclude
+    })
+}
+
+/// A row with its place in the order.
+#[derive(PartialEq, Eq)]
+struct Placed {
+    key: Key,
+    descending: bool,
+    row: u32,
+}
+
+impl Ord for Placed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_key = self.key.cmp(&other.key);
+        let by_key = if self.descending { by_key.reverse() } else { by_key };
+        by_key.then(self.row.cmp(&other.row))
+    }
+}
+
+impl PartialOrd for Placed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Looks at every row. Of a sorted view only the first `need` are found, with
+/// memory for no more.
+async fn scan(set: &Set, view: &View, total: u64, need: u64) -> Result<Order, ServiceError> {
+    let need = usize::try_from(need).unwrap_or(usize::MAX);
+    let mut heap: BinaryHeap<Placed> = BinaryHeap::new();
+    let mut rows = Vec::new();
+    let (mut at, mut matched) = (0u64, 0);
+    while at < total {
+        let chunk = set.rows(at, CHUNK.min(total - at)).await?;
+        if chunk.is_empty() {
+            break;
+        }
+        let first = at as u32;
+        at += chunk.len() as u64;
+        let View { filters, sort } = view.clone();
+        let found = set.server.env.offload(move || {
+            let mut out: Vec<(u32, Option<Key>)> = Vec::new();
+            for (row, n) in chunk.iter().zip(first..) {
+                if passes(row, &filters) {
+                    let key = |(c, _): &(String, bool)| Key::of(pick(row, [c.as_str()])[0]);
+                    out.push((n, sort.as_ref().map(key)));
+                }
+            }
+            out
+        });
+        for (row, key) in found.await.ok_or_else(stopped)? {
+            matched += 1;
+            let Some(key) = key else {
+                rows.push(row);
+                continue;
+            };
+            let descending = view.sort.as_ref().is_some_and(|(_, d)| *d);
+            let placed = Placed { key, descending, row };
+            if heap.len() < need {
+                heap.push(placed);
+            } else if heap.peek().is_some_and(|last| placed < *last) {
+                heap.pop();
+                heap.push(placed);
+            }
+        }
+    }
+    if view.sort.is_some() {
+        rows = heap.into_sorted_vec().into_iter().map(|p| p.row).collect();
+    }
+    Ok(Order { rows, matched })
+}
+
+#[cfg(test)]
+mod tests;

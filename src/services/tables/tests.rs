@@ -1,0 +1,99 @@
+use super::*;
+use crate::plugins::server::tests::{CLIENT, server};
+use crate::services::flows::rows_path;
+
+/// A settled set of `n` rows.
+async fn set(dir: &tempfile::TempDir, n: u64) -> Set {
+    let server = server(dir).await;
+    let mut text = String::new();
+    for i in 0..n {
+        let name = if i % 3 == 0 { "svchost.exe" } else { "Sshd" };
+        let _ = writeln!(text, r#"{{"Pid":{},"Name":"{name}","Deep":{{"n":{i}}}}}"#, (i * 7) % n);
+    }
+    let which = Rows::Results("Linux.Sys.Pslist".into());
+    let at = rows_path(&server.root(), CLIENT, "F.1", &which);
+    server.settle_rows(&at, 0, &Bytes::from(text)).await.unwrap();
+    Set { org: server.root(), server, client: CLIENT.into(), flow: "F.1".into(), which }
+}
+
+fn pids(page: &Page) -> Vec<String> {
+    page.rows.iter().map(|(_, r)| pick(r, ["Pid"])[0].unwrap().to_owned()).collect()
+}
+
+fn filtered(column: &str, text: &str) -> View {
+    View { filters: vec![Filter::new(column, text).unwrap()], sort: None }
+}
+
+#[tokio::test]
+async fn pages_of_rows_as_they_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    let (set, views) = (set(&dir, 100).await, Views::default());
+    let page = views.page(&set, &View::default(), 98, 50).await.unwrap();
+    assert_eq!((page.total, page.matched, page.rows.len()), (100, 100, 2));
+    assert_eq!(page.rows[0].0, 98);
+}
+
+#[tokio::test]
+async fn filters_exclude_and_combine() {
+    let dir = tempfile::tempdir().unwrap();
+    // More than one chunk.
+    let n = CHUNK + 100;
+    let (set, views) = (set(&dir, n).await, Views::default());
+    let hits = n.div_ceil(3);
+    let page = views.page(&set, &filtered("Name", "SVCHOST"), 0, 3).await.unwrap();
+    assert_eq!((page.total, page.matched), (n, hits));
+    assert_eq!(page.rows.iter().map(|r| r.0).collect::<Vec<_>>(), [0, 3, 6]);
+    let page = views.page(&set, &filtered("Name", "!svchost"), 0, 2).await.unwrap();
+    assert_eq!((page.matched, page.rows[0].0), (n - hits, 1));
+    // The end of a view, from what was kept.
+    let page = views.page(&set, &filtered("Name", "svchost"), hits - 1, 50).await.unwrap();
+    assert_eq!(page.rows.len(), 1);
+    let mut both = filtered("Name", "sshd");
+    both.filters.push(Filter::new("Deep", r#""n":4\b"#).unwrap());
+    assert_eq!(views.page(&set, &both, 0, 9).await.unwrap().matched, 1);
+    // An empty column is the whole row.
+    assert_eq!(views.page(&set, &filtered("", r#""n":4}"#), 0, 9).await.unwrap().matched, 1);
+    assert!(Filter::new("Name", "(").unwrap_err().to_string().contains("Name"));
+}
+
+#[tokio::test]
+async fn the_first_rows_in_order_need_no_memory_for_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = set(&dir, 1000).await;
+    let views = Views::new(Limits { sort_rows: 100, ..Limits::default() });
+    let view = |descending| View { sort: Some(("Pid".into(), descending)), ..View::default() };
+    let page = views.page(&set, &view(false), 2, 3).await.unwrap();
+    assert_eq!(pids(&page), ["2", "3", "4"]);
+    let page = views.page(&set, &view(true), 0, 2).await.unwrap();
+    assert_eq!((pids(&page), page.matched), (vec!["999".into(), "998".into()], 1000));
+    let e = views.page(&set, &view(true), 100, 2).await.unwrap_err();
+    assert!(e.to_string().contains("first 100 rows"), "{e}");
+    // All of a few is not too much, however many there were before the filter.
+    let few = View { filters: vec![Filter::new("Pid", "^99.$").unwrap()], ..view(true) };
+    assert_eq!(views.order(&set, &few, 1000).await.unwrap().rows.len(), 10);
+    let small = Views::new(Limits { scan_rows: 10, ..Limits::default() });
+    assert!(small.page(&set, &view(true), 0, 2).await.is_err());
+}
+
+#[tokio::test]
+async fn values_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (set, views) = (set(&dir, 10).await, Views::default());
+    let c = views.count(&set, &View::default(), "Name", 1).await.unwrap();
+    assert_eq!((c.values, c.distinct, c.rows), (vec![("Sshd".into(), 6)], 2, 10));
+    let c = views.count(&set, &filtered("Name", "svc"), "Name", 9).await.unwrap();
+    assert_eq!(c.values, [("svchost.exe".into(), 4)]);
+}
+
+#[test]
+fn views_are_kept_within_their_limit() {
+    let views = Views::new(Limits { kept_rows: 1000, ..Limits::default() });
+    let order = |n| Arc::new(Order { rows: vec![0; n], matched: n as u64 });
+    for (name, n) in [("a", 300), ("b", 300), ("c", 300), ("d", 5000)] {
+        views.keep(name.into(), &order(n));
+    }
+    assert!(views.kept("d").is_some() && views.kept("c").is_none());
+    views.keep("e".into(), &order(300));
+    views.keep("f".into(), &order(300));
+    assert!(views.kept("e").is_some() && views.kept("f").is_some());
+}
