@@ -27,6 +27,8 @@ mod full_tests;
 #[cfg(test)]
 mod history_tests;
 #[cfg(test)]
+mod survival_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_old;
