@@ -10,6 +10,7 @@ mod crashes;
 mod failover;
 mod fleet;
 mod hunts;
+mod masterless;
 mod store;
 mod takeover;
 mod weather;
@@ -56,6 +57,7 @@ pub const ALL: &[Scenario] = &[
     failover::BALANCED,
     fleet::SCENARIO,
     takeover::SCENARIO,
+    masterless::SCENARIO,
     clones::SCENARIO,
     hunts::SCENARIO,
     weather::SCENARIO,
