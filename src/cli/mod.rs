@@ -132,7 +132,7 @@ pub enum Command {
     Query(query::QueryArgs),
     /// Look at the nodes of a deployment.
     Cluster(cluster::ClusterArgs),
-    /// Look at artifact definitions, and collect them.
+    /// Look at artifact definitions, check, import and collect them.
     Artifacts(artifacts::ArtifactsArgs),
     /// Run many virtual clients, as load and as proof.
     #[command(name = "pool_client")]

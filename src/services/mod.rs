@@ -35,6 +35,7 @@ pub mod state;
 pub mod tasks;
 pub mod tombstones;
 pub mod users;
+pub mod verify;
 pub mod wakes;
 
 pub use fleet::Role;

@@ -248,6 +248,11 @@ impl Accessors {
         Accessors(map)
     }
 
+    /// Their names; the empty one stands for `auto`.
+    pub fn names(&self) -> std::collections::BTreeSet<String> {
+        self.0.keys().cloned().collect()
+    }
+
     /// Adds one; one of the same name is replaced.
     pub fn add(&mut self, name: &str, accessor: Arc<dyn Accessor>) {
         self.0.insert(name.into(), accessor);
