@@ -7,6 +7,7 @@
 mod fleet;
 mod metrics;
 mod revoked;
+mod server_flows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -264,6 +265,8 @@ impl Node {
                 };
                 node.serve_api(&env, loaded, &extras, fleet).await?;
                 node.serve_gui(&env, loaded).await?;
+                let runner = server_flows::run(frontend.clone(), node.stop.clone());
+                node.run(&env, Side::Gui, runner.boxed());
             }
         }
         let metrics = node.serve_clients(&env, loaded, frontend).await?;

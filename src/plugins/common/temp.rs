@@ -24,15 +24,13 @@ pub fn register(registry: &mut Registry) {
     registry.function_async(tempfile, |scope, args| async move {
         let executable = args.string("permissions")?.contains('x');
         let file = TempFile::make(&scope, &args.string("extension")?, executable).await?;
-        let data: Vec<u8> = args.list("data").iter().flat_map(|d| d.to_str().as_bytes().to_vec()).collect();
+        let data: Vec<u8> =
+            args.list("data").iter().flat_map(|d| d.to_str().as_bytes().to_vec()).collect();
         Ok(file.append(&scope, data.into()).await?.path().into())
     });
 
-    let tempdir = Signature::new("tempdir", "Makes a directory that goes when the query ends.").arg(
-        "remove_last",
-        ArgType::Bool,
-        "Accepted; directories go newest first.",
-    );
+    let tempdir = Signature::new("tempdir", "Makes a directory that goes when the query ends.")
+        .arg("remove_last", ArgType::Bool, "Accepted; directories go newest first.");
     registry.function_async(tempdir, |scope, _| async move {
         let path = fresh(&scope, "")?;
         let made = path.clone();
@@ -44,8 +42,9 @@ pub fn register(registry: &mut Registry) {
     });
 
     let rm = Signature::new("rm", "Removes a file; says whether it did.");
-    registry.function_async(rm.required("filename", ArgType::String, "The file."), |scope, args| {
-        async move {
+    registry.function_async(
+        rm.required("filename", ArgType::String, "The file."),
+        |scope, args| async move {
             let path = native(&scope, &args.string("filename")?);
             let shown = path.display().to_string();
             let removed = blocking(&scope, move || std::fs::remove_file(path)).await?;
@@ -53,8 +52,8 @@ pub fn register(registry: &mut Registry) {
                 scope.log(Level::Default, format!("rm: {shown}: {e}"));
             }
             Ok(removed.is_ok().into())
-        }
-    });
+        },
+    );
 
     let copy = Signature::new("copy", "Copies a file to one of this host; gives its name.")
         .required("filename", ArgType::Path, "The file.")

@@ -18,6 +18,7 @@ const NEEDS: &[(&str, Permission)] = &[
     ("copy", FilesystemWrite),
     ("environ", MachineState),
     ("execve", Execve),
+    ("expand", MachineState),
     ("getpid", MachineState),
     ("glob", FilesystemRead),
     ("hash", FilesystemRead),
@@ -26,8 +27,11 @@ const NEEDS: &[(&str, Permission)] = &[
     ("interfaces", MachineState),
     ("netstat", MachineState),
     ("parse_csv", FilesystemRead),
+    ("parse_jsonl", FilesystemRead),
     ("parse_lines", FilesystemRead),
     ("parse_records_with_regex", FilesystemRead),
+    ("parse_xml", FilesystemRead),
+    ("parse_yaml", FilesystemRead),
     ("pslist", MachineState),
     ("read_file", FilesystemRead),
     ("rm", FilesystemWrite),
@@ -43,7 +47,7 @@ const NEEDS: &[(&str, Permission)] = &[
 ];
 
 /// Callables beyond the language that touch nothing.
-const HARMLESS: &[&str] = &["clock", "sleep"];
+const HARMLESS: &[&str] = &["clock", "pathspec", "rand", "sleep", "url"];
 
 /// What a callable needs. Whatever is neither part of the language nor known
 /// here looks at the machine.

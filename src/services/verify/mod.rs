@@ -300,7 +300,11 @@ impl Judge<'_> {
                 }
             }
             let found: Vec<Uses> = texts.iter().filter_map(|t| uses(t).ok()).collect();
-            let defined: BTreeSet<_> = found.iter().flat_map(|u| u.defines.iter()).collect();
+            let mut defined: BTreeSet<Arc<str>> =
+                found.iter().flat_map(|u| u.defines.iter().cloned()).collect();
+            for imported in one.imports.iter().filter_map(|n| self.repository.get(n)) {
+                defined.extend(uses(&imported.export).unwrap_or_default().defines);
+            }
             for (name, _) in found.iter().flat_map(|u| &u.accessors) {
                 if !self.accessors.contains(name) {
                     missing.insert(format!("accessor {name}"));
@@ -317,7 +321,7 @@ impl Judge<'_> {
                     continue;
                 }
                 let stock = stock().find(call.kind, &call.name).is_some();
-                let local = defined.iter().any(|d| ***d == *call.name);
+                let local = defined.iter().any(|d| **d == *call.name);
                 if stock || (!local && !call.name.contains('.')) {
                     missing.extend(lacks(registry, call, args));
                 }

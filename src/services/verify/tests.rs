@@ -46,7 +46,7 @@ fn faults_are_named_with_their_place() {
             "8:37 Argument function hash needs the argument path",
             "8:42 Argument function hash has no argument paht",
             "9:29 Name unknown accessor nothing",
-            "11:38 Argument artifact Custom.B has no parameter p",
+            "11:41 Argument artifact Custom.B has no parameter p",
         ]
     );
     assert!(shown(&reports[1]).is_empty());
@@ -85,7 +85,6 @@ fn what_is_not_here_is_told_through_calls_imports_and_conversions() {
         "function stat",
         "function upload(name)",
         "plugin info",
-        "plugin parse_csv",
     ];
     assert_eq!(missing, expected);
     assert!(reports[0].linux && !reports[0].server);

@@ -88,7 +88,9 @@ async fn once(env: &Env, request: &Request) -> Result<http::Response<Incoming>, 
         let io = env.net.connect(bare, port).await.map_err(Error::failed)?;
         if secure { encrypt(env, io, bare, request).await } else { Ok(io) }
     };
-    let io = timeout(CONNECT, connect).await.map_err(|_| Error::failed("connecting took too long"))??;
+    let io = timeout(CONNECT, connect)
+        .await
+        .map_err(|_| Error::failed("connecting took too long"))??;
     let shook = hyper::client::conn::http1::handshake(TokioIo::new(io)).await;
     let (mut sender, connection) = shook.map_err(Error::failed)?;
     env.spawn(async move {

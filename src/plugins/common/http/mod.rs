@@ -31,7 +31,11 @@ pub fn register(registry: &mut Registry) {
         .arg("remove_last", ArgType::Bool, "Accepted; files go when the query ends.")
         .arg("root_ca", ArgType::String, "Further certificates to trust, PEM.")
         .arg("user_agent", ArgType::String, "Who asks.")
-        .arg("files", ArgType::List, "Files of a multipart form: dicts of file, key, path, accessor.")
+        .arg(
+            "files",
+            ArgType::List,
+            "Files of a multipart form: dicts of file, key, path, accessor.",
+        )
         .version(3);
     registry.plugin_async(signature, |scope, args, emitter| async move {
         run(&scope, &args, &emitter).await
@@ -318,7 +322,8 @@ mod tests {
             "SELECT Content FROM http_client(url='{at}/', method='POST', params=dict(a=1, b=('x', 'y')))"
         );
         assert_eq!(query(&env, &post).await, r#"[{"Content":"done"}]"#);
-        let lost = format!("SELECT Response FROM http_client(url='{at}/', data='{{}}', method='PUT')");
+        let lost =
+            format!("SELECT Response FROM http_client(url='{at}/', data='{{}}', method='PUT')");
         assert_eq!(query(&env, &lost).await, r#"[{"Response":404}]"#);
         let file = format!(
             "SELECT read_file(filename=Content) AS C, Content =~ '[.]bin$' AS N \
@@ -337,7 +342,10 @@ mod tests {
         let env = crate::env::real::env();
         let rows = query(&env, "SELECT Response FROM http_client(url='http://127.0.0.1:1/')").await;
         assert_eq!(rows, r#"[{"Response":500}]"#);
-        assert_eq!(query(&env, "SELECT * FROM http_client(url='ftp://x/')").await.contains("500"), true);
+        assert_eq!(
+            query(&env, "SELECT * FROM http_client(url='ftp://x/')").await.contains("500"),
+            true
+        );
     }
 
     #[test]
