@@ -17,6 +17,7 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod frontend;
+pub mod golden;
 pub mod gui;
 mod output;
 pub mod pool_client;
@@ -137,6 +138,8 @@ pub enum Command {
     /// Run many virtual clients, as load and as proof.
     #[command(name = "pool_client")]
     PoolClient(pool_client::PoolArgs),
+    /// Run recorded queries and compare what they give.
+    Golden(golden::GoldenArgs),
     /// Make users and say what they may do.
     User(user::UserArgs),
     /// Say what this program is.
@@ -163,6 +166,7 @@ impl Command {
             | Command::Query(_)
             | Command::Artifacts(_)
             | Command::PoolClient(_)
+            | Command::Golden(_)
             | Command::User(_)
             | Command::Version(_) => false,
         }
@@ -202,6 +206,7 @@ async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
         Command::Query(args) => query::run(args, ctx).await,
         Command::Artifacts(args) => artifacts::run(args, ctx).await,
         Command::PoolClient(args) => pool_client::run(args, ctx).await,
+        Command::Golden(args) => golden::run(args, ctx).await,
         Command::User(args) => user::run(args, ctx).await,
         Command::Version(args) => version::run(args, ctx).await,
     }

@@ -150,8 +150,8 @@ impl Runner {
         }
         // Nothing is lost on the way from here to there.
         let now = server.env.clock.micros();
-        let queue = &mut self.org.state().clients.entry(SERVER).queue;
-        queue.frame_consumed(self.cipher, request, now);
+        let mut state = self.org.state();
+        state.clients.entry(SERVER).queue.frame_consumed(self.cipher, request, now);
     }
 
     /// Notes with whose rights the queries of a flow run.

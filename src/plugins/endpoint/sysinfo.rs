@@ -33,7 +33,7 @@ fn describe(host: &Host) -> Dict {
         let text = p.to_string_lossy().into_owned();
         text.split_once("zoneinfo/").map(|(_, zone)| zone.to_owned())
     });
-    let text = |pairs: &[(&str, String)]| -> Value {
+    let text = |pairs: &[(&'static str, String)]| -> Value {
         let filled = pairs.iter().filter(|(_, v)| !v.is_empty());
         filled.fold(Dict::new(), |d, (k, v)| d.with(*k, v)).into()
     };

@@ -1,6 +1,7 @@
-//! `http_client`: asks web servers. [`client`] is for other callables as well.
+//! `http_client` asks web servers; others send rows to log stores. [`client`] is for other callables as well.
 
 pub mod client;
+mod send_rows;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
@@ -16,8 +17,9 @@ use client::{Request, send};
 /// Bytes of content in a row when nothing is said.
 const CHUNK: usize = 4 << 20;
 
-/// Adds `http_client`.
+/// Adds the callables of this module and those that send rows.
 pub fn register(registry: &mut Registry) {
+    send_rows::register(registry);
     let signature = Signature::new("http_client", "Asks a web server.")
         .arg("url", ArgType::Strings, "Where.")
         .arg("params", ArgType::Dict, "Sent in the URL, or as a form by POST.")
@@ -249,7 +251,10 @@ mod tests {
 
     /// A server that answers each connection with the next text and hands
     /// over what it was asked.
-    async fn serve(env: &Env, answers: Vec<String>) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
+    pub(super) async fn serve(
+        env: &Env,
+        answers: Vec<String>,
+    ) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
         let mut listener = env.net.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let task = tokio::spawn(async move {
@@ -278,7 +283,7 @@ mod tests {
         (port, task)
     }
 
-    async fn query(env: &Env, text: &str) -> String {
+    pub(super) async fn query(env: &Env, text: &str) -> String {
         let mut registry = Registry::standard();
         super::super::register(&mut registry);
         let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(Arc::new(env.clone()));
@@ -286,7 +291,7 @@ mod tests {
         Value::from(vql::run(text, &scope).await.unwrap()).to_json()
     }
 
-    fn answer(head: &str, body: &str) -> String {
+    pub(super) fn answer(head: &str, body: &str) -> String {
         format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     }
 
