@@ -209,6 +209,10 @@ pub trait Accessor: Send + Sync {
         let _ = scope;
         OsPath::from_spec(text.as_bytes()).unwrap_or_else(|| OsPath::linux(text.as_bytes()))
     }
+    /// Reads the text of a pattern of paths below a root.
+    fn parse_pattern(&self, scope: &Scope, text: &Str) -> OsPath {
+        self.parse(scope, text)
+    }
     /// Opens for reading.
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>>;
     /// Facts about the name itself; links are not followed.

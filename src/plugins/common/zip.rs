@@ -113,6 +113,10 @@ impl Accessor for ZipFiles {
             .unwrap_or_else(|| OsPath::linux(b"").inside("", &text.to_text()))
     }
 
+    fn parse_pattern(&self, _scope: &Scope, text: &Str) -> OsPath {
+        OsPath::linux(text.as_bytes())
+    }
+
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
         let (archive, inside) = self.archive(path)?;
         Ok(Box::new(Cursor::new(read(&archive, &inside)?)))
