@@ -294,7 +294,7 @@ mod tests {
             \"Y\": \"three\",\n  \"N\": 1590938885\n }\n]\n\n";
         assert_eq!(out, expected);
         let shown = difference(expected, &expected.replace("one", "1")).unwrap();
-        assert!(shown.contains("line 6, Query: SELECT X"), "{shown}");
+        assert!(shown.contains("line 8, Query: SELECT X"), "{shown}");
         assert!(
             shown.contains("-   \"X\": \"one\"") && shown.contains("+   \"X\": \"1\""),
             "{shown}"

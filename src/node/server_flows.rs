@@ -264,7 +264,10 @@ mod tests {
         async fn start(&self) -> (Arc<Server>, CancellationToken) {
             let env = crate::env::real::env();
             let root = StoreRoot::single(self.dir.path().to_str().unwrap());
-            let server = Server::open(env.clone(), root, Options::default()).await.unwrap();
+            // The process before is not waited for: it does not end by itself here.
+            let mut options = Options::default();
+            options.standing.term.takeover = true;
+            let server = Server::open(env.clone(), root, options).await.unwrap();
             let frontend = Frontend::new(server.clone(), self.identity.clone(), Limits::default());
             frontend.take_over().await;
             let stop = CancellationToken::new();

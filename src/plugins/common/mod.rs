@@ -7,6 +7,7 @@ pub mod accessor;
 pub mod csv;
 pub mod documents;
 pub mod file;
+pub mod geoip;
 pub mod glob;
 pub mod globs;
 pub mod http;
@@ -97,6 +98,7 @@ pub fn register(registry: &mut Registry) {
     csv::register(registry);
     documents::register(registry);
     file::register(registry);
+    geoip::register(registry);
     glob::register(registry);
     http::register(registry);
     ip::register(registry);
