@@ -9,6 +9,7 @@ pub mod executor;
 pub mod flow;
 pub mod limiter;
 pub mod link;
+pub mod local;
 pub mod logs;
 pub mod outbox;
 pub mod query;

@@ -35,7 +35,12 @@ pub struct Context {
     pub cores: usize,
     /// What a processor limit is measured by.
     pub cpu: CpuClock,
+    /// Adds to the scope of each request.
+    pub extend: Option<Extend>,
 }
+
+/// Adds to the scope of a request of the session that is named.
+pub type Extend = Arc<dyn Fn(ScopeBuilder, &str, &VqlCollectorArgs) -> ScopeBuilder + Send + Sync>;
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -201,7 +206,7 @@ fn scope(
 ) -> Scope {
     let log = responder.clone();
     let clock = cx.env.clock.clone();
-    let scope = ScopeBuilder::new(cx.registry.clone())
+    let builder = ScopeBuilder::new(cx.registry.clone())
         .log(move |level: Level, message: &str| log.log(level, message))
         .clock(move || vql::Time::try_from(clock.now()).unwrap_or(vql::Time::UNIX_EPOCH))
         .cancel(stop)
@@ -209,8 +214,11 @@ fn scope(
         .extension(Arc::new(Artifacts::new(&args.artifacts)))
         .extension(cx.host.clone())
         .extension(Arc::new(cx.env.clone()))
-        .extension(Arc::new(Uploader(uploader.clone())))
-        .build();
+        .extension(Arc::new(Uploader(uploader.clone())));
+    let scope = match &cx.extend {
+        Some(extend) => extend(builder, responder.session(), args).build(),
+        None => builder.build(),
+    };
     let list = |items: &[String]| -> Value { items.iter().collect() };
     // Queries use the names of the file and those of the stock program alike.
     let mut version = Dict::new();

@@ -214,6 +214,7 @@ impl Agent {
             install_time,
             cores: crate::env::real::cores(),
             cpu: process_cpu(),
+            extend: None,
         };
         let events = Arc::new(Events::new(cx.clone(), out.clone(), writeback.clone()));
         let executor = Executor::new(cx, out.clone(), events.clone(), checkpoint);

@@ -107,6 +107,7 @@ impl FlowUploader {
             false => OsPath {
                 components: t.components.iter().map(|c| c.as_str().into()).collect(),
                 kind: path.kind,
+                delegate: None,
             },
         };
         let (a, p) = (by.clone(), path.clone());

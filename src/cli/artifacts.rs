@@ -1,4 +1,4 @@
-//! `artifacts`: look at definitions, and collect them.
+//! `artifacts`: look at definitions, check, import and collect them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +25,9 @@ use crate::services::ids::OrgId;
 use crate::services::repository::{self, Repository};
 use crate::store::{StoreRoot, Tree};
 
+mod import;
+mod verify;
+
 /// How often a collection on a client is looked at.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -43,6 +46,10 @@ enum ArtifactsCommand {
     Show(ShowArgs),
     /// Run an artifact on this host, or on a client through the API.
     Collect(CollectArgs),
+    /// Check definitions, and say which of them this program can run itself.
+    Verify(verify::VerifyArgs),
+    /// Take definitions of a directory or an archive into a server.
+    Import(import::ImportArgs),
 }
 
 #[derive(Args, Debug)]
@@ -93,6 +100,8 @@ pub async fn run(args: ArtifactsArgs, ctx: &Context) -> anyhow::Result<()> {
             Some(client) => collect_remotely(&a, client, ctx).await,
             None => collect_here(a, ctx).await,
         },
+        ArtifactsCommand::Verify(a) => verify::run(a, ctx).await,
+        ArtifactsCommand::Import(a) => import::run(a, ctx).await,
     }
 }
 

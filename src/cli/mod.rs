@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod config;
 pub mod datastore;
 pub mod frontend;
+pub mod golden;
 pub mod gui;
 mod output;
 pub mod pool_client;
@@ -135,11 +136,13 @@ pub enum Command {
     Cluster(cluster::ClusterArgs),
     /// What the datastore holds that a stock server does not see; the way back to stock.
     Datastore(datastore::DatastoreArgs),
-    /// Look at artifact definitions, and collect them.
+    /// Look at artifact definitions, check, import and collect them.
     Artifacts(artifacts::ArtifactsArgs),
     /// Run many virtual clients, as load and as proof.
     #[command(name = "pool_client")]
     PoolClient(pool_client::PoolArgs),
+    /// Run recorded queries and compare what they give.
+    Golden(golden::GoldenArgs),
     /// Make users and say what they may do.
     User(user::UserArgs),
     /// Say what this program is.
@@ -167,6 +170,7 @@ impl Command {
             | Command::Query(_)
             | Command::Artifacts(_)
             | Command::PoolClient(_)
+            | Command::Golden(_)
             | Command::User(_)
             | Command::Version(_) => false,
         }
@@ -207,6 +211,7 @@ async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
         Command::Query(args) => query::run(args, ctx).await,
         Command::Artifacts(args) => artifacts::run(args, ctx).await,
         Command::PoolClient(args) => pool_client::run(args, ctx).await,
+        Command::Golden(args) => golden::run(args, ctx).await,
         Command::User(args) => user::run(args, ctx).await,
         Command::Version(args) => version::run(args, ctx).await,
     }

@@ -13,9 +13,10 @@ use velociraptor_proto::proto::VeloMessage;
 use super::Frontend;
 use super::open::Who;
 use super::quarantine::Parked;
-use crate::crypto::Opened;
 use crate::crypto::envelope::inflate_lists;
+use crate::crypto::{Compression, Opened};
 use crate::env::{File, Mutant};
+use crate::services::Org;
 use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
@@ -133,6 +134,33 @@ impl Frontend {
             }
         };
         pending.await
+    }
+
+    /// Stores what an agent inside of this process says for `source`, which no
+    /// client can be.
+    pub async fn ingest_own(
+        self: &Arc<Self>,
+        org: &Arc<Org>,
+        source: &str,
+        cipher: Hash,
+        lists: &[Vec<u8>],
+        urgent: bool,
+    ) -> Result<(), IngestError> {
+        let who = Who {
+            org: org.clone(),
+            source: source.to_owned(),
+            cipher,
+            api_version: u32::MAX,
+            key: self.identity.keys[0].public().clone(),
+        };
+        let opened = Opened {
+            lists: lists.iter().cloned().map(Bytes::from).collect(),
+            compression: Compression::None,
+            timestamp_us: self.server.env.clock.micros(),
+            nonce: String::new(),
+        };
+        let class = if urgent { PostClass::Urgent } else { PostClass::Normal };
+        self.ingest(&who, class, "", opened).await
     }
 
     async fn store(

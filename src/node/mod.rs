@@ -9,6 +9,7 @@ mod gui;
 mod metrics;
 pub mod offline;
 mod revoked;
+mod server_flows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -275,6 +276,8 @@ impl Node {
                 };
                 let api = node.serve_api(&env, loaded, &extras, fleet).await?;
                 node.serve_gui(&env, loaded, api).await?;
+                let runner = server_flows::run(frontend.clone(), node.stop.clone());
+                node.run(&env, Side::Gui, runner.boxed());
             }
         }
         let metrics = node.serve_clients(&env, loaded, frontend).await?;

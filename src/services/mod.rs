@@ -40,6 +40,7 @@ pub mod tables;
 pub mod tasks;
 pub mod tombstones;
 pub mod users;
+pub mod verify;
 pub mod wakes;
 
 pub use fleet::Role;

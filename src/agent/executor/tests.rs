@@ -37,6 +37,7 @@ async fn agent_in(dir: tempfile::TempDir) -> Agent {
         cores: 4,
         cpu: Arc::new(|| Duration::ZERO),
         env: env.clone(),
+        extend: None,
     };
     let writeback = Arc::new(tokio::sync::Mutex::new(writeback));
     let events = Arc::new(Events::new(cx.clone(), out.clone(), writeback));

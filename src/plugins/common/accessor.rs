@@ -13,6 +13,7 @@ use std::sync::Arc;
 use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
 use super::path::OsPath;
+use super::zip::ZipFiles;
 use super::{Host, host};
 
 /// An open file.
@@ -206,7 +207,11 @@ pub trait Accessor: Send + Sync {
     /// Reads the text of a path.
     fn parse(&self, scope: &Scope, text: &Str) -> OsPath {
         let _ = scope;
-        OsPath::linux(text.as_bytes())
+        OsPath::from_spec(text.as_bytes()).unwrap_or_else(|| OsPath::linux(text.as_bytes()))
+    }
+    /// Reads the text of a pattern of paths below a root.
+    fn parse_pattern(&self, scope: &Scope, text: &Str) -> OsPath {
+        self.parse(scope, text)
     }
     /// Opens for reading.
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>>;
@@ -245,7 +250,19 @@ impl Accessors {
         }
         map.insert("data".into(), Arc::new(Content { from_variable: false }));
         map.insert("scope".into(), Arc::new(Content { from_variable: true }));
+        let zip = ZipFiles::new(Accessors(map.clone()));
+        map.insert("zip".into(), Arc::new(zip));
         Accessors(map)
+    }
+
+    /// Their names; the empty one stands for `auto`.
+    pub fn names(&self) -> std::collections::BTreeSet<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// The accessor of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<dyn Accessor>> {
+        self.0.get(name).cloned()
     }
 
     /// Adds one; one of the same name is replaced.

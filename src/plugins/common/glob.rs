@@ -52,7 +52,7 @@ impl Walk {
             None => v.to_text(),
         };
         let patterns: Vec<String> = args.list("globs").iter().map(text).collect();
-        let parse = |t: &str| accessor.parse(scope, &t.into());
+        let parse = |t: &str| accessor.parse_pattern(scope, &t.into());
         let globs = Globs::new(&patterns, parse).map_err(Error::failed)?;
         let root = match args.has("root") {
             true => path_of(scope, &*accessor, &args.any("root")),

@@ -5,15 +5,23 @@
 
 pub mod accessor;
 pub mod csv;
+pub mod documents;
 pub mod file;
+pub mod geoip;
 pub mod glob;
 pub mod globs;
+pub mod http;
 pub mod ip;
 pub mod lines;
 pub mod path;
+pub mod pathspec;
 pub mod process;
+pub mod small;
+pub mod temp;
 pub mod upload;
 pub mod waiting;
+pub mod xml;
+pub mod zip;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,11 +96,17 @@ pub async fn blocking<T: Send + 'static>(
 /// Adds all callables of this module.
 pub fn register(registry: &mut Registry) {
     csv::register(registry);
+    documents::register(registry);
     file::register(registry);
+    geoip::register(registry);
     glob::register(registry);
+    http::register(registry);
     ip::register(registry);
     lines::register(registry);
+    pathspec::register(registry);
     process::register(registry);
+    small::register(registry);
+    temp::register(registry);
     upload::register(registry);
     waiting::register(registry);
 }

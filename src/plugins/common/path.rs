@@ -5,8 +5,9 @@ use std::any::Any;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use vql::{Key, Object, Str, Value};
+use vql::{Dict, Key, Object, Str, Value};
 
 /// How the text of a path is read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,18 @@ pub enum Kind {
     Linux,
     /// The text is the content and is never split.
     Raw,
+    /// `\\` and `/` separate, `\\` joins; the drive or device is the first
+    /// component.
+    Windows,
+}
+
+/// What a path is inside of: an archive, an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delegate {
+    /// How to read it.
+    pub accessor: String,
+    /// Its path, itself perhaps inside of something.
+    pub path: String,
 }
 
 /// See the module.
@@ -24,6 +37,8 @@ pub struct OsPath {
     pub components: Vec<Str>,
     /// Text form.
     pub kind: Kind,
+    /// What it is inside of.
+    pub delegate: Option<Arc<Delegate>>,
 }
 
 impl OsPath {
@@ -31,12 +46,73 @@ impl OsPath {
     pub fn linux(text: &[u8]) -> OsPath {
         let parts = text.split(|b| *b == b'/');
         let real = |p: &&[u8]| !p.is_empty() && *p != b"." && *p != b"..";
-        OsPath { components: parts.filter(real).map(Str::from).collect(), kind: Kind::Linux }
+        let components = parts.filter(real).map(Str::from).collect();
+        OsPath { components, kind: Kind::Linux, delegate: None }
+    }
+
+    /// Reads a path of Windows or its registry.
+    pub fn windows(text: &[u8]) -> OsPath {
+        let device = [&b"\\\\.\\"[..], b"\\\\?\\"].into_iter().find(|d| text.starts_with(d));
+        let (prefix, rest) = text.split_at(device.map_or(0, <[u8]>::len));
+        let parts = rest.split(|b| matches!(b, b'\\' | b'/'));
+        let real = |p: &&[u8]| !p.is_empty() && *p != b"." && *p != b"..";
+        let mut components: Vec<Str> = parts.filter(real).map(Str::from).collect();
+        if let (Some(first), false) = (components.first_mut(), prefix.is_empty()) {
+            *first = [prefix, first.as_bytes()].concat().as_slice().into();
+        }
+        OsPath { components, kind: Kind::Windows, delegate: None }
+    }
+
+    /// Reads a path of a named type; `None` when the name is not known.
+    pub fn parse_as(kind: &str, text: &[u8]) -> Option<OsPath> {
+        Some(match kind {
+            "" | "auto" | "file" | "linux" | "generic" | "zip" | "fs" | "ext4" | "raw_ext4" => {
+                OsPath::linux(text)
+            }
+            "windows" | "ntfs" | "raw_ntfs" | "registry" | "raw_reg" | "reg" => {
+                OsPath::windows(text)
+            }
+            "data" | "scope" | "raw" | "pathspec" => OsPath::raw(text),
+            _ => return None,
+        })
+    }
+
+    /// The path that a JSON text with `Path` and what it is inside of means;
+    /// `None` for any other text.
+    pub fn from_spec(text: &[u8]) -> Option<OsPath> {
+        if !text.starts_with(b"{") {
+            return None;
+        }
+        let spec: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text).ok()?;
+        const KNOWN: [&str; 4] = ["Path", "DelegateAccessor", "DelegatePath", "Delegate"];
+        if spec.is_empty() || spec.keys().any(|k| !KNOWN.contains(&k.as_str())) {
+            return None;
+        }
+        let text = |name: &str| match spec.get(name) {
+            None | Some(serde_json::Value::Null) => String::new(),
+            Some(serde_json::Value::String(s)) => s.clone(),
+            Some(other) => other.to_string(),
+        };
+        let inner = match spec.contains_key("Delegate") {
+            true => text("Delegate"),
+            false => text("DelegatePath"),
+        };
+        let path = OsPath::linux(text("Path").as_bytes());
+        Some(path.inside(&text("DelegateAccessor"), &inner))
+    }
+
+    /// This path inside of something; with empty texts it is by itself.
+    #[must_use]
+    pub fn inside(mut self, accessor: &str, path: &str) -> OsPath {
+        let delegate = Delegate { accessor: accessor.to_owned(), path: path.to_owned() };
+        let some = !accessor.is_empty() || !path.is_empty();
+        self.delegate = some.then(|| Arc::new(delegate));
+        self
     }
 
     /// Content used as a path.
     pub fn raw(content: &[u8]) -> OsPath {
-        OsPath { components: vec![content.into()], kind: Kind::Raw }
+        OsPath { components: vec![content.into()], kind: Kind::Raw, delegate: None }
     }
 
     /// The path of a value: a path, text, a list of components.
@@ -47,10 +123,16 @@ impl OsPath {
         match value {
             Value::List(items) if items.len() == 1 => OsPath::of(&items[0]),
             Value::List(items) => {
-                OsPath { components: items.iter().map(Value::to_str).collect(), kind: Kind::Linux }
+                let components = items.iter().map(Value::to_str).collect();
+                OsPath { components, kind: Kind::Linux, delegate: None }
             }
-            Value::Dict(d) => d.get("Path").map(OsPath::of).unwrap_or_else(|| OsPath::linux(b"")),
-            other => OsPath::linux(other.to_str().as_bytes()),
+            Value::Dict(d) => OsPath::from_spec(value.to_json().as_bytes())
+                .or_else(|| d.get("Path").map(OsPath::of))
+                .unwrap_or_else(|| OsPath::linux(b"")),
+            other => {
+                let text = other.to_str();
+                OsPath::from_spec(text.as_bytes()).unwrap_or_else(|| OsPath::linux(text.as_bytes()))
+            }
         }
     }
 
@@ -62,9 +144,32 @@ impl OsPath {
         out
     }
 
-    /// The text, bytes as they are.
+    /// The text, bytes as they are; of a path inside of something JSON.
     pub fn bytes(&self) -> Vec<u8> {
+        match &self.delegate {
+            Some(_) => self.spec().to_json().into_bytes(),
+            None => self.inner_bytes(),
+        }
+    }
+
+    /// The path with what it is inside of; empty members are left out.
+    fn spec(&self) -> Value {
+        let mut spec = Dict::new();
+        if let Some(d) = &self.delegate {
+            let parts = [("DelegateAccessor", &d.accessor), ("DelegatePath", &d.path)];
+            for (name, text) in parts.into_iter().filter(|p| !p.1.is_empty()) {
+                spec.set(name, text.as_str());
+            }
+        }
+        spec.with("Path", Value::Str(self.inner_bytes().into())).into()
+    }
+
+    /// The text of the path alone.
+    pub fn inner_bytes(&self) -> Vec<u8> {
         match self.kind {
+            Kind::Windows => {
+                self.components.iter().map(Str::as_bytes).collect::<Vec<_>>().join(&b'\\')
+            }
             Kind::Raw => self.components.first().map(|c| c.as_bytes().to_vec()).unwrap_or_default(),
             Kind::Linux if self.components.is_empty() => b"/".to_vec(),
             Kind::Linux => {
@@ -84,7 +189,7 @@ impl OsPath {
         while out.last() == Some(&b'/') {
             out.pop();
         }
-        out.extend_from_slice(&self.bytes());
+        out.extend_from_slice(&self.inner_bytes());
         PathBuf::from(OsStr::from_bytes(&out))
     }
 
@@ -140,13 +245,27 @@ impl Object for OsPath {
                 up.components.pop();
                 Value::object(up)
             }
-            "Path" | "String" | "HumanString" => Value::Str(self.bytes().into()),
-            "PathSpec" => vql::Dict::new().with("Path", self.to_text()).into(),
-            "DelegatePath" | "DelegateAccessor" => "".into(),
-            "Delegate" => Value::Null,
+            "Path" => Value::Str(self.inner_bytes().into()),
+            "String" => Value::Str(self.bytes().into()),
+            "HumanString" => match &self.delegate {
+                None => Value::Str(self.bytes().into()),
+                Some(d) => {
+                    let outer = OsPath::of(&d.path.as_str().into());
+                    let outer = outer.member("HumanString").unwrap_or_default().to_text();
+                    format!("{outer} -> {}", vql::lossy(&self.inner_bytes())).into()
+                }
+            },
+            "PathSpec" => self.spec(),
+            "DelegatePath" => self.delegate.as_ref().map_or("", |d| &d.path).into(),
+            "DelegateAccessor" => self.delegate.as_ref().map_or("", |d| &d.accessor).into(),
+            "Delegate" => match &self.delegate {
+                Some(d) => Value::object(OsPath::of(&d.path.as_str().into())),
+                None => Value::Null,
+            },
             "DescribeType" => match self.kind {
                 Kind::Linux => "LinuxPath".into(),
                 Kind::Raw => "RawPath".into(),
+                Kind::Windows => "WindowsPath".into(),
             },
             _ => return None,
         })
@@ -163,7 +282,7 @@ impl Object for OsPath {
     }
 
     fn truth(&self) -> bool {
-        !self.components.is_empty()
+        !self.components.is_empty() || self.delegate.is_some()
     }
 
     fn equals(&self, other: &Value) -> bool {
@@ -198,8 +317,28 @@ mod tests {
         assert_eq!(p.member("Dirname").unwrap().to_json(), "\"/usr/bin\"");
         assert_eq!(p.index(-1).unwrap().to_text(), "x y");
         assert_eq!(p.add(&"a/b".into()).unwrap().to_json(), "\"/usr/bin/x y/a/b\"");
+        let w = OsPath::windows(b"C:\\Users\\x/y");
+        assert_eq!((w.to_text().as_str(), w.components.len()), ("C:\\Users\\x\\y", 4));
+        assert_eq!(OsPath::windows(b"\\\\.\\C:\\a").to_text(), "\\\\.\\C:\\a");
         assert_eq!(OsPath::linux(b"").to_text(), "/");
         assert!(!OsPath::linux(b"/").truth());
         assert_eq!(p.native("/root".as_ref()).to_str(), Some("/root/usr/bin/x y"));
+    }
+
+    #[test]
+    fn paths_inside_of_others() {
+        let inner = OsPath::linux(b"/tmp/a.zip").inside("", "");
+        assert!(inner.delegate.is_none());
+        let p = OsPath::linux(b"m/n").inside("file", "/tmp/a.zip");
+        let text = r#"{"DelegateAccessor":"file","DelegatePath":"/tmp/a.zip","Path":"/m/n"}"#;
+        assert_eq!(p.to_text(), text);
+        assert_eq!(OsPath::of(&text.into()), p);
+        assert_eq!(p.member("HumanString").unwrap().to_text(), "/tmp/a.zip -> /m/n");
+        let up = p.member("Dirname").unwrap();
+        assert_eq!(up.downcast::<OsPath>().unwrap().delegate, p.delegate);
+        let nested = OsPath::linux(b"x").inside("zip", text);
+        assert_eq!(OsPath::of(&nested.to_text().as_str().into()), nested);
+        assert!(nested.member("HumanString").unwrap().to_text().ends_with("/m/n -> /x"));
+        assert_eq!(OsPath::of(&"{not a spec}".into()).to_text(), "/{not a spec}");
     }
 }

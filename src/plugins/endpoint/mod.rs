@@ -7,6 +7,7 @@ mod environ;
 mod info;
 mod interfaces;
 mod pslist;
+mod sysinfo;
 mod tracker;
 mod users;
 
@@ -21,6 +22,7 @@ pub fn register(registry: &mut Registry) {
     info::register(registry);
     interfaces::register(registry);
     pslist::register(registry);
+    sysinfo::register(registry);
     tracker::register(registry);
     users::register(registry);
 }

@@ -11,6 +11,11 @@ use crate::plugins::common::{blocking, host};
 /// Longest chain of parents.
 const CHAIN: usize = 10;
 
+/// Most nodes of a tree.
+const TREE: usize = 10_000;
+/// Deepest tree.
+const DEPTH: usize = 200;
+
 type Table = BTreeMap<String, Dict>;
 
 /// Adds the callables of this module.
@@ -62,6 +67,62 @@ pub fn register(registry: &mut Registry) {
             Ok(children.map(|(id, row)| Value::from(entry(id, row, &all))).collect())
         },
     );
+    let tree = Signature::new("process_tracker_tree", "The tree of processes below one.")
+        .arg("id", ArgType::Any, "The process id; without one all trees.")
+        .arg("data_callback", ArgType::Lambda, "What each node tells of its process.")
+        .arg("max_items", ArgType::Int, "Most nodes.")
+        .version(2);
+    registry.function_async(tree, |scope, args| async move {
+        let all = table(&scope).await?;
+        let lambda = args.lambda("data_callback")?;
+        let mut data = BTreeMap::new();
+        for (id, row) in &all {
+            let told = match &lambda {
+                Some(l) => vql::call_lambda(l, &scope, vec![entry(id, row, &all).into()]).await,
+                None => row.clone().into(),
+            };
+            data.insert(id.clone(), told);
+        }
+        let most = usize::try_from(args.int("max_items")?).ok().filter(|n| *n > 0);
+        let mut left = most.unwrap_or(TREE);
+        let id = args.any("id").to_text();
+        if args.has("id") && all.contains_key(&id) {
+            return Ok(node(&id, &all, &data, &mut left, 0));
+        }
+        let roots = all.iter().filter(|(_, row)| !all.contains_key(&text(row, "Ppid")));
+        let roots: Vec<_> = roots.map(|(id, _)| node(id, &all, &data, &mut left, 0)).collect();
+        Ok(Dict::new().with("id", "").with("name", "").with("children", roots).into())
+    });
+}
+
+/// A process and those below it.
+fn node(
+    id: &str,
+    all: &Table,
+    data: &BTreeMap<String, Value>,
+    left: &mut usize,
+    depth: usize,
+) -> Value {
+    *left = left.saturating_sub(1);
+    let row = all.get(id).cloned().unwrap_or_default();
+    let mut out = Dict::new()
+        .with("name", text(&row, "Name"))
+        .with("id", id)
+        .with("start_time", row.get("CreateTime").cloned().unwrap_or_default())
+        .with("end_time", Value::Null)
+        .with("data", data.get(id).cloned().unwrap_or_default());
+    let below = all.iter().filter(|(other, r)| text(r, "Ppid") == id && other.as_str() != id);
+    let mut children = Vec::new();
+    for (child, _) in below {
+        if *left == 0 || depth >= DEPTH {
+            break;
+        }
+        children.push(node(child, all, data, left, depth + 1));
+    }
+    if !children.is_empty() {
+        out.set("children", children);
+    }
+    out.into()
 }
 
 async fn table(scope: &Scope) -> Result<Table, Error> {

@@ -18,20 +18,28 @@ const NEEDS: &[(&str, Permission)] = &[
     ("copy", FilesystemWrite),
     ("environ", MachineState),
     ("execve", Execve),
+    ("expand", MachineState),
+    ("elastic_upload", Network),
+    ("geoip", FilesystemRead),
     ("getpid", MachineState),
     ("glob", FilesystemRead),
     ("hash", FilesystemRead),
     ("http_client", Network),
     ("info", MachineState),
     ("interfaces", MachineState),
+    ("logscale_upload", Network),
     ("netstat", MachineState),
     ("parse_csv", FilesystemRead),
+    ("parse_jsonl", FilesystemRead),
     ("parse_lines", FilesystemRead),
     ("parse_records_with_regex", FilesystemRead),
+    ("parse_xml", FilesystemRead),
+    ("parse_yaml", FilesystemRead),
     ("pslist", MachineState),
     ("read_file", FilesystemRead),
     ("rm", FilesystemWrite),
     ("split_records", FilesystemRead),
+    ("splunk_upload", Network),
     ("stat", FilesystemRead),
     ("sysinfo", MachineState),
     ("tempdir", FilesystemWrite),
@@ -43,7 +51,7 @@ const NEEDS: &[(&str, Permission)] = &[
 ];
 
 /// Callables beyond the language that touch nothing.
-const HARMLESS: &[&str] = &["clock", "sleep"];
+const HARMLESS: &[&str] = &["clock", "pathspec", "rand", "sleep", "url"];
 
 /// What a callable needs. Whatever is neither part of the language nor known
 /// here looks at the machine.

@@ -19,6 +19,7 @@ mod monitoring;
 mod orgs;
 mod results;
 pub mod session;
+mod tools;
 mod users;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub fn register(registry: &mut Registry) {
     monitoring::register(registry);
     orgs::register(registry);
     results::register(registry);
+    tools::register(registry);
     users::register(registry);
 }
 

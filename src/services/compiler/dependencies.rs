@@ -72,7 +72,7 @@ fn strip(
             ..Default::default()
         })
         .collect();
-    for (name, default) in tools::environment(artifact)? {
+    for (name, default) in tools::environment(artifact, options)? {
         parameters.push(ArtifactParameter { name, default, ..Default::default() });
     }
     let mut sources = Vec::new();

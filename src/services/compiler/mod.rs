@@ -100,6 +100,8 @@ pub struct CompileOptions<'a> {
     pub max_wait: u64,
     /// Bytes of a packet (`defaults.max_row_buffer_size`); 0 for the client's own.
     pub max_row_buffer: u64,
+    /// A tool that can not be served is no error; its variables say nothing.
+    pub any_tool: bool,
     /// Values for parameters of type `server_metadata`.
     pub server_metadata: Option<&'a BTreeMap<String, String>>,
 }
@@ -140,6 +142,26 @@ pub fn compile(
     compiled.limits.finish();
     number(&mut compiled.requests);
     Ok(compiled)
+}
+
+/// The requests of one artifact of any kind, for those who only want to know
+/// whether it compiles. An artifact without a query gives none.
+pub fn dry_run(
+    repository: &Repository,
+    artifact: &Artifact,
+) -> Result<Vec<VqlCollectorArgs>, CompileError> {
+    let spec = ArtifactSpec { artifact: artifact.name.clone(), ..Default::default() };
+    let options = CompileOptions { any_tool: true, ..Default::default() };
+    let requests = artifact_requests(repository, artifact, &spec, &options)?;
+    // Clients read each statement on its own.
+    for query in requests.iter().flat_map(|r| &r.query) {
+        let read = vql::parse(&query.vql).map_err(|e| CompileError::vql(&artifact.name, e))?;
+        if read.len() != 1 {
+            let message = format!("not one statement: {}", query.vql);
+            return Err(CompileError::vql(&artifact.name, message));
+        }
+    }
+    Ok(requests)
 }
 
 /// The message a client gets for a compiled collection.
@@ -337,7 +359,7 @@ fn environment(
             None => env.push(item.clone()),
         }
     }
-    for (key, value) in tools::environment(artifact)? {
+    for (key, value) in tools::environment(artifact, options)? {
         env.push(VqlEnv { key, value, comment: String::new() });
     }
     Ok(env)

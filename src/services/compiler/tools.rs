@@ -4,13 +4,16 @@
 
 use velociraptor_proto::proto::{Artifact, Tool};
 
-use super::CompileError;
+use super::{CompileError, CompileOptions};
 
 /// `Tool_<name>_…` variables for all tools of an artifact.
-pub(super) fn environment(artifact: &Artifact) -> Result<Vec<(String, String)>, CompileError> {
+pub(super) fn environment(
+    artifact: &Artifact,
+    options: &CompileOptions<'_>,
+) -> Result<Vec<(String, String)>, CompileError> {
     let mut env = Vec::new();
     for tool in &artifact.tools {
-        if tool.url.is_empty() || tool.serve_locally {
+        if !options.any_tool && (tool.url.is_empty() || tool.serve_locally) {
             return Err(CompileError::ToolUnavailable {
                 artifact: artifact.name.clone(),
                 tool: tool.name.clone(),

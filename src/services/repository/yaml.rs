@@ -15,6 +15,8 @@ use super::preprocess::prepare;
 pub struct YamlError {
     /// Line in the file as written (from 1); 0 when it cannot be told.
     pub line: usize,
+    /// Column there (from 1); 0 when it cannot be told.
+    pub column: usize,
     /// What is wrong there.
     pub message: String,
 }
@@ -24,7 +26,8 @@ pub fn decode(text: &str) -> Result<proto::Artifact, YamlError> {
     let prepared = prepare(text);
     let decoded: Document = yaml_serde::from_str(&prepared.yaml).map_err(|e| {
         let line = e.location().map_or(0, |l| prepared.source_line(l.line()));
-        YamlError { line, message: without_position(&e.to_string()) }
+        let column = e.location().map_or(0, |l| l.column());
+        YamlError { line, column, message: without_position(&e.to_string()) }
     })?;
     Ok(decoded.into_artifact(text))
 }

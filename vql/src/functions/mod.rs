@@ -5,6 +5,7 @@ mod encode;
 mod format;
 mod go_format;
 mod go_layout;
+mod grok;
 mod humanize;
 mod ip;
 mod json;
@@ -32,6 +33,7 @@ pub(crate) fn register(registry: &mut Registry) {
     aggregate::register(registry);
     encode::register(registry);
     format::register(registry);
+    grok::register(registry);
     humanize::register(registry);
     ip::register(registry);
     json::register(registry);

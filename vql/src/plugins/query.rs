@@ -18,7 +18,10 @@ pub(super) fn register(registry: &mut Registry) {
         .arg("copy_env", ArgType::Strings, "Names of the caller's variables it sees.")
         .arg("inherit", ArgType::Bool, "It sees all variables of the caller.")
         .arg("timeout", ArgType::Float, "Seconds after which it ends.")
-        .arg("progress_timeout", ArgType::Float, "Seconds without progress after which it ends.");
+        .arg("progress_timeout", ArgType::Float, "Seconds without progress after which it ends.")
+        .arg("cpu_limit", ArgType::Float, "Accepted; the caller's limits hold.")
+        .arg("iops_limit", ArgType::Float, "Accepted; the caller's limits hold.")
+        .version(2);
     registry.plugin_async(query, |scope, args, emitter| async move {
         let inner = if args.bool("inherit")? { scope.child() } else { scope.isolated() };
         for name in args.strings("copy_env")? {

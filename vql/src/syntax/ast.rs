@@ -261,6 +261,26 @@ pub struct Ident {
     pub text: Arc<str>,
     /// The name meant.
     pub name: Arc<str>,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// A byte offset of the text a tree was read from. Trees compare by their text
+/// alone, so all places are equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place(pub u32);
+
+impl PartialEq for Place {
+    fn eq(&self, _other: &Place) -> bool {
+        true
+    }
+}
+
+impl Place {
+    /// Line and column in `text`, both from 1; columns count characters.
+    pub fn line_column(self, text: &str) -> (usize, usize) {
+        super::error::line_column(text, self.0 as usize)
+    }
 }
 
 /// A string literal.

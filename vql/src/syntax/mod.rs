@@ -1,12 +1,14 @@
 //! Text to syntax tree and back.
 
 pub mod ast;
+mod calls;
 mod error;
 mod format;
 mod lexer;
 mod parser;
 mod unquote;
 
+pub use calls::{Call, CallKind, calls, definitions};
 pub use error::ParseError;
 pub use lexer::{Token, TokenKind, tokenize};
 pub(crate) use parser::parse_int;

@@ -436,7 +436,7 @@ impl<'a> Parser<'a> {
         let negated = self.kind() == TokenKind::NegatedIdent;
         let path = if negated {
             let first = self.advance();
-            let mut path = vec![path_ident(&first.text[1..])];
+            let mut path = vec![path_ident(&first.text[1..], first.offset)];
             while self.accept(".") {
                 path.push(self.path_ident()?);
             }
@@ -455,12 +455,12 @@ impl<'a> Parser<'a> {
         if self.kind() != TokenKind::Ident {
             return self.unexpected("an identifier");
         }
-        let text = self.advance().text;
+        let Token { text, offset, .. } = self.advance();
         let name = match text.strip_prefix('`').and_then(|t| t.strip_suffix('`')) {
             Some(inner) => unquote::unescape_name(inner).into(),
             None => text.into(),
         };
-        Ok(Ident { text: text.into(), name })
+        Ok(Ident { text: text.into(), name, place: place(offset) })
     }
 
     /// An identifier whose back-quotes are merely removed.
@@ -468,12 +468,17 @@ impl<'a> Parser<'a> {
         if self.kind() != TokenKind::Ident {
             return self.unexpected("an identifier");
         }
-        Ok(path_ident(self.advance().text))
+        let token = self.advance();
+        Ok(path_ident(token.text, token.offset))
     }
 }
 
-fn path_ident(text: &str) -> Ident {
-    Ident { text: text.into(), name: text.trim_matches('`').into() }
+fn path_ident(text: &str, offset: usize) -> Ident {
+    Ident { text: text.into(), name: text.trim_matches('`').into(), place: place(offset) }
+}
+
+fn place(offset: usize) -> Place {
+    Place(u32::try_from(offset).unwrap_or(u32::MAX))
 }
 
 fn full_name(path: &[Ident]) -> Arc<str> {

@@ -1,0 +1,304 @@
+//! `golden`: runs recorded queries and compares what they give.
+//!
+//! A case is `X.in.yaml` with what it gave before in `X.out.yaml`. Format of the
+//! input: `Queries` (texts of one statement each), `Parameters` (variables),
+//! `Transforms` (replacements in the output). Format of the output: for each
+//! query its text and its rows.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use futures::StreamExt;
+use serde::Deserialize;
+use velociraptor_proto::proto::VqlEnv;
+use vql::{Dict, Limits, Scope, ScopeBuilder, Value};
+
+use super::{Context, print};
+use crate::env::{Env, fs};
+use crate::plugins;
+use crate::services::repository::Repository;
+
+/// Rows of one part of the output.
+const PART: usize = 1000;
+/// Longest time for one case.
+const CASE: Duration = Duration::from_secs(30);
+/// Largest file of a case, in bytes.
+const MAX_FILE: usize = 64 << 20;
+/// The time `now()` tells: cases must give the same at any time.
+const FROZEN: (i64, i32) = (1_590_938_885, 10);
+/// Lines shown of each side of a difference.
+const SHOWN: usize = 8;
+
+/// Arguments of `golden`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Cases run on this host, without any server; now() stands still. The \
+    variable srcDir is what --env says, or the current directory.\n\nExit status: 0 when all cases \
+    passed, 1 otherwise.")]
+pub struct GoldenArgs {
+    /// The directory of the cases.
+    dir: String,
+    /// Only cases whose file name begins with this.
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// A variable of all cases; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Write what the cases give now over what they gave before.
+    #[arg(long)]
+    record: bool,
+    /// Accepted for compatibility: nothing is written without --record.
+    #[arg(long, hide = true)]
+    testonly: bool,
+}
+
+/// The input of a case.
+#[derive(Deserialize, Debug, Default)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Case {
+    queries: Vec<String>,
+    #[serde(default)]
+    parameters: indexmap::IndexMap<String, String>,
+    #[serde(default)]
+    transforms: Vec<Transform>,
+}
+
+/// A replacement in the output.
+#[derive(Deserialize, Debug, Default)]
+#[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
+struct Transform {
+    /// Accepted; replacements are made everywhere.
+    scope: String,
+    search: String,
+    regexp: String,
+    replace: String,
+}
+
+/// Runs the command.
+pub async fn run(args: GoldenArgs, ctx: &Context) -> anyhow::Result<()> {
+    let dir = crate::config::load::absolute(&args.dir)?;
+    let mut env = super::query::variables(&args.env)?;
+    if !env.iter().any(|e| e.key == "srcDir") {
+        let here = crate::config::load::absolute(".")?;
+        env.push(VqlEnv { key: "srcDir".into(), value: here, comment: String::new() });
+    }
+    let repository = super::artifacts::repository(ctx).await?;
+    let names: Vec<String> = (ctx.env.fs.list(&dir).await?.into_iter())
+        .filter(|e| !e.is_dir && e.name.starts_with(&args.filter))
+        .filter_map(|e| e.name.strip_suffix(".in.yaml").map(str::to_owned))
+        .collect();
+    anyhow::ensure!(!names.is_empty(), "there is no case {}*.in.yaml in {dir}", args.filter);
+    let (mut passed, mut failed) = (0, 0);
+    for name in names {
+        let path = |end: &str| format!("{}/{name}.{end}.yaml", dir.trim_end_matches('/'));
+        let input = text(&ctx.env, &path("in")).await?;
+        let given = match case(&ctx.env, &repository, &env, &input).await {
+            Ok(given) => given,
+            Err(e) => {
+                failed += 1;
+                print(&format!("{name}: failed: {e:#}\n"))?;
+                continue;
+            }
+        };
+        if args.record {
+            write(&ctx.env, &path("out"), &given).await?;
+        }
+        let expected = match text(&ctx.env, &path("out")).await {
+            Ok(text) => text,
+            Err(e) => {
+                failed += 1;
+                print(&format!("{name}: failed: {e:#}\n"))?;
+                continue;
+            }
+        };
+        match difference(&expected, &given) {
+            None => {
+                passed += 1;
+                print(&format!("{name}: passed\n"))?;
+            }
+            Some(shown) => {
+                failed += 1;
+                print(&format!("{name}: failed\n{shown}"))?;
+            }
+        }
+    }
+    print(&format!("{passed} passed, {failed} failed\n"))?;
+    anyhow::ensure!(failed == 0, "{failed} cases failed");
+    Ok(())
+}
+
+async fn text(env: &Env, path: &str) -> anyhow::Result<String> {
+    let bytes = fs::read_limited(&*env.fs, path, MAX_FILE).await?;
+    String::from_utf8(bytes).with_context(|| format!("{path} is not UTF-8"))
+}
+
+async fn write(env: &Env, path: &str, text: &str) -> anyhow::Result<()> {
+    let new = format!("{path}.new");
+    let _ = env.fs.remove(&new).await;
+    fs::create_synced(&*env.fs, &new, text.as_bytes()).await?;
+    Ok(env.fs.rename(&new, path).await?)
+}
+
+/// What a case gives, as text.
+async fn case(
+    env: &Env,
+    repository: &Arc<Repository>,
+    variables: &[VqlEnv],
+    input: &str,
+) -> anyhow::Result<String> {
+    let case: Case = yaml_serde::from_str(input).context("the input is not a case")?;
+    let scope = scope(env, repository, variables, &case);
+    let mut out = String::new();
+    let work = async {
+        let comments = comments(input);
+        for (i, query) in case.queries.iter().enumerate() {
+            out += comments.get(i).map_or("", String::as_str);
+            let statements = vql::parse(query).map_err(|e| anyhow::anyhow!("{query}\n{e}"))?;
+            let _ = writeln!(out, "Query: {query}");
+            let mut rows = vql::eval(statements, &scope, Limits::default());
+            let mut part = Vec::new();
+            let mut parts = 0;
+            while let Some(row) = rows.next().await {
+                part.push(row);
+                if part.len() == PART {
+                    output(&mut out, &mut part);
+                    parts += 1;
+                }
+            }
+            if parts == 0 || !part.is_empty() {
+                output(&mut out, &mut part);
+            }
+        }
+        anyhow::Ok(())
+    };
+    let done = tokio::time::timeout(CASE, work).await;
+    scope.close();
+    done.with_context(|| format!("took longer than {} s", CASE.as_secs()))??;
+    for t in &case.transforms {
+        if !t.regexp.is_empty() {
+            out = regex::Regex::new(&t.regexp)?.replace_all(&out, t.replace.as_str()).into_owned();
+        } else if !t.search.is_empty() {
+            out = out.replace(&t.search, &t.replace);
+        }
+    }
+    Ok(out)
+}
+
+/// The comment before each query, with a line end; empty without one.
+fn comments(input: &str) -> Vec<String> {
+    let (mut all, mut pending) = (Vec::new(), String::new());
+    let (mut inside, mut indent) = (false, None);
+    for line in input.lines() {
+        let text = line.trim_start();
+        let at = line.len() - text.len();
+        if !inside {
+            inside = line.starts_with("Queries:");
+        } else if text.starts_with('#') {
+            pending += text.trim_end();
+            pending.push('\n');
+        } else if text.starts_with("- ") && indent.is_none_or(|i| i == at) {
+            indent = Some(at);
+            all.push(std::mem::take(&mut pending));
+        } else if !text.is_empty() {
+            inside = at > 0;
+            pending.clear();
+        }
+    }
+    all
+}
+
+fn output(out: &mut String, part: &mut Vec<Value>) {
+    let rows = Value::list(std::mem::take(part));
+    let _ = writeln!(out, "Output: {}\n", rows.to_json_indented());
+}
+
+/// The scope all queries of a case share.
+fn scope(env: &Env, repository: &Arc<Repository>, variables: &[VqlEnv], case: &Case) -> Scope {
+    let frozen = vql::Time::new(FROZEN.0, FROZEN.1).unwrap_or(vql::Time::UNIX_EPOCH);
+    let scope = ScopeBuilder::new(plugins::local_registry())
+        .clock(move || frozen)
+        .extension(Arc::new(env.clone()))
+        .extension(repository.clone())
+        .build();
+    scope.set("config", Dict::new());
+    scope.set("_SessionId", "F.Golden");
+    for variable in variables {
+        scope.set(variable.key.clone(), variable.value.clone());
+    }
+    for (name, value) in &case.parameters {
+        scope.set(name.clone(), value.clone());
+    }
+    scope
+}
+
+/// Where two texts differ; `None` when they do not, but for white space at
+/// both ends.
+fn difference(expected: &str, given: &str) -> Option<String> {
+    let (a, b): (Vec<_>, Vec<_>) =
+        (expected.trim().lines().collect(), given.trim().lines().collect());
+    if a == b {
+        return None;
+    }
+    let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    let query = a[..same].iter().rev().find(|l| l.starts_with("Query: ")).copied();
+    let mut out = format!("  line {}", same + 1);
+    if let Some(query) = query {
+        let _ = write!(out, ", {query}");
+    }
+    out.push('\n');
+    for (mark, side) in [("-", &a), ("+", &b)] {
+        for line in side.iter().skip(same).take(SHOWN) {
+            let _ = writeln!(out, "  {mark} {line}");
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Globals;
+    use crate::env::real;
+
+    fn context() -> Context {
+        Context { env: real::env(), global: Globals::default() }
+    }
+
+    fn arguments(dir: &str, filter: &str, record: bool) -> GoldenArgs {
+        let (dir, filter) = (dir.to_owned(), filter.to_owned());
+        GoldenArgs { dir, filter, env: vec![], record, testonly: false }
+    }
+
+    /// Our own cases.
+    #[tokio::test]
+    async fn recorded_cases_pass() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+        run(arguments(dir, "", false), &context()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_difference_is_shown_and_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().to_str().unwrap();
+        let input = "Parameters:\n  X: one\nTransforms:\n- Search: two\n  Replace: three\nQueries:\n\
+                     # A comment.\n- LET Y = 'two'\n- SELECT X, Y, now() AS N FROM scope()\n";
+        std::fs::write(dir.path().join("a.in.yaml"), input).unwrap();
+        let error = run(arguments(at, "", false), &context()).await.unwrap_err();
+        assert_eq!(error.to_string(), "1 cases failed");
+        run(arguments(at, "a", true), &context()).await.unwrap();
+        let out = std::fs::read_to_string(dir.path().join("a.out.yaml")).unwrap();
+        let expected = "# A comment.\nQuery: LET Y = 'three'\nOutput: []\n\n\
+            Query: SELECT X, Y, now() AS N FROM scope()\nOutput: [\n {\n  \"X\": \"one\",\n  \
+            \"Y\": \"three\",\n  \"N\": 1590938885\n }\n]\n\n";
+        assert_eq!(out, expected);
+        let shown = difference(expected, &expected.replace("one", "1")).unwrap();
+        assert!(shown.contains("line 8, Query: SELECT X"), "{shown}");
+        assert!(
+            shown.contains("-   \"X\": \"one\"") && shown.contains("+   \"X\": \"1\""),
+            "{shown}"
+        );
+        assert!(run(arguments(at, "b", false), &context()).await.is_err());
+    }
+}
