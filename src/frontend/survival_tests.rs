@@ -15,7 +15,7 @@ use crate::services::fleet::processes::Processes;
 use crate::services::fleet::relay::{Opening, Relay};
 use crate::services::fleet::task_files::TaskFile;
 use crate::services::flows::job::Hash;
-use crate::services::tasks::{Way, What};
+use crate::services::tasks::{Reply, Way, What};
 use crate::services::{Options, Role};
 use velociraptor_proto::proto::*;
 
@@ -112,7 +112,7 @@ fn flows(tasks: &[VeloMessage]) -> Vec<&str> {
 /// What this master would hand to a client process now.
 async fn next(master: &Clients, client: &TestClient, cipher: Hash) -> Vec<VeloMessage> {
     let (s, org) = server(master);
-    s.next_tasks(&org, &client.id, cipher, Way::Reply([77; 16])).await
+    s.next_tasks(&org, &client.id, cipher, Way::Reply(Reply::http([77; 16], [77; 16], 60))).await
 }
 
 async fn restarted(w: &World) -> Clients {
@@ -220,7 +220,7 @@ async fn what_waits_again_is_left_again_and_what_is_cancelled_is_not_delivered()
     let (s, org) = server(&master);
     let id = task_id(&master, &client).unwrap();
     assert_eq!(flows(&next(&master, &client, [9; 16]).await), [FLOW]);
-    s.not_sent(&org, &client.id, Way::Reply([77; 16]), &[id]);
+    org.state().clients.entry(&client.id).queue.give_back([77; 16]);
     go_away(&master, &client).await;
     schedule(&master, &client, "F.Two").await;
     go_away(&master, &client).await;
@@ -284,7 +284,7 @@ async fn what_a_master_that_stopped_had_left_is_delivered_or_sent_later() {
     let client = server(&master).1.state().clients.iter().map(|(id, _)| id.clone()).next();
     let (s, org) = server(&master);
     let next = || async {
-        let way = Way::Reply([77; 16]);
+        let way = Way::Reply(Reply::http([77; 16], [77; 16], 60));
         s.next_tasks(&org, client.as_ref().unwrap(), [9; 16], way).await
     };
     assert_eq!(flows(&next().await), [FLOW]);

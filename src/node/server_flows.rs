@@ -22,7 +22,7 @@ use crate::frontend::Frontend;
 use crate::plugins::server::{Session, registry};
 use crate::services::flows::job::Hash;
 use crate::services::ids::{OrgId, Session as FlowSession};
-use crate::services::tasks::Way;
+use crate::services::tasks::{Reply, Way};
 use crate::services::{Org, Server};
 
 /// The pseudo client.
@@ -141,7 +141,9 @@ impl Runner {
         server.env.entropy.fill(&mut request);
         let now = server.env.clock.micros();
         self.org.state().clients.entry(SERVER).queue.checked_in(self.cipher, request, now);
-        let messages = server.next_tasks(&self.org, SERVER, self.cipher, Way::Reply(request)).await;
+        let messages = server
+            .next_tasks(&self.org, SERVER, self.cipher, Way::Reply(Reply::frame(request)))
+            .await;
         for message in messages {
             if let Err(e) = self.remember_callers(server, &message).await {
                 tracing::error!(flow = message.session_id, error = %e, "caller of a collection not known");

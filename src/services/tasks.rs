@@ -1118,7 +1118,7 @@ mod tests {
     #[test]
     fn what_lies_in_a_file_is_not_sent_before_it_is_taken_back() {
         let (mut q, p, pin) = left();
-        assert!(q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty());
+        assert!(q.take(A, reply([1; 16]), 1, 4, true).messages.is_empty());
         assert_eq!((q.in_files(None, false), q.in_files(None, true)), (vec![1], vec![]));
         q.claimed(&[1], &p, B, &pin, true);
         assert_eq!(q.in_files(Some("F.1"), true), [1]);
@@ -1127,7 +1127,7 @@ mod tests {
         // What reached for it then is too late.
         q.claimed(&[1], &p, B, &pin, true);
         assert_eq!(Arc::strong_count(&pin), 1);
-        let b = q.take(A, Way::Reply([1; 16]), 1, 4, true);
+        let b = q.take(A, reply([1; 16]), 1, 4, true);
         assert_eq!((ids(&b), b.ungranted), (vec![1], vec![1]));
     }
 
@@ -1139,24 +1139,22 @@ mod tests {
         assert!(q.taken_by(1, &p, true) && q.in_files(None, false).is_empty());
         assert_eq!((q.away().len(), Arc::strong_count(&pin)), (1, 2));
         q.reported(&p, 1, What::Back, 3);
-        assert!(
-            q.gave_back(1, &p) && q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty()
-        );
+        assert!(q.gave_back(1, &p) && q.take(A, reply([1; 16]), 1, 4, true).messages.is_empty());
         assert_eq!(q.in_files(None, true), [1], "its file still says so");
         q.taken_back(1, false);
-        assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [1]);
+        assert_eq!(ids(&q.take(A, reply([1; 16]), 1, 4, true)), [1]);
         assert_eq!(Arc::strong_count(&pin), 1);
         // One that cannot be asked: the client is.
         let (mut q, p, pin) = left();
         q.claimed(&[1], &p, B, &pin, true);
         assert!(q.taken_by(1, &p, false));
-        let b = q.take(B, Way::Reply([1; 16]), 1, 4, true);
+        let b = q.take(B, reply([1; 16]), 1, 4, true);
         assert_eq!(ids(&b), [0]);
         assert_eq!(q.unknown("F.1", B), Verdict::Redeliver);
-        assert!(q.take(B, Way::Reply([2; 16]), 1, 4, true).messages.is_empty());
+        assert!(q.take(B, reply([2; 16]), 1, 4, true).messages.is_empty());
         assert!(q.gave_back(1, &p));
         q.taken_back(1, false);
-        assert_eq!(ids(&q.take(B, Way::Reply([2; 16]), 1, 4, true)), [1]);
+        assert_eq!(ids(&q.take(B, reply([2; 16]), 1, 4, true)), [1]);
         // Its word may come before its record.
         let (mut q, p, _) = left();
         q.reported(&p, 1, What::Received, 3);
@@ -1183,7 +1181,7 @@ mod tests {
         let (mut q, p) = recovered(true);
         assert_eq!(q.in_files(None, false), [1]);
         q.taken_back(1, false);
-        assert!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)) == [0], "in doubt");
+        assert!(ids(&q.take(A, reply([1; 16]), 1, 4, true)) == [0], "in doubt");
         assert!(!q.taken_by(1, &p, true));
         // It had come back to the master, was left in a file, and is a minion's.
         let (mut q, p) = recovered(false);
@@ -1192,7 +1190,7 @@ mod tests {
         // Or nobody's: then nobody has sent it.
         let (mut q, _) = recovered(true);
         q.taken_back(1, true);
-        assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [1]);
+        assert_eq!(ids(&q.take(A, reply([1; 16]), 1, 4, true)), [1]);
     }
 
     fn pinned() -> Arc<Segment> {

@@ -175,7 +175,7 @@ impl Server {
             let Some(org) = self.org(&key.0) else { return };
             self.take_back_of(&org, &key.1, None, true).await;
             if self.options.minions {
-                self.leave(&org, &key).await;
+                self.leave_in_files(&org, &key).await;
             }
         })
         .await;
@@ -191,7 +191,7 @@ impl Server {
     }
 
     /// Leaves what waits for a client that is away in files.
-    async fn leave(&self, org: &Org, key: &Key) {
+    async fn leave_in_files(&self, org: &Org, key: &Key) {
         let client = key.1.as_str();
         let _alone = org.gates.close((client.to_owned(), GATE.to_owned())).await;
         if !self.is_away(org, client) {
