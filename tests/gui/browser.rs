@@ -198,7 +198,7 @@ impl Browser {
     pub fn press(&mut self, text: &str) {
         let finder = format!(
             "(() => {{ const all = [...document.querySelectorAll('button, a, summary, label')]\
-             .filter(e => e.getClientRects().length); \
+             .filter(e => e.checkVisibility()); \
              return all.find(e => e.innerText.trim().split('\\n')[0] === {t}) ?? \
              all.find(e => e.innerText.trim().startsWith({t}) || (e.title || '').startsWith({t})) }})()",
             t = Value::from(text)

@@ -54,7 +54,7 @@ fn log_in(b: &mut Browser, user: &str, password: &str) {
 fn named(b: &mut Browser, screen: &str) {
     let nameless = b.eval(
         "[...document.querySelectorAll('a, button, input, select, textarea, summary, img, [role=img]')]\
-         .filter(e => e.getClientRects().length && !e.closest('[aria-hidden=true]')).filter(e => { \
+         .filter(e => e.checkVisibility() && !e.closest('[aria-hidden=true]')).filter(e => { \
            const by = e.labels?.length ? [...e.labels].map(l => l.textContent).join('') : ''; \
            const name = e.getAttribute('aria-label') || e.title || e.alt || by || e.textContent || ''; \
            return !name.trim() }).map(e => e.outerHTML.slice(0, 200))",
@@ -223,6 +223,7 @@ fn artifacts(b: &mut Browser) {
 fn wizard(b: &mut Browser) {
     b.press("Clients");
     b.click("tbody a[href*='/host/']");
+    b.shows("Recent collections");
     b.press("Collect");
     b.until(
         "the search has the focus",

@@ -105,7 +105,8 @@ export async function show_hunt({ hunt, signal }) {
           ? h("p", { class: "mid" }, running ? "No host has taken it yet. Hosts take it when they are next connected." : "It was not started.")
           : h("div", { class: "over" }, h("table", { class: "grid plain" }, h("thead", {}, h("tr", {}, ["State", "Host", "Flow", "Begun"].map((c) => h("th", { scope: "col" }, c)), ["Rows", "Uploaded"].map((c) => h("th", { class: "num", scope: "col" }, c)))),
             h("tbody", {}, rows.map((r) => {
-              const began = from_micros(r.StartedTime);
+              // Milliseconds, as stock has it.
+              const began = from_micros(Number(r.StartedTime) * 1000);
               const kinds = { FINISHED: "ok", ERROR: "err", RUNNING: "run", IN_PROGRESS: "run" };
               return h("tr", {}, h("td", {}, h("span", { class: "state" }, dot(kinds[r.State] ?? "idle"), String(r.State ?? "").toLowerCase().replace("_", " "))),
                 h("td", {}, h("a", { href: app(`host/${r.ClientId}`) }, hostile(r.Hostname || r.ClientId))),
