@@ -71,12 +71,16 @@ impl<S: Subscriber> Layer<S> for Recorder {
     }
 
     fn on_event(&self, e: &Event<'_>, _: Context<'_, S>) {
-        // Between steps (crash, bounce) no host is current; reuse the last stamp.
+        let mut text = String::new();
+        e.record(&mut Line(&mut text, self.detail));
+        // A crash and a bounce happen between steps, where no host's clock stands
+        // still, and what follows them too: the last stamp holds.
+        let between = text.contains("message=Crash ") || text.contains("message=Bounce ");
+        let elapsed = if between { None } else { turmoil::sim_elapsed() };
         let last = self.record.lock().last().map(|(t, _)| *t);
-        let t = turmoil::sim_elapsed().or(last).unwrap_or_default();
+        let t = elapsed.or(last).unwrap_or_default();
         let mut line = String::new();
-        let _ = write!(line, "{:>9.3}ms", t.as_secs_f64() * 1e3);
-        e.record(&mut Line(&mut line, self.detail));
+        let _ = write!(line, "{:>9.3}ms{text}", t.as_secs_f64() * 1e3);
         if line.contains("message=step ") {
             return;
         }
