@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::checkpoint;
 use super::events::EventKey;
 use super::handover::Handed;
+use super::housekeeping::Settle;
 use super::server::{Org, Server, ServiceError, fleet_dir};
 use super::state::FlowKey;
 use crate::store::StoreError;
@@ -65,6 +66,7 @@ impl Server {
         for org in self.orgs() {
             self.settle_flows(&org, told, &mut done).await?;
             self.settle_all_events(&org, told, &mut done).await?;
+            self.settle_hunts(&org, Settle::All).await;
             done.tasks += self.store_unsent(&org).await?;
             self.remove_spent_tasks(&org).await;
             let now = self.env.clock.micros();

@@ -87,7 +87,8 @@ pub(super) struct Fold<'a> {
     /// When the first thing came for a flow, microseconds.
     first: BTreeMap<(String, FlowKey), u64>,
     repeats: BTreeMap<(ProcessId, Position), BTreeSet<u32>>,
-    waiting: usize,
+    /// Clients of POSTs that came before they had enrolled, by organisation.
+    pub(super) waiting: Vec<(String, String)>,
     unreadable: usize,
 }
 
@@ -100,7 +101,7 @@ impl<'a> Fold<'a> {
             orgs: BTreeMap::new(),
             first: BTreeMap::new(),
             repeats: BTreeMap::new(),
-            waiting: 0,
+            waiting: Vec::new(),
             unreadable: 0,
         }
     }
@@ -177,7 +178,9 @@ impl<'a> Fold<'a> {
                 let org = self.orgs.entry(e.org_id.clone()).or_default();
                 org.apply_events(&e.client_id, &e.artifact, e.time, &f.payload, f.extent.clone());
             }
-            Some(Kind::Quarantine(_)) => self.waiting += 1,
+            Some(Kind::Quarantine(q)) => {
+                self.waiting.push((q.org_id.clone(), q.client_id.clone()));
+            }
             Some(Kind::Decision(_)) | None => {}
         }
     }
@@ -259,11 +262,7 @@ impl<'a> Fold<'a> {
     }
 
     pub(super) fn unsettled(&self) -> Unsettled {
-        let mut out = Unsettled {
-            waiting_to_enrol: self.waiting,
-            unreadable: self.unreadable,
-            ..Unsettled::default()
-        };
+        let mut out = Unsettled { unreadable: self.unreadable, ..Unsettled::default() };
         let mut oldest = u64::MAX;
         for (id, state) in &self.orgs {
             for (key, f) in &state.flows {
