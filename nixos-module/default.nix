@@ -205,6 +205,8 @@ in
             LoadCredential = [ "server.config.yaml:${toString srv.configFile}" ]
               ++ optional (srv.settingsFile != null) "velociraptor-fleet.yaml:${srv.settingsFile}";
             Restart = "always";
+            # Another process has this one's place, or the master does not want it.
+            RestartPreventExitStatus = 3;
             RestartSec = "1s";
             RestartSteps = 6;
             RestartMaxDelaySec = "60s";

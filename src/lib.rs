@@ -17,6 +17,7 @@ pub mod frontend;
 pub mod gui;
 pub mod node;
 pub mod plugins;
+pub mod pool;
 pub mod services;
 pub mod store;
 

@@ -31,6 +31,7 @@ LEVELS = {
     "frontend": 5,
     "agent": 5,
     "node": 6,
+    "pool": 6,
     "cli": 7,
     "main": 8,
 }

@@ -20,5 +20,6 @@ pub mod uploads;
 pub mod writeback;
 
 pub use executor::Executor;
-pub use run::{End, RunError, run};
+pub use outbox::Watch;
+pub use run::{Body, End, RunError, run, run_as};
 pub use settings::Settings;

@@ -3,7 +3,7 @@
 //! out when a batch is made.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use prost::Message;
@@ -15,13 +15,27 @@ use super::buffer::{Buffer, Lease};
 /// over while it is wrapped.
 const MAX_POST: u64 = 2 << 20;
 
+/// Sees what crosses the wire, to keep books of it.
+pub trait Watch: Send + Sync {
+    /// A message of the server was received.
+    fn received(&self, message: &VeloMessage);
+    /// A message of ours was sent and acknowledged.
+    fn acknowledged(&self, message: &VeloMessage);
+}
+
 /// See the module.
-#[derive(Debug)]
 pub struct Outbox {
     urgent: Buffer,
     normal: Buffer,
     max_post: u64,
     cancelled: Mutex<BTreeSet<String>>,
+    watch: Option<Arc<dyn Watch>>,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("normal", &self.normal).finish_non_exhaustive()
+    }
 }
 
 /// Messages for one POST. Dropping it leaves them queued.
@@ -32,6 +46,8 @@ pub struct Batch {
     /// From the urgent queue.
     pub urgent: bool,
     lease: Lease,
+    /// Which items of the lease are in `lists`.
+    sent: Vec<usize>,
 }
 
 impl Outbox {
@@ -43,7 +59,13 @@ impl Outbox {
             normal,
             max_post,
             cancelled: Mutex::default(),
+            watch: None,
         }
+    }
+
+    /// Tells `watch` what is acknowledged.
+    pub fn watched(self, watch: Arc<dyn Watch>) -> Outbox {
+        Outbox { watch: Some(watch), ..self }
     }
 
     /// In memory only; for tests and tools.
@@ -78,20 +100,22 @@ impl Outbox {
         for (queue, urgent) in [(&self.urgent, true), (&self.normal, false)] {
             let lease = queue.lease(self.max_post).await;
             if !lease.is_empty() {
-                let lists = self.lists(&lease.items);
-                return Some(Batch { lists, urgent, lease });
+                let (lists, sent) = self.lists(&lease.items);
+                return Some(Batch { lists, urgent, lease, sent });
             }
         }
         None
     }
 
-    fn lists(&self, items: &[Bytes]) -> Vec<Vec<u8>> {
+    fn lists(&self, items: &[Bytes]) -> (Vec<Vec<u8>>, Vec<usize>) {
         let cancelled = self.cancelled().clone();
         let mut lists: Vec<Vec<u8>> = Vec::new();
-        for item in items {
+        let mut sent = Vec::new();
+        for (i, item) in items.iter().enumerate() {
             if !cancelled.is_empty() && suppressed(item, &cancelled) {
                 continue;
             }
+            sent.push(i);
             match lists.last_mut() {
                 Some(l) if (l.len() + item.len()) as u64 <= self.max_post / 4 => {
                     l.extend_from_slice(item);
@@ -99,11 +123,17 @@ impl Outbox {
                 _ => lists.push(item.to_vec()),
             }
         }
-        lists
+        (lists, sent)
     }
 
     /// The batch was acknowledged.
     pub async fn commit(&self, batch: Batch) {
+        if let Some(watch) = &self.watch {
+            let sent = batch.sent.iter().filter_map(|i| batch.lease.items.get(*i));
+            for list in sent.filter_map(|item| MessageList::decode(item.as_ref()).ok()) {
+                list.job.iter().for_each(|m| watch.acknowledged(m));
+            }
+        }
         let queue = if batch.urgent { &self.urgent } else { &self.normal };
         queue.commit(batch.lease).await;
     }

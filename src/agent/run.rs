@@ -20,7 +20,7 @@ use super::events::{Events, MONITORING};
 use super::executor::Executor;
 use super::limiter::Limiter;
 use super::link::{Identity, Link, Posted};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Watch};
 use super::query::Context;
 use super::settings::Settings;
 use super::throttle::process_cpu;
@@ -74,6 +74,58 @@ pub enum End {
     Killed,
 }
 
+/// What an agent brings along: its identity, state and queue.
+pub struct Body {
+    /// State, with the key in it.
+    pub writeback: Writeback,
+    /// What waits to be sent.
+    pub out: Arc<Outbox>,
+    /// Recent collections, for the next start.
+    pub checkpoint: Checkpoint,
+    /// The machine it speaks of.
+    pub host: Arc<Host>,
+    /// What its queries may call.
+    pub registry: Arc<vql::Registry>,
+    /// Sees what it receives.
+    pub watch: Option<Arc<dyn Watch>>,
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// What an agent's queries may call.
+pub fn registry() -> Arc<vql::Registry> {
+    let mut registry = crate::plugins::endpoint_registry();
+    super::artifacts::register(&mut registry);
+    Arc::new(registry)
+}
+
+impl Body {
+    /// That of the machine this runs on, kept where the settings say.
+    pub async fn installed(env: &Env, settings: &Settings) -> Result<Body, RunError> {
+        let path = settings.expand(&settings.writeback);
+        let writeback = Writeback::load(env.fs.clone(), &path, &settings.level2_suffix).await?;
+        let buffer = match &settings.buffer_path {
+            Some(p) if settings.buffer_disk > 0 => {
+                let p = settings.expand(p);
+                Buffer::on_disk(env, &p, settings.buffer_disk, settings.buffer_memory).await
+            }
+            _ => Buffer::memory(settings.buffer_memory),
+        };
+        Ok(Body {
+            writeback,
+            out: Arc::new(Outbox::new(buffer, settings.max_upload_size)),
+            checkpoint: Checkpoint::new(env.fs.clone(), Some(format!("{path}.flows"))),
+            host: Arc::new(Host { started: env.clock.unix(), ..Host::default() }),
+            registry: registry(),
+            watch: None,
+        })
+    }
+}
+
 /// Runs an agent until `stop` is cancelled or the server ends it.
 pub async fn run(
     env: Env,
@@ -81,7 +133,19 @@ pub async fn run(
     config: ConnectorConfig,
     stop: CancellationToken,
 ) -> Result<End, RunError> {
-    let agent = Agent::start(env, settings, config).await?;
+    let body = Body::installed(&env, &settings).await?;
+    run_as(env, Arc::new(settings), config, body, stop).await
+}
+
+/// The same with a given body, such as a virtual client's.
+pub async fn run_as(
+    env: Env,
+    settings: Arc<Settings>,
+    config: ConnectorConfig,
+    body: Body,
+    stop: CancellationToken,
+) -> Result<End, RunError> {
+    let agent = Agent::start(env, settings, config, body).await?;
     let killed = async {
         agent.executor.killed.cancelled().await;
         tokio::time::sleep(KILL_AFTER).await;
@@ -108,6 +172,7 @@ struct Agent {
     out: Arc<Outbox>,
     events: Arc<Events>,
     executor: Arc<Executor>,
+    watch: Option<Arc<dyn Watch>>,
     csr: String,
     id: String,
     install_time: u64,
@@ -116,12 +181,11 @@ struct Agent {
 impl Agent {
     async fn start(
         env: Env,
-        settings: Settings,
+        settings: Arc<Settings>,
         config: ConnectorConfig,
+        body: Body,
     ) -> Result<Agent, RunError> {
-        let settings = Arc::new(settings);
-        let path = settings.expand(&settings.writeback);
-        let mut writeback = Writeback::load(env.fs.clone(), &path, &settings.level2_suffix).await?;
+        let Body { mut writeback, out, checkpoint, host, registry, watch } = body;
         let key = key(&env, &mut writeback).await?;
         let id = ClientId::of(key.public()).to_string();
         let install_time = writeback.install_time();
@@ -142,38 +206,28 @@ impl Agent {
         };
         let connector = Connector::new(env.clone(), config)?;
         let writeback = Arc::new(Mutex::new(writeback));
-
-        let buffer = match &settings.buffer_path {
-            Some(p) if settings.buffer_disk > 0 => {
-                let p = settings.expand(p);
-                Buffer::on_disk(&env, &p, settings.buffer_disk, settings.buffer_memory).await
-            }
-            _ => Buffer::memory(settings.buffer_memory),
-        };
-        let out = Arc::new(Outbox::new(buffer, settings.max_upload_size));
-        let host = Arc::new(Host { started: env.clock.unix(), ..Host::default() });
-        let mut registry = crate::plugins::endpoint_registry();
-        super::artifacts::register(&mut registry);
         let cx = Context {
             env: env.clone(),
             settings: settings.clone(),
-            registry: Arc::new(registry),
+            registry,
             host: host.clone(),
             install_time,
             cores: crate::env::real::cores(),
             cpu: process_cpu(),
         };
         let events = Arc::new(Events::new(cx.clone(), out.clone(), writeback.clone()));
-        let checkpoint = Checkpoint::new(env.fs.clone(), Some(format!("{path}.flows")));
         let executor = Executor::new(cx, out.clone(), events.clone(), checkpoint);
         executor.recover().await;
         events.start_saved().await;
         let link = Link::new(env.clone(), identity, connector, writeback);
-        Ok(Agent { env, settings, host, link, out, events, executor, csr, id, install_time })
+        Ok(Agent { env, settings, host, link, out, events, executor, watch, csr, id, install_time })
     }
 
     async fn act(&self, jobs: Vec<VeloMessage>) {
         for job in jobs {
+            if let Some(watch) = &self.watch {
+                watch.received(&job);
+            }
             self.executor.handle(job).await;
         }
     }
@@ -284,7 +338,7 @@ impl Agent {
             client_id: self.id.clone(),
             hostname: f.hostname,
             fqdn: f.fqdn,
-            system: std::env::consts::OS.into(),
+            system: self.host.os().into(),
             release: format!("{}{}", f.platform, f.version),
             architecture: f.architecture,
             client_version: self.settings.client_version.clone(),

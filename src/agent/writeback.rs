@@ -91,6 +91,12 @@ impl Writeback {
         Ok(Writeback { fs, path: path.into(), level2, doc, first })
     }
 
+    /// On no disk: [`Writeback::save`] does nothing.
+    pub fn in_memory(fs: Arc<dyn FileSystem>) -> Writeback {
+        let (doc, first) = (Mapping::new(), Mapping::new());
+        Writeback { fs, path: String::new(), level2: None, doc, first }
+    }
+
     fn text(&self, key: &str) -> Option<&str> {
         self.doc.get(key).and_then(Value::as_str).filter(|s| !s.is_empty())
     }
@@ -160,6 +166,9 @@ impl Writeback {
 
     /// Writes what changed; readers see the old or the new file.
     pub async fn save(&mut self) -> Result<(), WritebackError> {
+        if self.path.is_empty() {
+            return Ok(());
+        }
         let Some(level2) = self.level2.clone() else {
             return self.write(&self.path, &self.doc).await;
         };

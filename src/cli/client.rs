@@ -17,17 +17,17 @@ use crate::env::Env;
 pub struct ClientArgs {
     /// Keep the agent's state in this file instead of the configured one.
     #[arg(long, value_name = "FILE")]
-    writeback: Option<String>,
+    pub(super) writeback: Option<String>,
     /// Buffer unsent data in files beginning with this name instead of the
     /// configured one.
     #[arg(long, value_name = "FILE")]
-    buffer: Option<String>,
+    pub(super) buffer: Option<String>,
     /// Wait after failures exactly as the stock agent does (a minute and more).
     #[arg(long)]
-    stock_backoff: bool,
+    pub(super) stock_backoff: bool,
     /// Accepted for compatibility and ignored.
     #[arg(long, hide = true)]
-    quiet: bool,
+    pub(super) quiet: bool,
 }
 
 /// Starts an agent in this process with the client configuration at `config`;
@@ -68,7 +68,7 @@ pub async fn run(args: ClientArgs, ctx: &Context) -> anyhow::Result<()> {
 }
 
 /// Resolves on SIGTERM and SIGINT.
-async fn ended() {
+pub(super) async fn ended() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut term) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
@@ -80,7 +80,10 @@ async fn ended() {
     }
 }
 
-fn settings(loaded: &Loaded, args: &ClientArgs) -> anyhow::Result<(Settings, ConnectorConfig)> {
+pub(super) fn settings(
+    loaded: &Loaded,
+    args: &ClientArgs,
+) -> anyhow::Result<(Settings, ConnectorConfig)> {
     let c = &loaded.config.client;
     let absolute = |p: &str| crate::config::load::absolute(p).map_err(anyhow::Error::from);
     let writeback = match &args.writeback {

@@ -20,6 +20,7 @@ pub mod datastore;
 pub mod frontend;
 pub mod gui;
 mod output;
+pub mod pool_client;
 pub mod query;
 pub mod user;
 pub mod version;
@@ -136,6 +137,9 @@ pub enum Command {
     Datastore(datastore::DatastoreArgs),
     /// Look at artifact definitions, and collect them.
     Artifacts(artifacts::ArtifactsArgs),
+    /// Run many virtual clients, as load and as proof.
+    #[command(name = "pool_client")]
+    PoolClient(pool_client::PoolArgs),
     /// Make users and say what they may do.
     User(user::UserArgs),
     /// Say what this program is.
@@ -143,6 +147,15 @@ pub enum Command {
 }
 
 impl Command {
+    /// What is logged unless something else is asked for.
+    fn log_level(&self) -> &'static str {
+        match self {
+            // Hundreds of agents that tell what they do.
+            Command::PoolClient(_) => "warn",
+            _ => "info",
+        }
+    }
+
     /// Whether it serves people, and so gets a runtime of its own for that side.
     fn serves(&self) -> bool {
         match self {
@@ -153,6 +166,7 @@ impl Command {
             | Command::Datastore(_)
             | Command::Query(_)
             | Command::Artifacts(_)
+            | Command::PoolClient(_)
             | Command::User(_)
             | Command::Version(_) => false,
         }
@@ -192,6 +206,7 @@ async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
         Command::Cluster(args) => cluster::run(args, ctx).await,
         Command::Query(args) => query::run(args, ctx).await,
         Command::Artifacts(args) => artifacts::run(args, ctx).await,
+        Command::PoolClient(args) => pool_client::run(args, ctx).await,
         Command::User(args) => user::run(args, ctx).await,
         Command::Version(args) => version::run(args, ctx).await,
     }
@@ -206,7 +221,7 @@ pub fn main() -> ExitCode {
             return if e.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    start_logging(cli.global.verbose);
+    start_logging(cli.global.verbose, cli.command.log_level());
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -254,9 +269,9 @@ fn start(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Logs go to standard error; `RUST_LOG` overrides what is shown.
-fn start_logging(verbose: bool) {
+fn start_logging(verbose: bool, default: &str) {
     use tracing_subscriber::{EnvFilter, fmt};
-    let default = if verbose { "velociraptor=debug,vql=debug,info" } else { "info" };
+    let default = if verbose { "velociraptor=debug,vql=debug,info" } else { default };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let _ = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }

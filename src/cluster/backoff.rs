@@ -18,11 +18,11 @@ impl Backoff {
         Self { min, max, next: min }
     }
 
-    /// The next pause: between half and all of its nominal length, so that nodes cut
-    /// off together do not come back together.
-    pub fn pause(&mut self, env: &Env) -> Duration {
-        let nominal = self.next;
-        self.next = (nominal * 2).min(self.max);
+    /// The next pause, of at most `cap`: between half and all of its nominal length, so
+    /// that nodes cut off together do not come back together.
+    pub fn pause(&mut self, env: &Env, cap: Duration) -> Duration {
+        let nominal = self.next.min(cap);
+        self.next = (self.next * 2).min(self.max);
         env.jitter(nominal / 2, nominal / 2)
     }
 
@@ -42,10 +42,11 @@ mod tests {
         let ms = Duration::from_millis;
         let mut b = Backoff::new(ms(100), ms(5000));
         for nominal in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
-            let p = b.pause(&env);
+            let p = b.pause(&env, ms(9000));
             assert!(p >= ms(nominal) / 2 && p <= ms(nominal), "{nominal}: {p:?}");
         }
+        assert!(b.pause(&env, ms(1000)) <= ms(1000));
         b.reset();
-        assert!(b.pause(&env) <= ms(100));
+        assert!(b.pause(&env, ms(1000)) <= ms(100));
     }
 }

@@ -86,11 +86,17 @@ impl Dialer {
         to: &Address,
         limits: &Limits,
     ) -> Result<FleetClient<Channel>, String> {
-        let (this, address) = (self.clone(), to.clone());
+        let (this, address, patience) = (self.clone(), to.clone(), limits.tcp());
         let dial = tower::service_fn(move |_: http::Uri| {
             let (this, address) = (this.clone(), address.clone());
             async move {
-                let tcp = this.env.net.connect(&address.host, address.port).await?;
+                // Until the caller's deadline. An answer, also a refusal, ends it.
+                let tcp = loop {
+                    let connecting = this.env.net.connect(&address.host, address.port);
+                    if let Ok(done) = tokio::time::timeout(patience, connecting).await {
+                        break done?;
+                    }
+                };
                 TlsConnector::from(this.tls).connect(this.name, tcp).await.map(TokioIo::new)
             }
         });

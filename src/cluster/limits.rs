@@ -18,6 +18,9 @@ pub struct Limits {
     pub backoff_min: Duration,
     /// Longest pause before connecting again (`backoff_max_ms`).
     pub backoff_max: Duration,
+    /// Longest pause as long as nobody answers there: so soon a network that is
+    /// whole again is noticed (`backoff_unreached_ms`).
+    pub backoff_unreached: Duration,
     /// A frame waiting for a minion this long ends its stream: it does not read
     /// (`stall_ms`).
     pub stall: Duration,
@@ -46,6 +49,7 @@ impl Default for Limits {
             welcome: Duration::from_secs(30),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(5),
+            backoff_unreached: Duration::from_secs(1),
             stall: Duration::from_secs(10),
             queue_frames: 1024,
             queue_bytes: 16 << 20,
@@ -60,5 +64,11 @@ impl Limits {
     /// Silence that ends a stream: [`Limits::missed_beats`] beats have had time to come.
     pub fn silence(&self) -> Duration {
         self.beat * self.missed_beats + self.beat / 2
+    }
+
+    /// How long one TCP connection may take to come up before another is tried: a
+    /// first packet that was lost is sent again by the system ever more rarely.
+    pub(super) fn tcp(&self) -> Duration {
+        self.connect / 4
     }
 }

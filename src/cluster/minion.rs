@@ -57,6 +57,11 @@ impl Minion {
             if stop.is_cancelled() {
                 return None;
             }
+            let cap = match &ending {
+                // Nobody was there who could be bothered.
+                Ending::Broken(_) | Ending::Silent(_) => limits.backoff_unreached,
+                _ => limits.backoff_max,
+            };
             if let Ending::Refused(r) = ending {
                 Counters::add(&self.uplink.counters().refused, 1);
                 self.side.refused(&r);
@@ -76,7 +81,7 @@ impl Minion {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
-                () = sleep(backoff.pause(&self.env)) => {}
+                () = sleep(backoff.pause(&self.env, cap)) => {}
             }
         }
     }

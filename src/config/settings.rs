@@ -177,6 +177,8 @@ pub struct Cluster {
     pub backoff_ms: u64,
     /// Milliseconds between attempts at most.
     pub backoff_max_ms: u64,
+    /// The same as long as nobody answers there.
+    pub backoff_unreached_ms: u64,
     /// Milliseconds a frame may wait for a minion that does not take it.
     pub stall_ms: u64,
     /// Frames that wait in one direction of one stream.
@@ -197,6 +199,15 @@ pub struct Cluster {
     /// Seconds without a sign of life after which a node may be started anew
     /// elsewhere.
     pub node_stale_seconds: u64,
+    /// Seconds without a master after which a minion takes tasks that were left in
+    /// files.
+    pub claim_after_seconds: u64,
+    /// On a master: seconds between two looks at the store for processes, and for
+    /// what those without a stream wrote.
+    pub tail_seconds: u64,
+    /// On a master: what was settled is remembered until everything that any process
+    /// committed up to so many seconds later has been applied.
+    pub tombstone_seconds: u64,
 }
 
 impl Default for Cluster {
@@ -213,6 +224,7 @@ impl Default for Cluster {
             welcome_ms: 30_000,
             backoff_ms: 100,
             backoff_max_ms: 5000,
+            backoff_unreached_ms: 1000,
             stall_ms: 10_000,
             queue_frames: 1024,
             queue_bytes: 16 << 20,
@@ -222,6 +234,9 @@ impl Default for Cluster {
             store_beat_ms: 1000,
             master_stale_seconds: 8,
             node_stale_seconds: 8,
+            claim_after_seconds: 5,
+            tail_seconds: 5,
+            tombstone_seconds: 600,
         }
     }
 }
@@ -237,6 +252,7 @@ impl Cluster {
             ("welcome_ms", self.welcome_ms, 1),
             ("backoff_ms", self.backoff_ms, 1),
             ("backoff_max_ms", self.backoff_max_ms, self.backoff_ms),
+            ("backoff_unreached_ms", self.backoff_unreached_ms, 1),
             ("stall_ms", self.stall_ms, 1),
             ("queue_frames", self.queue_frames, 1),
             ("queue_bytes", self.queue_bytes, 1),
@@ -247,6 +263,9 @@ impl Cluster {
             // Four signs of life must be missed.
             ("master_stale_seconds", self.master_stale_seconds, stale),
             ("node_stale_seconds", self.node_stale_seconds, stale),
+            ("tail_seconds", self.tail_seconds, 1),
+            // A POST is under way at two processes for as long as an agent waits.
+            ("tombstone_seconds", self.tombstone_seconds, 60),
         ] {
             if value < least {
                 return Err(format!("cluster.{name} is {value}; the least is {least}"));

@@ -17,7 +17,7 @@ use crate::comms::server::Answer;
 use crate::env::Clock;
 use crate::services::fleet::hub::Journals;
 use crate::services::fleet::processes::Processes;
-use crate::services::fleet::{self, Danger};
+use crate::services::fleet::{self, Danger, standing, term};
 use crate::services::flows::Rows;
 use crate::services::housekeeping::Settle;
 use crate::services::{Options, Role};
@@ -25,6 +25,8 @@ use crate::store::journal::{Feed, Group, Position};
 
 /// 2030-01-05 23:59:30 UTC, microseconds: a day is about to end.
 const START: u64 = 1_893_887_970_000_000;
+/// A day and an hour, microseconds.
+const DAY: u64 = 90_000_000_000;
 /// Flows of each client.
 const FLOWS: usize = 3;
 /// Parts of each flow, with five rows each.
@@ -165,7 +167,10 @@ fn options(node: &str, role: Role, danger: Danger) -> Options {
         danger,
         ..fleet::Options::default()
     };
-    Options { node: node.into(), role, fleet, ..Options::default() }
+    // Time that passes here is no standstill of the process.
+    let term = term::Options { stale: Duration::from_secs(10_000_000), ..Default::default() };
+    let standing = standing::Options { term, ..Default::default() };
+    Options { node: node.into(), role, fleet, standing, ..Options::default() }
 }
 
 impl Cluster {
@@ -356,8 +361,11 @@ impl Cluster {
         }
         self.processes.look().await;
         self.check("when all has arrived").await?;
-        for _ in 0..3 {
-            self.clock.0.fetch_add(4_000_000_000, Ordering::Relaxed);
+        // What came is settled when the day is over, and forgotten a day later. Then
+        // minions begin new files and give up the old ones, and at last those of
+        // masters go that told of them.
+        for _ in 0..4 {
+            self.clock.0.fetch_add(DAY, Ordering::Relaxed);
             for n in 0..2 {
                 self.beat(n).await;
             }
@@ -369,6 +377,15 @@ impl Cluster {
         self.processes.look().await;
         self.nothing_is_live("after a restart")?;
         self.check("after a restart").await?;
+        // A new master knows only from beats that nothing late can come. Then it asks
+        // for new files where that was not asked for in the last minute, and once
+        // they are begun, the old ones go.
+        for _ in 0..2 {
+            for n in 0..2 {
+                self.beat(n).await;
+            }
+            self.house().await;
+        }
         self.master.0.server().settle_all().await;
         self.events().await?;
         // The master's own file, one of each minion, and what opens the journal.
@@ -541,6 +558,13 @@ fn recovery_replays_what_decisions_had_seen() {
     play(&ops, Danger::default()).unwrap();
     let blind = Danger { ignore_seen: true, ..Danger::default() };
     play(&ops, blind).unwrap_err();
+}
+
+#[test]
+fn what_a_dead_minion_wrote_last_is_read_before_its_files_go() {
+    // Everything had been read when the master started; then more came.
+    let ops = [Op::Restart, post_at(0, &[2], 2), Op::Reborn(1), Op::House];
+    play(&ops, Danger::default()).unwrap();
 }
 
 #[test]

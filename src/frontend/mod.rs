@@ -29,6 +29,8 @@ mod history_tests;
 #[cfg(test)]
 mod settle_tests;
 #[cfg(test)]
+mod survival_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_old;

@@ -1,7 +1,7 @@
 //! The node's place in the cluster: the stream and what hangs on it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use futures::future::FutureExt;
@@ -18,6 +18,7 @@ use crate::crypto::{NodeIdentity, Revocations};
 use crate::env::{Env, Side};
 use crate::frontend::Frontend;
 use crate::services::Server;
+use crate::services::fleet::claimer::Claimer;
 use crate::services::fleet::hub::Hub;
 use crate::services::fleet::minion::Minion;
 use crate::services::fleet::processes::Processes;
@@ -58,6 +59,8 @@ impl Node {
         let fleet = Fleet::new(env.clone(), limits, hub.clone(), verify, self.stop.clone());
         self.run(env, Side::Frontend, hub.clone().run(rx, self.stop.clone()).boxed());
         self.run(env, Side::Frontend, processes.tail(self.stop.clone()).boxed());
+        let offers = self.server.clone().look_after_offers(self.stop.clone());
+        self.run(env, Side::Frontend, offers.boxed());
         let taking = frontend.clone().keep_taking_over(self.stop.clone());
         self.run(env, Side::Frontend, taking.boxed());
         self.cluster = Some(Cluster { hub, fleet: fleet.clone() });
@@ -108,6 +111,9 @@ impl Node {
         };
         // The link outlives the relay's last words.
         let (stop, last) = (self.stop.clone(), self.last_stop.clone());
+        let after = Duration::from_secs(loaded.settings.cluster.claim_after_seconds);
+        let claimer = Claimer::new(self.server.clone(), relay.clone(), after);
+        self.run(env, Side::Frontend, claimer.run(stop.clone()).boxed());
         let fatal = self.fatal.clone();
         self.run(env, Side::Frontend, relay.run(stop.clone()).boxed());
         self.run(env, Side::Frontend, pass_on(self.server.clone(), uplink, stop).boxed());

@@ -50,6 +50,13 @@ impl Text {
 }
 
 impl Text {
+    fn kinds(&mut self, name: &str, help: &str, values: &[(&str, u64)]) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} counter");
+        for (what, n) in values {
+            let _ = writeln!(self.0, "{name}{{what=\"{what}\"}} {n}");
+        }
+    }
+
     fn delivery(&mut self, m: &Measured) {
         const NAME: &str = "velociraptor_task_delivery_seconds";
         const HELP: &str = "From a task's durable record to the socket of a client that is held.";
@@ -168,5 +175,63 @@ fn render(server: &Server, m: &Metrics, operations: &CountingFs) -> String {
     t.gauge("velociraptor_hunts_running", "Hunts that take clients.", hunts);
     t.gauge("velociraptor_hunt_candidates", "Clients to be looked at by hunts.", waiting);
     t.gauge("velociraptor_unsettled_flows", "Flows not in stock files yet.", flows);
+    match server.is_master() {
+        true => fleet(&mut t, server),
+        false => t.kinds(
+            "velociraptor_task_claims_total",
+            "Tasks in files that this minion reached for without its master.",
+            &server.claims.named(),
+        ),
+    }
     t.0
+}
+
+/// What a master does for other processes.
+fn fleet(t: &mut Text, server: &Server) {
+    let (all, living) = server.processes.count();
+    let name = "velociraptor_fleet_processes";
+    let _ = writeln!(t.0, "# HELP {name} Processes with files.\n# TYPE {name} gauge");
+    let _ = writeln!(t.0, "{name}{{state=\"living\"}} {living}");
+    let _ = writeln!(t.0, "{name}{{state=\"ended\"}} {}", all - living);
+    let a = &server.processes.applied;
+    t.counter("velociraptor_fleet_records_total", "Records of others applied.", &a.records);
+    t.counter("velociraptor_fleet_bytes_total", "Bytes of them.", &a.bytes);
+    t.counter("velociraptor_fleet_repeats_total", "Frames applied before.", &a.repeats);
+    t.counter("velociraptor_fleet_gaps_total", "Gaps read from the store.", &a.gaps);
+    t.counter("velociraptor_fleet_poison_total", "Records set aside.", &a.poison);
+    t.counter(
+        "velociraptor_fleet_refused_decisions_total",
+        "Decisions of deposed masters.",
+        &a.refused_decisions,
+    );
+    let positions = server.processes.positions();
+    for (what, help) in [("file", "number"), ("offset", "bytes of it")] {
+        let name = format!("velociraptor_fleet_position_{what}");
+        let _ =
+            writeln!(t.0, "# HELP {name} Journal file applied last, {help}.\n# TYPE {name} gauge");
+        for (p, at) in &positions {
+            let value = if what == "file" { at.file } else { at.offset };
+            let (node, epoch) = (&p.node, &p.epoch);
+            let _ = writeln!(t.0, "{name}{{node={node:?},epoch={epoch:?}}} {value}");
+        }
+    }
+    t.gauge("velociraptor_task_files", "Tasks in files.", server.offers.len() as u64);
+    t.kinds(
+        "velociraptor_task_offers_total",
+        "Tasks in files: left there, taken back, found in others' hands; failures.",
+        &server.offers.counted.named(),
+    );
+    let (mut stones, mut hashes) = (0, 0);
+    for org in server.orgs() {
+        let s = org.state();
+        stones += s.tombstones.len() as u64;
+        hashes += s.tombstones.hashes() as u64;
+    }
+    t.gauge("velociraptor_tombstones", "Settled things remembered.", stones);
+    t.gauge("velociraptor_tombstone_hashes", "Messages of them.", hashes);
+    t.counter(
+        "velociraptor_tombstones_dropped_total",
+        "Forgotten because there were too many.",
+        &a.tombstones_dropped,
+    );
 }

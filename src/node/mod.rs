@@ -113,6 +113,11 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             n => n,
         },
         standing: standing(&s.cluster),
+        fleet: crate::services::fleet::Options {
+            tail_every: Duration::from_secs(s.cluster.tail_seconds),
+            tombstone: Duration::from_secs(s.cluster.tombstone_seconds),
+            ..Default::default()
+        },
         spill_bytes: s.journal.spill_bytes as usize,
         settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),
         hunt_rate: c.frontend.limits().notifications_per_second,
@@ -142,6 +147,7 @@ pub fn link_limits(c: &crate::config::settings::Cluster) -> cluster::Limits {
         welcome: ms(c.welcome_ms),
         backoff_min: ms(c.backoff_ms),
         backoff_max: ms(c.backoff_max_ms),
+        backoff_unreached: ms(c.backoff_unreached_ms),
         stall: ms(c.stall_ms),
         queue_frames: size(c.queue_frames),
         queue_bytes: size(c.queue_bytes),
@@ -218,6 +224,7 @@ impl Node {
         let mut options = Options {
             node: plan.name.to_string(),
             role: if minion { Role::Minion } else { Role::Master },
+            minions: matches!(plan.role, NodeRole::Master { .. }),
             ..options(loaded, &extras.definitions)
         };
         options.standing.term.takeover = extras.takeover;
@@ -434,6 +441,9 @@ impl Node {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(cluster) = &self.cluster {
+            cluster.fleet.stopped().await;
+        }
     }
 
     /// Stops: no new connections, what is under way is finished, everything
@@ -442,6 +452,10 @@ impl Node {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(cluster) = &self.cluster {
+            // What minions have told is worked on to its end.
+            cluster.fleet.stopped().await;
+        }
         self.server.settle_all().await;
         if let Some(relay) = self.server.relay() {
             // The master is told what goes back to it.

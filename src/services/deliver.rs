@@ -44,6 +44,7 @@ impl Server {
     /// On a client's arrival: asks a new client what it is, and ends flows in
     /// doubt that an old agent cannot be asked about.
     pub async fn meet(&self, org: &Arc<Org>, source: &str) {
+        self.take_back(org, source, None).await;
         let (new, lost) = {
             let mut state = org.state();
             state.hunts.look_at(source);
@@ -106,6 +107,7 @@ impl Server {
         cipher: Hash,
         way: Way<'_>,
     ) -> Vec<VeloMessage> {
+        self.take_back(org, source, None).await;
         let now = self.env.clock.micros();
         let (batch, claim) = {
             let mut state = org.state();

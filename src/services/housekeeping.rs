@@ -63,6 +63,9 @@ impl Server {
         if !self.is_master() {
             return self.standing.release().await;
         }
+        if !self.options.minions {
+            self.take_all_back().await;
+        }
         self.settle(Settle::All).await;
         self.snapshot_clients().await;
         self.collect_garbage().await;
@@ -84,12 +87,17 @@ impl Server {
                 let uploads = pick(&|f| {
                     f.uploads.values().any(|u| u.winner().is_some_and(|(_, a)| !a.settled))
                 });
-                let flows = pick(&|f| {
+                let mut flows = pick(&|f| {
                     // Pieces of a file have no stock form: they wait in the journal.
                     (how == Settle::All && f.uploads_complete())
                         || f.ready_to_settle(now)
                         || (hasty && f.ended_at.is_some())
                 });
+                // Minions deliver it while this master is away.
+                let left = |(client, flow): &FlowKey| {
+                    state.clients.get(client).is_some_and(|c| c.queue.is_elsewhere(flow))
+                };
+                flows.retain(|key| !left(key));
                 let today = day_of(now.saturating_sub(DAY_GRACE));
                 let due = |k: &&EventKey| how == Settle::All || k.day < today;
                 // What was begun is finished whatever the day.

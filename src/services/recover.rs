@@ -15,7 +15,7 @@ use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::complete::COMPLETION;
 use super::events::EventKey;
-use super::fleet::{Applied, Proc, Role, Step, facts_of, seen_position};
+use super::fleet::{Applied, Proc, Role, Step, facts_of, is_fact, seen_position};
 use super::flows::job;
 use super::handover::RecoveredPost;
 use super::ids::OrgId;
@@ -61,6 +61,8 @@ pub async fn recover(server: &Arc<Server>, found: &[Listed]) -> Result<(), Servi
             state.clients.entry(&id).queue.doubt_granted();
         }
     }
+    // Of what the rest tells of tasks in files, only what still lies there counts.
+    server.find_offers().await?;
     open(server, !masters.is_empty()).await?;
     replay.rest().await?;
     cover(server, &masters);
@@ -304,8 +306,7 @@ impl Replay<'_> {
                 }
             }
             Some(Kind::Decision(d)) => {
-                let fact = matches!(d.kind, Some(DecisionKind::Enrol(_)));
-                if !decides && !fact {
+                if !decides && !is_fact(d) {
                     server.refuse_decision(p, d, end);
                 } else if let Some(org) = org(&d.org_id) {
                     decision(server, &org, d, f).await?;
@@ -383,7 +384,7 @@ fn time_of(f: &Found) -> u64 {
 /// The decision in a record, if it is one that only a master takes.
 fn decides(f: &Found) -> Option<&Decision> {
     match &f.record.kind {
-        Some(Kind::Decision(d)) if !matches!(d.kind, Some(DecisionKind::Enrol(_))) => Some(d),
+        Some(Kind::Decision(d)) if !is_fact(d) => Some(d),
         _ => None,
     }
 }

@@ -13,9 +13,12 @@ use velociraptor_proto::proto::OrgRecord;
 
 use super::acl::Permission;
 use super::events::{Bus, EventBatch};
+use super::fleet::claimer::Claims;
 use super::fleet::hub::{Hub, Order};
+use super::fleet::offers::Offers;
 use super::fleet::relay::Relay;
 use super::fleet::standing::{self, Standing};
+use super::fleet::task_files::TaskFiles;
 use super::fleet::{self, ProcessTable, Role};
 use super::gates::Gates;
 use super::handover::{Handed, Handover, RecoveredPost};
@@ -45,6 +48,9 @@ pub struct Options {
     pub standing: standing::Options,
     /// How a master treats other processes.
     pub fleet: fleet::Options,
+    /// There are or may be minions: a master leaves tasks for clients that nobody
+    /// holds where they find them.
+    pub minions: bool,
     /// Nonce of the root organisation.
     pub root_nonce: String,
     /// Key of query name obfuscation.
@@ -91,6 +97,7 @@ impl Default for Options {
             role: Role::Master,
             standing: standing::Options::default(),
             fleet: fleet::Options::default(),
+            minions: false,
             root_nonce: String::new(),
             obfuscation_nonce: String::new(),
             obfuscate: true,
@@ -230,6 +237,12 @@ pub struct Server {
     pub repository: Arc<Repository>,
     /// This process and the others: their files, how far they are applied.
     pub processes: ProcessTable,
+    /// Tasks in files.
+    pub task_files: TaskFiles,
+    /// On a master: what it knows of them.
+    pub offers: Offers,
+    /// On a minion: what became of those it reached for.
+    pub claims: Claims,
     orgs: RwLock<BTreeMap<OrgId, Arc<Org>>>,
     task_counter: AtomicU64,
     handover: Handover,
@@ -305,6 +318,9 @@ impl Server {
                 Repository::built_in().map_err(|e| ServiceError::Invalid(e.to_string()))?,
             ),
             orgs: RwLock::default(),
+            task_files: TaskFiles::new(&env, &fleet, &processes.me),
+            offers: Offers::default(),
+            claims: Claims::default(),
             processes,
             handover: Handover::default(),
             relay: OnceLock::new(),

@@ -62,6 +62,8 @@ impl Server {
         told: Told<'_>,
     ) -> Result<Settled, ServiceError> {
         self.bury_all();
+        // What no minion has taken is queued; what one has may have been sent.
+        self.take_all_back().await;
         let mut done = Settled::default();
         for org in self.orgs() {
             self.settle_flows(&org, told, &mut done).await?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use velociraptor_proto::journal::decision::Kind;
-use velociraptor_proto::journal::{Decision, OpenFlow, PostClass, Schedule};
+use velociraptor_proto::journal::{Decision, Grant, OpenFlow, PostClass, Schedule};
 use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::clients::Clients;
@@ -280,9 +280,13 @@ impl OrgState {
                 queue.granted(|id| g.task_id.contains(&id), cipher, grantee.as_ref());
                 queue.hold(&g.task_id, pin);
             }
+            Some(Kind::Claim(g)) => self.claimed(client, g, pin, false),
             Some(Kind::Cancel(c)) => {
                 let key = (client.to_owned(), c.flow_id.clone());
                 let queue = &mut self.clients.entry(client).queue;
+                if c.away {
+                    queue.may_be_elsewhere(&c.flow_id);
+                }
                 let must_tell =
                     queue.withdraw(&c.flow_id) || self.sabotage.is(Mutant::CancelWhatWasWithdrawn);
                 if must_tell {
@@ -357,6 +361,14 @@ impl OrgState {
                 | Kind::Repeats(_),
             )
             | None => {}
+        }
+    }
+
+    /// A minion reaches for tasks in files; `live`: which are there is known.
+    pub fn claimed(&mut self, client: &str, g: &Grant, pin: &Arc<Segment>, live: bool) {
+        let Some(by) = grantee(&g.node, &g.epoch) else { return };
+        if let Some(c) = self.clients.get_mut(client) {
+            c.queue.claimed(&g.task_id, &by, to_hash(&g.cipher_hash), pin, live);
         }
     }
 

@@ -25,6 +25,8 @@ const ASK_AT_ONCE: usize = 16;
 enum State {
     /// Never sent.
     Queued,
+    /// Never sent by us, and in a file that another process may have taken.
+    InFile,
     /// On its way in the reply to the request `request` of cipher `cipher`.
     Sent { cipher: Hash, request: Hash, at: u64 },
     /// Delegated to another frontend process, for the client process `cipher`.
@@ -53,7 +55,23 @@ struct Task {
     cipher: Option<Hash>,
     /// To which other frontend process it was granted.
     grantee: Option<ProcessId>,
+    /// There may be a file of it in another name than ours.
+    filed: bool,
+    /// Minions that reached for its file, the last one last.
+    claims: Vec<Claim>,
+    /// Who had it and gave it back: the file may still say otherwise.
+    returned: Option<ProcessId>,
     _pin: Option<Arc<Segment>>,
+}
+
+/// A minion has written that it reaches for a task.
+#[derive(Clone, Debug)]
+struct Claim {
+    process: ProcessId,
+    /// For which client process.
+    cipher: Hash,
+    /// The record that says so.
+    _pin: Arc<Segment>,
 }
 
 /// A client's tasks and the flows it is known to work on.
@@ -109,8 +127,18 @@ impl Queue {
     pub fn push(&mut self, message: VeloMessage, granted: Option<Hash>, pin: Option<Arc<Segment>>) {
         let (granted, cipher) = (granted.is_some(), granted);
         let flow = Session::parse(&message.session_id).flow;
-        let task =
-            Task { message, flow, state: State::Queued, granted, cipher, grantee: None, _pin: pin };
+        let task = Task {
+            message,
+            flow,
+            state: State::Queued,
+            granted,
+            cipher,
+            grantee: None,
+            filed: false,
+            claims: Vec::new(),
+            returned: None,
+            _pin: pin,
+        };
         self.tasks.insert(task.message.task_id, task);
     }
 
@@ -174,6 +202,8 @@ impl Queue {
                 t.granted = true;
                 t.cipher = Some(cipher);
                 t.grantee = grantee.cloned();
+                // Who reached for it before was too late.
+                t.claims.clear();
             }
         }
     }
@@ -182,7 +212,8 @@ impl Queue {
     /// have sent.
     pub fn doubt_granted(&mut self) {
         for t in self.tasks.values_mut() {
-            if t.granted && t.state == State::Queued && t.message.flow_request.is_some() {
+            let here = matches!(t.state, State::Queued | State::InFile);
+            if t.granted && here && t.message.flow_request.is_some() {
                 t.state = State::Unsure { cipher: t.cipher.unwrap_or_default(), asked: None };
             }
         }
@@ -190,9 +221,8 @@ impl Queue {
 
     /// Whether there is anything to send or to ask.
     pub fn has_work(&self) -> bool {
-        self.tasks
-            .values()
-            .any(|t| t.state == State::Queued || matches!(t.state, State::Unsure { .. }))
+        let due = |s: &State| matches!(s, State::Queued | State::InFile | State::Unsure { .. });
+        self.tasks.values().any(|t| due(&t.state))
     }
 
     /// Unsent tasks and their flows, for the stock record and shutdown.
@@ -219,10 +249,7 @@ impl Queue {
     ) -> Batch {
         let mut batch = Batch::default();
         let mut busy = self.inflight.len();
-        let pending: BTreeSet<String> = (self.tasks.values())
-            .filter(|t| t.message.flow_request.is_some())
-            .map(|t| t.flow.clone())
-            .collect();
+        let pending = self.pending();
         for (id, t) in &mut self.tasks {
             if t.state != State::Queued {
                 continue;
@@ -309,7 +336,7 @@ impl Queue {
     /// cancelled meanwhile: then neither it nor the cancel is sent.
     fn requeue(&mut self, id: u64) {
         let Some(t) = self.tasks.get_mut(&id) else { return };
-        t.state = State::Queued;
+        t.state = if t.filed { State::InFile } else { State::Queued };
         let (flow, is_flow) = (t.flow.clone(), t.message.flow_request.is_some());
         if is_flow && self.cancelled(&flow) {
             self.tasks.retain(|_, t| t.flow != flow);
@@ -323,12 +350,25 @@ impl Queue {
     /// What the frontend process `by`, which was given a task, says of it.
     pub fn reported(&mut self, by: &ProcessId, id: u64, what: What, now: u64) {
         let Some(t) = self.tasks.get_mut(&id) else { return };
-        // Proof is proof, whatever we believed; the rest only a grantee can say.
+        // Proof is proof, whatever we believed; the rest only a grantee can say. Of
+        // a task in a file only the minion speaks that has taken it.
         let theirs = t.grantee.as_ref() == Some(by);
         match (what, &t.state) {
-            (What::Received, State::Away { .. } | State::Unsure { .. }) => self.received(id, now),
+            (What::Received, State::Away { .. } | State::Unsure { .. } | State::InFile) => {
+                self.received(id, now);
+            }
             // It never was and never will be sent by that process.
-            (What::Back, State::Away { .. } | State::Unsure { .. }) if theirs => self.requeue(id),
+            (What::Back, State::InFile) => t.returned = Some(by.clone()),
+            (What::Back, State::Away { .. } | State::Unsure { .. }) if theirs => {
+                t.returned = Some(by.clone());
+                self.requeue(id);
+            }
+            (What::Doubt, State::InFile) => {
+                let claim = t.claims.iter().rev().find(|c| c.process == *by);
+                let cipher = claim.map(|c| c.cipher).unwrap_or_default();
+                t.grantee = Some(by.clone());
+                t.state = State::Unsure { cipher, asked: None };
+            }
             (What::Doubt, State::Away { cipher, .. }) if theirs => {
                 t.state = State::Unsure { cipher: *cipher, asked: None };
             }
@@ -347,7 +387,12 @@ impl Queue {
             })
             .map(|(id, _)| *id)
             .collect();
-        lost.into_iter().for_each(|id| self.requeue(id));
+        for id in lost {
+            if let Some(t) = self.tasks.get_mut(&id) {
+                t.returned = Some(process.clone());
+            }
+            self.requeue(id);
+        }
         // After our own restart all that was granted is in doubt; a process
         // that still has it will tell.
         for (_, t) in self.tasks.iter_mut().filter(|(id, _)| has.contains(id)) {
@@ -475,7 +520,8 @@ impl Queue {
             if let State::Unsure { cipher: sent_to, asked: Some(_) } = &t.state {
                 if *sent_to == cipher && !self.proved.contains(flow) {
                     // Granted anew when it is sent: perhaps by somebody else.
-                    t.state = State::Queued;
+                    t.returned.clone_from(&t.grantee);
+                    t.state = if t.filed { State::InFile } else { State::Queued };
                     verdict = Verdict::Redeliver;
                 } else {
                     verdict = Verdict::Lost;
@@ -488,6 +534,141 @@ impl Queue {
             self.ended(flow);
         }
         verdict
+    }
+
+    /// Whether the task is here, in whatever state.
+    pub fn has(&self, id: u64) -> bool {
+        self.tasks.contains_key(&id)
+    }
+
+    fn leavable(t: &Task, pending: &BTreeSet<String>) -> bool {
+        t.state == State::Queued && !(t.message.cancel.is_some() && pending.contains(&t.flow))
+    }
+
+    fn pending(&self) -> BTreeSet<String> {
+        let flows = self.tasks.values().filter(|t| t.message.flow_request.is_some());
+        flows.map(|t| t.flow.clone()).collect()
+    }
+
+    /// Whether something could go as soon as the client comes, or may have been
+    /// reached for by a minion.
+    pub fn waits_for_client(&self) -> bool {
+        let pending = self.pending();
+        self.tasks.values().any(|t| Self::leavable(t, &pending) || Self::asks_file(t, true))
+    }
+
+    /// What could go as soon as the client comes is from now on in files: not to be
+    /// sent before it was taken back.
+    pub fn leave(&mut self) -> Vec<VeloMessage> {
+        let pending = self.pending();
+        let mut out = Vec::new();
+        for t in self.tasks.values_mut().filter(|t| Self::leavable(t, &pending)) {
+            (t.state, t.filed, t.returned) = (State::InFile, true, None);
+            out.push(t.message.clone());
+        }
+        out
+    }
+
+    fn asks_file(t: &Task, claimed: bool) -> bool {
+        t.filed
+            && matches!(t.state, State::InFile | State::Unsure { .. })
+            && (!claimed || !t.claims.is_empty() || t.returned.is_some())
+            // A minion has it, and that is known.
+            && (t.state == State::InFile
+                || !t.claims.iter().any(|c| t.grantee.as_ref() == Some(&c.process)))
+    }
+
+    /// Tasks, of `flow` or all, of which the file has to be looked at; `claimed`: only
+    /// those that a minion has reached for.
+    pub fn in_files(&self, flow: Option<&str>, claimed: bool) -> Vec<u64> {
+        let of = |t: &Task| flow.is_none_or(|f| t.flow == f) && Self::asks_file(t, claimed);
+        self.tasks.iter().filter(|(_, t)| of(t)).map(|(id, _)| *id).collect()
+    }
+
+    /// An earlier master may have left any of these in files.
+    pub fn may_be_in_files(&mut self) {
+        for t in self.tasks.values_mut() {
+            t.filed = true;
+            if t.state == State::Queued {
+                t.state = State::InFile;
+            }
+        }
+    }
+
+    /// The tasks of this flow that wait may have been taken by a minion.
+    pub fn may_be_elsewhere(&mut self, flow: &str) {
+        for t in self.tasks.values_mut().filter(|t| t.flow == flow && t.state == State::Queued) {
+            (t.state, t.filed) = (State::InFile, true);
+        }
+    }
+
+    /// Whether a task of this flow may have been taken by a minion.
+    pub fn is_elsewhere(&self, flow: &str) -> bool {
+        self.tasks.values().any(|t| t.flow == flow && t.state == State::InFile)
+    }
+
+    /// `process` reaches for these, for the client process `cipher`. `live`: what is
+    /// in a file is known.
+    pub fn claimed(
+        &mut self,
+        ids: &[u64],
+        process: &ProcessId,
+        cipher: Hash,
+        pin: &Arc<Segment>,
+        live: bool,
+    ) {
+        for (_, t) in self.tasks.iter_mut().filter(|(id, _)| ids.contains(id)) {
+            let open = match t.state {
+                State::Queued | State::InFile => !live || t.filed,
+                State::Unsure { .. } => !live || t.filed,
+                State::Sent { .. } | State::Away { .. } => false,
+            };
+            if !open {
+                continue;
+            }
+            if matches!(t.state, State::Queued | State::InFile) {
+                (t.state, t.granted) = (State::InFile, false);
+            }
+            t.filed = true;
+            t.claims.push(Claim { process: process.clone(), cipher, _pin: pin.clone() });
+        }
+    }
+
+    /// Whether `process` had the task and has said that it did not send it.
+    pub fn gave_back(&self, id: u64, process: &ProcessId) -> bool {
+        self.tasks.get(&id).is_some_and(|t| t.returned.as_ref() == Some(process))
+    }
+
+    /// The file of a task is ours now, or there is none. `unsent`: before, it was
+    /// nobody's.
+    pub fn taken_back(&mut self, id: u64, unsent: bool) {
+        let Some(t) = self.tasks.get_mut(&id) else { return };
+        (t.filed, t.returned) = (false, None);
+        t.claims.clear();
+        if t.state == State::InFile || (unsent && matches!(t.state, State::Unsure { .. })) {
+            self.requeue(id);
+        }
+    }
+
+    /// The file of a task is another process's, which can be asked (`heard`) or not.
+    /// `false`: it is not known for which client process it took the task.
+    pub fn taken_by(&mut self, id: u64, process: &ProcessId, heard: bool) -> bool {
+        let Some(t) = self.tasks.get_mut(&id) else { return true };
+        let Some(claim) = t.claims.iter().rev().find(|c| c.process == *process).cloned() else {
+            return false;
+        };
+        if !matches!(t.state, State::InFile | State::Unsure { .. }) {
+            return true;
+        }
+        let cipher = claim.cipher;
+        t.state = match heard {
+            true => State::Away { process: process.clone(), cipher },
+            false => State::Unsure { cipher, asked: None },
+        };
+        (t.granted, t.cipher, t.grantee) = (true, Some(cipher), Some(process.clone()));
+        // Its record stays for as long as the task is open.
+        t.claims = vec![claim];
+        true
     }
 
     /// Flows in doubt that this client cannot be asked about.
@@ -727,5 +908,96 @@ mod tests {
         q.push(cancel(2, 1), Some([0; 16]), None);
         q.reported(&p, 1, What::Back, 3);
         assert!(!q.has_work() && q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty());
+    }
+
+    fn left() -> (Queue, ProcessId, Arc<Segment>) {
+        let mut q = Queue::default();
+        q.push(flow(1), None, None);
+        assert_eq!(q.leave().len(), 1);
+        (q, ProcessId::new("m1", "1"), Arc::new(Segment::of_path("/j")))
+    }
+
+    #[test]
+    fn what_lies_in_a_file_is_not_sent_before_it_is_taken_back() {
+        let (mut q, p, pin) = left();
+        assert!(q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty());
+        assert_eq!((q.in_files(None, false), q.in_files(None, true)), (vec![1], vec![]));
+        q.claimed(&[1], &p, B, &pin, true);
+        assert_eq!(q.in_files(Some("F.1"), true), [1]);
+        assert!(q.in_files(Some("F.2"), true).is_empty());
+        q.taken_back(1, true);
+        // What reached for it then is too late.
+        q.claimed(&[1], &p, B, &pin, true);
+        assert_eq!(Arc::strong_count(&pin), 1);
+        let b = q.take(A, Way::Reply([1; 16]), 1, 4, true);
+        assert_eq!((ids(&b), b.ungranted), (vec![1], vec![1]));
+    }
+
+    #[test]
+    fn what_a_minion_took_is_its_to_send_and_its_record_stays() {
+        let (mut q, p, pin) = left();
+        assert!(!q.taken_by(1, &p, true), "its record has not come");
+        q.claimed(&[1], &p, B, &pin, true);
+        assert!(q.taken_by(1, &p, true) && q.in_files(None, false).is_empty());
+        assert_eq!((q.away().len(), Arc::strong_count(&pin)), (1, 2));
+        q.reported(&p, 1, What::Back, 3);
+        assert!(
+            q.gave_back(1, &p) && q.take(A, Way::Reply([1; 16]), 1, 4, true).messages.is_empty()
+        );
+        assert_eq!(q.in_files(None, true), [1], "its file still says so");
+        q.taken_back(1, false);
+        assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [1]);
+        assert_eq!(Arc::strong_count(&pin), 1);
+        // One that cannot be asked: the client is.
+        let (mut q, p, pin) = left();
+        q.claimed(&[1], &p, B, &pin, true);
+        assert!(q.taken_by(1, &p, false));
+        let b = q.take(B, Way::Reply([1; 16]), 1, 4, true);
+        assert_eq!(ids(&b), [0]);
+        assert_eq!(q.unknown("F.1", B), Verdict::Redeliver);
+        assert!(q.take(B, Way::Reply([2; 16]), 1, 4, true).messages.is_empty());
+        assert!(q.gave_back(1, &p));
+        q.taken_back(1, false);
+        assert_eq!(ids(&q.take(B, Way::Reply([2; 16]), 1, 4, true)), [1]);
+        // Its word may come before its record.
+        let (mut q, p, _) = left();
+        q.reported(&p, 1, What::Received, 3);
+        assert!(q.inflight().contains_key("F.1") && !q.has(1));
+    }
+
+    #[test]
+    fn after_recovery_files_say_who_was_quicker() {
+        // A minion reached for it; then the master that had it handed it out.
+        let recovered = |grant_last: bool| {
+            let (mut q, p, pin) = (Queue::default(), ProcessId::new("m1", "1"), pinned());
+            q.push(flow(1), None, None);
+            if !grant_last {
+                q.granted(|_| true, A, None);
+            }
+            q.claimed(&[1], &p, B, &pin, false);
+            if grant_last {
+                q.granted(|_| true, A, None);
+            }
+            q.doubt_granted();
+            q.may_be_in_files();
+            (q, p)
+        };
+        let (mut q, p) = recovered(true);
+        assert_eq!(q.in_files(None, false), [1]);
+        q.taken_back(1, false);
+        assert!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)) == [0], "in doubt");
+        assert!(!q.taken_by(1, &p, true));
+        // It had come back to the master, was left in a file, and is a minion's.
+        let (mut q, p) = recovered(false);
+        assert!(q.taken_by(1, &p, true));
+        assert_eq!(q.away().len(), 1);
+        // Or nobody's: then nobody has sent it.
+        let (mut q, _) = recovered(true);
+        q.taken_back(1, true);
+        assert_eq!(ids(&q.take(A, Way::Reply([1; 16]), 1, 4, true)), [1]);
+    }
+
+    fn pinned() -> Arc<Segment> {
+        Arc::new(Segment::of_path("/j"))
     }
 }

@@ -61,7 +61,7 @@ pub fn check(l: &Ledger, found: &mut Violations) {
                     rights.entry(t.task_id).or_default().push(right);
                 }
             }
-            Some(DecisionKind::Grant(g)) => {
+            Some(DecisionKind::Grant(g) | DecisionKind::Claim(g)) => {
                 for id in &g.task_id {
                     let right = (g.cipher_hash.clone(), node(&g.node), at);
                     rights.entry(*id).or_default().push(right);

@@ -9,6 +9,7 @@ mod clones;
 mod crashes;
 mod fleet;
 mod hunts;
+mod masterless;
 mod store;
 mod weather;
 
@@ -52,6 +53,7 @@ pub const ALL: &[Scenario] = &[
     store::SCENARIO,
     fleet::SCENARIO,
     fleet::BALANCED,
+    masterless::SCENARIO,
     clones::SCENARIO,
     hunts::SCENARIO,
     weather::SCENARIO,

@@ -13,6 +13,8 @@ use velociraptor::crypto::Revocations;
 
 /// Time in which a broken stream is noticed: three beats and a half, and a trip.
 const NOTICED: Duration = Duration::from_millis(3600);
+/// Time from a whole network to a stream.
+const HEALED: Duration = Duration::from_secs(3);
 /// The longest pause between attempts, and what an attempt takes.
 const RECONNECTED: Duration = Duration::from_millis(5000 + 500);
 
@@ -42,13 +44,30 @@ fn a_partition_is_noticed_and_healed() {
         lab.run(secs(20));
         assert_eq!(lab.world.count("master gone b/1"), 0);
         lab.sim.repair(MASTER, "a");
-        // An attempt that was under way may have to run into its deadline.
-        lab.run(RECONNECTED + secs(5));
+        lab.run(HEALED);
         assert_eq!(lab.world.up(), ["a", "b"]);
         lab.quiet();
         all_once(lab, "a", 1);
         all_once(lab, "b", 1);
         assert!(lab.world.tasks("a") > 20 && lab.world.tasks("b") > 20);
+    });
+}
+
+#[test]
+fn whenever_the_network_is_whole_again_the_minion_is_back_soon() {
+    simulate(5, |lab| {
+        lab.start(Node::named("a", 1));
+        lab.run(secs(3));
+        for phase in 0..12 {
+            lab.sim.partition(MASTER, "a");
+            lab.run(secs(8) + Duration::from_millis(730) * phase);
+            assert!(lab.world.up().is_empty(), "{phase}");
+            lab.sim.repair(MASTER, "a");
+            lab.run(HEALED);
+            assert_eq!(lab.world.up(), ["a"], "{phase}");
+        }
+        lab.quiet();
+        all_once(lab, "a", 1);
     });
 }
 
@@ -65,7 +84,7 @@ fn a_minion_that_is_not_heard_loses_its_stream_though_it_hears() {
         assert!(lab.world.up().is_empty());
         lab.run(secs(10));
         lab.sim.repair_oneway("a", MASTER);
-        lab.run(RECONNECTED + secs(5));
+        lab.run(HEALED);
         assert_eq!(lab.world.up(), ["a"]);
         lab.quiet();
         all_once(lab, "a", 1);
@@ -84,7 +103,7 @@ fn a_master_that_is_not_heard_loses_its_minion_though_it_hears() {
         assert_eq!(lab.world.count("master gone a/1"), 1, "it is told at once");
         lab.run(secs(10));
         lab.sim.repair_oneway(MASTER, "a");
-        lab.run(RECONNECTED + secs(5));
+        lab.run(HEALED);
         assert_eq!(lab.world.up(), ["a"]);
         lab.quiet();
         all_once(lab, "a", 1);
@@ -108,7 +127,7 @@ fn many_short_breaks_lose_and_double_nothing() {
                 lab.sim.repair(MASTER, "a");
                 lab.run(secs(4));
             }
-            lab.run(RECONNECTED + secs(5));
+            lab.run(HEALED);
             lab.quiet();
             all_once(lab, "a", 1);
         });
@@ -124,7 +143,7 @@ fn a_master_that_starts_again_gets_what_it_has_not_acknowledged() {
             lab.sim.crash(MASTER);
             lab.run(secs(2));
             lab.sim.bounce(MASTER);
-            lab.run(RECONNECTED + secs(5));
+            lab.run(HEALED);
             assert_eq!(lab.world.up(), ["a"]);
             lab.quiet();
             let (first, second) = (lab.world.reports("a", 1), lab.world.reports("a", 2));

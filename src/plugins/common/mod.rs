@@ -35,11 +35,37 @@ pub struct Host {
     pub proc: PathBuf,
     /// When this process started, unix seconds.
     pub started: u64,
+    /// What a virtual client says of itself instead of what this machine is.
+    pub persona: Option<Arc<Persona>>,
+}
+
+/// A made-up host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Persona {
+    /// Short name.
+    pub hostname: String,
+    /// Name with domain.
+    pub fqdn: String,
+    /// Go's name of the system: `linux`, `windows`, `darwin`.
+    pub os: String,
+    /// Distribution or edition.
+    pub platform: String,
+    /// Its version.
+    pub version: String,
+    /// Id of the installation.
+    pub host_id: String,
+}
+
+impl Host {
+    /// Go's name of the system it runs, or says it does.
+    pub fn os(&self) -> &str {
+        self.persona.as_ref().map_or(std::env::consts::OS, |p| &p.os)
+    }
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Host { root: "/".into(), proc: "/proc".into(), started: 0 }
+        Host { root: "/".into(), proc: "/proc".into(), started: 0, persona: None }
     }
 }
 

@@ -33,6 +33,18 @@ pub struct Facts {
 
 /// Reads the facts.
 pub fn facts(host: &Host) -> Facts {
+    if let Some(p) = &host.persona {
+        return Facts {
+            hostname: p.hostname.clone(),
+            fqdn: p.fqdn.clone(),
+            platform: p.platform.clone(),
+            family: p.platform.clone(),
+            version: p.version.clone(),
+            architecture: "amd64".into(),
+            host_id: p.host_id.clone(),
+            ..Facts::default()
+        };
+    }
     let read = |p: &Path| std::fs::read_to_string(p).unwrap_or_default();
     let file = |p: &str| read(&host.root.join(p.trim_start_matches('/')));
     let uname = rustix::system::uname();
@@ -102,7 +114,7 @@ pub fn register(registry: &mut Registry) {
 
 async fn row(scope: &vql::Scope) -> Result<Dict, Error> {
     let host = host(scope);
-    let started = host.started;
+    let (started, os) = (host.started, host.os().to_owned());
     let f = blocking(scope, move || facts(&host)).await?;
     let text = |p: std::io::Result<std::path::PathBuf>| {
         p.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()
@@ -114,7 +126,7 @@ async fn row(scope: &vql::Scope) -> Result<Dict, Error> {
         .with("Hostname", f.hostname)
         .with("Uptime", f.uptime)
         .with("BootTime", f.boot_time)
-        .with("OS", std::env::consts::OS)
+        .with("OS", os)
         .with("Platform", f.platform)
         .with("PlatformFamily", f.family)
         .with("PlatformVersion", f.version)
@@ -146,7 +158,7 @@ mod tests {
         std::fs::write(dir.path().join("etc/machine-id"), "abc\n").unwrap();
         std::fs::write(dir.path().join("stat"), "cpu 1\nbtime 1700000000\n").unwrap();
         std::fs::write(dir.path().join("uptime"), "123.45 1.0\n").unwrap();
-        let host = Host { root: dir.path().into(), proc: dir.path().into(), started: 0 };
+        let host = Host { root: dir.path().into(), proc: dir.path().into(), ..Host::default() };
         let f = facts(&host);
         assert_eq!((f.platform.as_str(), f.family.as_str()), ("ubuntu", "debian"));
         assert_eq!((f.version.as_str(), f.host_id.as_str()), ("22.04", "abc"));

@@ -133,7 +133,8 @@ mod tests {
         std::fs::write(p.join("stat"), stat).unwrap();
         std::fs::write(p.join("status"), "Uid:\t0\t0\t0\t0\nVmRSS:\t    12 kB\n").unwrap();
         std::fs::write(p.join("cmdline"), "/bin/x\0-v\0").unwrap();
-        let host = Host { root: dir.path().into(), proc: dir.path().join("proc"), started: 0 };
+        let host =
+            Host { root: dir.path().into(), proc: dir.path().join("proc"), ..Host::default() };
         let rows = processes(&host, None);
         assert_eq!(rows.len(), 1);
         assert_eq!(

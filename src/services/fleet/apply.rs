@@ -161,13 +161,18 @@ impl Server {
         f: &Found,
         end: Position,
     ) -> Result<(), ApplyError> {
-        let Some(DecisionKind::Enrol(_)) = &d.kind else {
+        if !is_fact(d) {
             self.refuse_decision(p, d, end);
             return Ok(());
-        };
+        }
         let Some(org) = self.org(&OrgId::new(d.org_id.as_str())) else {
             return Err(ApplyError::Poison(format!("organisation {:?} is not known", d.org_id)));
         };
+        if let Some(DecisionKind::Claim(g)) = &d.kind {
+            org.state().claimed(&d.client_id, g, &f.extent.segment, true);
+            self.offers.look_at((org.id.clone(), d.client_id.clone()));
+            return Ok(());
+        }
         org.state().apply_decision(d, &f.extent.segment);
         self.enrolled(&org.id, &d.client_id);
         Ok(())
@@ -340,6 +345,11 @@ impl Server {
     }
 }
 
+/// Whether a record tells what a minion did, not what a master decided.
+pub(in crate::services) fn is_fact(d: &Decision) -> bool {
+    matches!(d.kind, Some(DecisionKind::Enrol(_) | DecisionKind::Claim(_)))
+}
+
 fn kind_of(d: &Decision) -> &'static str {
     match &d.kind {
         Some(DecisionKind::Schedule(_)) => "schedule",
@@ -359,6 +369,7 @@ fn kind_of(d: &Decision) -> &'static str {
         Some(DecisionKind::SetHunt(_)) => "hunt",
         Some(DecisionKind::HuntFlow(_)) => "flow of a hunt",
         Some(DecisionKind::HuntDone(_)) => "end of a hunt's flow",
+        Some(DecisionKind::Claim(_)) => "claim",
         None => "unknown",
     }
 }

@@ -131,6 +131,8 @@ impl Server {
             match (dead, life.dead_since) {
                 (true, None) => {
                     life.dead_since = Some(Instant::now());
+                    // Once more, now that nothing more comes.
+                    life.read_out = false;
                     tracing::info!(process = %p.id, "a process has ended");
                 }
                 (false, Some(_)) => {
@@ -148,6 +150,7 @@ impl Server {
         let p = self.processes.admit(process, Role::Minion, Position::START);
         let mut life = p.life();
         life.streamed = on;
+        life.read_out = false;
         life.last_end = None;
         life.ahead = None;
         if on {
@@ -162,6 +165,7 @@ impl Server {
         let Some(p) = self.processes.get(process) else { return };
         let mut life = p.life();
         life.streamed = false;
+        life.read_out = false;
         life.superseded = true;
         life.dead_since.get_or_insert_with(Instant::now);
     }

@@ -157,6 +157,11 @@ impl Hub {
         Orgs { orgs: orgs.iter().map(fact).collect() }
     }
 
+    /// Whether this process has been connected: what it has is asked of it first.
+    pub fn knows(&self, process: &ProcessId) -> bool {
+        self.nodes().contains_key(process)
+    }
+
     /// What is known of every minion.
     pub fn status(&self) -> Vec<NodeStatus> {
         let held = self.server.sessions.by_process();

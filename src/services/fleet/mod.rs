@@ -7,11 +7,13 @@
 
 mod apply;
 pub mod chain;
+pub mod claimer;
 mod discover;
 pub mod hold;
 pub mod hub;
 pub mod living;
 pub mod minion;
+pub mod offers;
 pub mod outbox;
 mod positions;
 pub mod processes;
@@ -23,12 +25,13 @@ pub mod standing;
 pub mod status;
 mod table;
 mod tail;
+pub mod task_files;
 pub mod term;
 pub mod watch;
 
 use std::time::Duration;
 
-pub(in crate::services) use apply::facts_of;
+pub(in crate::services) use apply::{facts_of, is_fact};
 pub(in crate::services) use processes::seen_position;
 pub use role::Role;
 pub(in crate::services) use table::Proc;

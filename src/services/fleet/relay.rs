@@ -1,7 +1,7 @@
 //! A minion's side: readers are reported, tasks are carried out, journal bytes
 //! are passed on. It decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +60,15 @@ struct Slot {
     outbox: Outbox,
     readers: BTreeMap<u64, Opening>,
     empty_since: Option<Instant>,
+    /// Tasks in files that this process reaches for: perhaps its own already.
+    reached: BTreeSet<u64>,
+}
+
+impl Slot {
+    /// Of a client that is not held now.
+    fn unread() -> Self {
+        Self { empty_since: Some(Instant::now()), ..Self::default() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -235,6 +244,49 @@ impl Relay {
         key
     }
 
+    /// Clients held here, each with its present process.
+    pub fn held(&self) -> Vec<(Key, Hash)> {
+        let state = self.state();
+        let held = state.slots.iter();
+        held.filter_map(|(k, s)| Some((k.clone(), s.readers.values().next_back()?.cipher)))
+            .collect()
+    }
+
+    /// This process reaches for tasks that lie in files. A master that it meets from
+    /// now on is told that they are here.
+    pub fn reach(&self, key: &Key, ids: impl IntoIterator<Item = u64>) {
+        let mut state = self.state();
+        state.slots.entry(key.clone()).or_insert_with(Slot::unread).reached.extend(ids);
+    }
+
+    /// They are somebody else's.
+    pub fn let_go(&self, key: &Key, ids: impl IntoIterator<Item = u64>) {
+        let mut state = self.state();
+        if let Some(slot) = state.slots.get_mut(key) {
+            for id in ids {
+                slot.reached.remove(&id);
+            }
+        }
+    }
+
+    /// Tasks that this process has taken. If their client process is not held now,
+    /// they go back: it may be served elsewhere.
+    pub fn hand_out(&self, t: Tasks) {
+        let key = (OrgId::new(t.org_id.as_str()), t.client_id);
+        let (cipher, ids) = (to_hash(&t.cipher_hash), t.messages.iter().map(|m| m.task_id));
+        let ids: Vec<u64> = ids.collect();
+        {
+            let mut state = self.state();
+            let slot = state.slots.entry(key.clone()).or_insert_with(Slot::unread);
+            slot.reached.retain(|id| !ids.contains(id));
+            match slot.readers.values().any(|o| o.cipher == cipher) {
+                true => slot.outbox.give(cipher, t.messages),
+                false => state.tell(&key, ids.into_iter().map(|id| (id, What::Back)).collect()),
+            }
+        }
+        self.dirty.notify_one();
+    }
+
     /// The client is served elsewhere: what is here goes back.
     pub fn recall(&self, key: &Key, elsewhere: Option<(Hash, Hash)>) {
         self.change(key, |o| o.recall(elsewhere));
@@ -250,6 +302,13 @@ impl Relay {
                 client_id: key.1.clone(),
                 task_id,
                 sent,
+                told: false,
+            }));
+            holdings.extend(slot.reached.iter().map(|task_id| Holding {
+                org_id: key.0.id().to_owned(),
+                client_id: key.1.clone(),
+                task_id: *task_id,
+                sent: false,
                 told: false,
             }));
             let opened = session_change::What::Opened;
@@ -311,6 +370,7 @@ impl Relay {
         let mut state = self.state();
         let gone: Vec<Key> = (state.slots.iter())
             .filter(|(_, s)| s.empty_since.is_some_and(|t| t.elapsed() >= AWAY_AFTER))
+            .filter(|(_, s)| s.reached.is_empty())
             .map(|(k, _)| k.clone())
             .collect();
         for key in gone {

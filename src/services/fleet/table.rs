@@ -57,7 +57,8 @@ pub(in crate::services) struct Life {
     pub rolled: Option<Instant>,
     /// What it may delete is safe to delete.
     pub released: bool,
-    /// Everything there was has been applied, when it was last looked at.
+    /// Everything there was has been applied, when it was last looked at; looked at
+    /// since it ended.
     pub read_out: bool,
     /// When it was last looked what it left.
     pub cleared: Option<Instant>,
@@ -257,6 +258,11 @@ impl ProcessTable {
     /// How far the journal of `process` has been applied.
     pub fn position(&self, process: &ProcessId) -> Position {
         self.positions.of(process)
+    }
+
+    /// How far the journals of all other processes have been applied.
+    pub fn positions(&self) -> BTreeMap<ProcessId, Position> {
+        self.positions.all()
     }
 
     /// Up to when, by the clock of the process that is furthest behind, everything

@@ -3,9 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use velociraptor_proto::fleet::Welcome;
+
+use super::Role;
 use super::chain::{Chain, Link};
+use super::minion::Minion;
+use super::relay::Relay;
 use super::running::{self, Running};
 use super::{standing, term};
+use crate::cluster::{MinionSide, Uplink};
 use crate::env::Env;
 use crate::services::{Options, Server, ServiceError};
 use crate::store::StoreRoot;
@@ -125,6 +131,27 @@ async fn a_node_runs_once() {
     assert!(e.contains("as this node: node n") && e.contains("host far"), "{e}");
     twin.abort();
     open(root, "n", false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_minion_refuses_a_master_of_a_lower_term() {
+    let tmp = tempfile::tempdir().unwrap();
+    let root = tmp.path().to_str().unwrap();
+    let options = Options { role: Role::Minion, ..options("n", false) };
+    let server =
+        Server::open(crate::env::real::env(), StoreRoot::new(root, root), options).await.unwrap();
+    let relay = Relay::new(Uplink::new(Default::default()));
+    let minion = Minion::new(server, relay.clone(), Arc::new(|_| {}), Arc::new(|_| {}));
+    let applied = |offset| Some(velociraptor_proto::fleet::Position { file: 0, offset });
+    let hello = |term, offset| Welcome { term, applied: applied(offset), ..Default::default() };
+    minion.welcome(hello(5, 20)).await.unwrap();
+    let why = minion.welcome(hello(4, 30)).await.unwrap_err();
+    assert!(why.contains("term 4") && why.contains("term 5") && why.contains("deposed"), "{why}");
+    assert_eq!(relay.applied().offset, 20, "nothing that it says counts");
+    minion.welcome(hello(5, 40)).await.unwrap();
+    minion.welcome(hello(6, 50)).await.unwrap();
+    minion.welcome(hello(5, 60)).await.unwrap_err();
+    assert_eq!(relay.applied().offset, 50);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::LiveFlow;
 use crate::services::fleet::hub::Order;
 use crate::services::ids::new_flow_id;
 use crate::services::server::{Org, Server, ServiceError};
-use crate::services::state::{FlowKey, MONITORING};
+use crate::services::state::{FlowKey, MONITORING, OrgState};
 use crate::store::paths::Client;
 
 /// Upload bytes a flow may send unless the request says otherwise: 1 GiB.
@@ -101,6 +101,8 @@ impl Server {
         if s.granted {
             let ids = s.tasks.iter().map(|t| t.task_id);
             self.wakes.durable(ids, self.env.clock.micros());
+        } else {
+            self.offers.look_at((org.id.clone(), client.to_owned()));
         }
         self.sessions.wake(&org.id, client);
         s.context.as_ref().map(|c| c.session_id.clone()).unwrap_or_default()
@@ -189,7 +191,12 @@ impl Server {
                 ..Default::default()
             })
             .collect();
-        let cancel = CancelFlow { flow_id: flow.to_owned(), tasks, reason };
+        // What lies in a file is withdrawn by getting it back.
+        self.take_back(org, client, Some(flow)).await;
+        let elsewhere =
+            |s: &OrgState| s.clients.get(client).is_some_and(|c| c.queue.is_elsewhere(flow));
+        let away = elsewhere(&org.state());
+        let cancel = CancelFlow { flow_id: flow.to_owned(), tasks, reason, away };
         self.decide(org, client, principal, Kind::Cancel(cancel)).await?;
         self.order(Order::Recall((org.id.clone(), client.to_owned())));
         self.sessions.wake(&org.id, client);

@@ -12,7 +12,7 @@ use super::Unsettled;
 use crate::crypto::names::NameCipher;
 use crate::env::{Env, FileSystem};
 use crate::services::events::EventKey;
-use crate::services::fleet::{Role, facts_of, seen_position};
+use crate::services::fleet::{Role, facts_of, is_fact, seen_position};
 use crate::services::flows::job;
 use crate::services::ids::Session;
 use crate::services::state::{FlowKey, OrgState, to_hash};
@@ -169,9 +169,7 @@ impl<'a> Fold<'a> {
     fn apply(&mut self, p: &ProcessId, end: Position, f: &Found, decides: bool) {
         match &f.record.kind {
             Some(Kind::Post(post)) => self.post(p, end, post, f),
-            Some(Kind::Decision(d))
-                if decides || matches!(d.kind, Some(DecisionKind::Enrol(_))) =>
-            {
+            Some(Kind::Decision(d)) if decides || is_fact(d) => {
                 self.decision(d, f);
             }
             Some(Kind::Events(e)) => {

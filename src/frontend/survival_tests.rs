@@ -1,0 +1,291 @@
+//! A cluster that loses its master: tasks that were written before are delivered by
+//! minions, each once, whoever crashes at which moment.
+
+use std::time::Duration;
+
+use velociraptor_proto::journal::Grant;
+use velociraptor_proto::journal::decision::Kind;
+
+use super::tests::*;
+use super::*;
+use crate::cluster::Uplink;
+use crate::comms::server::Answer;
+use crate::services::fleet::claimer::Claimer;
+use crate::services::fleet::processes::Processes;
+use crate::services::fleet::relay::{Opening, Relay};
+use crate::services::fleet::task_files::TaskFile;
+use crate::services::flows::job::Hash;
+use crate::services::tasks::{Way, What};
+use crate::services::{Options, Role};
+use velociraptor_proto::proto::*;
+
+const FLOW: &str = "F.Task";
+
+fn options(node: &str, role: Role) -> Options {
+    Options { node: node.into(), role, minions: true, ..Options::default() }
+}
+
+/// A world with a master that has left one task in a file, and its client.
+async fn left() -> (World, Clients, TestClient) {
+    let w = World::new();
+    let master = w.start_with(options("master", Role::Master)).await;
+    let client = TestClient::new(&w, NONCE);
+    interrogated(&master, &w, &client).await;
+    schedule(&master, &client, FLOW).await;
+    go_away(&master, &client).await;
+    assert_eq!(server(&master).0.offers.len(), 1);
+    (w, master, client)
+}
+
+async fn schedule(master: &Clients, client: &TestClient, flow: &str) {
+    let (s, org) = server(master);
+    let request = ArtifactCollectorArgs {
+        client_id: client.id.clone(),
+        flow_id: flow.into(),
+        compiled_collector_args: vec![VqlCollectorArgs::default()],
+        ..Default::default()
+    };
+    s.schedule(&org, "admin", request).await.unwrap();
+}
+
+/// The client is not heard for some time: what waits for it goes into files.
+async fn go_away(master: &Clients, client: &TestClient) {
+    let (s, org) = server(master);
+    org.state().clients.get_mut(&client.id).unwrap().info.ping = 0;
+    s.offer_due(true).await;
+}
+
+struct Alone {
+    clients: Clients,
+    relay: Arc<Relay>,
+    claimer: Claimer,
+}
+
+/// A minion that has no master.
+async fn minion(w: &World, node: &str) -> Alone {
+    let clients = w.start_with(options(node, Role::Minion)).await;
+    let server = clients.0.server().clone();
+    let relay = Relay::new(Uplink::new(Default::default()));
+    server.set_relay(relay.clone());
+    let claimer = Claimer::new(server, relay.clone(), Duration::ZERO);
+    Alone { clients, relay, claimer }
+}
+
+impl Alone {
+    /// The client polls here; what it is given.
+    async fn poll(&self, w: &World, client: &TestClient) -> Vec<VeloMessage> {
+        let look = async {
+            while self.relay.held().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            self.claimer.look().await;
+        };
+        let (tasks, ()) = tokio::join!(poll(&self.clients, w, client, 0), look);
+        tasks
+    }
+
+    /// A client is held here that never takes anything; how many tasks were taken
+    /// for it.
+    async fn reach(&self, client: &TestClient) -> u64 {
+        self.relay.opened(Opening {
+            org: crate::services::ids::OrgId::root(),
+            client: client.id.clone(),
+            session: 1,
+            cipher: [9; 16],
+            request: None,
+            remote: "r".into(),
+            agent: String::new(),
+            api_version: 4,
+            table_claim: None,
+            time: 1,
+        });
+        self.claimer.look().await;
+        self.clients.0.server().claims.named()[0].1
+    }
+}
+
+fn flows(tasks: &[VeloMessage]) -> Vec<&str> {
+    let flows = tasks.iter().filter(|t| t.flow_request.is_some());
+    flows.map(|t| t.session_id.as_str()).collect()
+}
+
+/// What this master would hand to a client process now.
+async fn next(master: &Clients, client: &TestClient, cipher: Hash) -> Vec<VeloMessage> {
+    let (s, org) = server(master);
+    s.next_tasks(&org, &client.id, cipher, Way::Reply([77; 16])).await
+}
+
+async fn restarted(w: &World) -> Clients {
+    let master = w.start_with(options("master", Role::Master)).await;
+    Processes::new(master.0.server().clone()).look().await;
+    master
+}
+
+fn task_id(master: &Clients, client: &TestClient) -> Option<u64> {
+    let (_, org) = server(master);
+    let state = org.state();
+    let ids = state.clients.get(&client.id)?.queue.in_files(None, false);
+    ids.first().copied()
+}
+
+#[tokio::test]
+async fn what_a_crashed_master_had_left_is_delivered_once() {
+    let (w, master, client) = left().await;
+    drop(master);
+    let (a, b) = (minion(&w, "a").await, minion(&w, "b").await);
+    let got = a.poll(&w, &client).await;
+    assert_eq!(flows(&got), [FLOW]);
+    assert_eq!(b.reach(&client).await, 0, "it is a's");
+    let results = [rows(FLOW, "Custom.A", 0, 5), done(FLOW, 5)];
+    let answer = post(&a.clients, client.body(&results)).await;
+    assert_eq!(answer, Answer::Reply(bytes::Bytes::new()));
+    let master = restarted(&w).await;
+    let (s, org) = server(&master);
+    let context = s.flow(&org, &client.id, FLOW).await.unwrap().unwrap();
+    assert_eq!(context.state(), artifact_collector_context::State::Finished);
+    assert_eq!(context.total_collected_rows, 5);
+    assert!(flows(&next(&master, &client, [1; 16]).await).is_empty());
+    s.offer_due(true).await;
+    assert!(s.offers.is_empty(), "files of what is over are removed");
+    let dir = format!("{}/fleet/tasks/root", w.dir.path().display());
+    let left = w.env.fs.list(&dir).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_master_that_comes_back_asks_for_what_a_minion_took() {
+    let (w, master, client) = left().await;
+    let cipher = [9; 16];
+    drop(master);
+    let a = minion(&w, "a").await;
+    assert_eq!(a.reach(&client).await, 1);
+    let master = restarted(&w).await;
+    let (_, org) = server(&master);
+    // The minion cannot be asked: the client is, and is not given it.
+    let asked = next(&master, &client, cipher).await;
+    assert!(flows(&asked).is_empty());
+    assert!(
+        asked
+            .iter()
+            .any(|m| { m.flow_stats_request.as_ref().is_some_and(|q| q.flow_id == [FLOW]) })
+    );
+    // It speaks again, and had not sent it.
+    let id = *a.relay.introduce().0.iter().map(|h| &h.task_id).next().unwrap();
+    let by = a.clients.0.server().process();
+    org.state().clients.entry(&client.id).queue.reported(&by, id, What::Back, 5);
+    assert_eq!(flows(&next(&master, &client, cipher).await), [FLOW]);
+    drop(master);
+    // The same once more: now a master has it, and it is in doubt.
+    assert_eq!(minion(&w, "b").await.reach(&client).await, 0);
+    let master = restarted(&w).await;
+    assert!(flows(&next(&master, &client, cipher).await).is_empty());
+}
+
+#[tokio::test]
+async fn what_a_master_hands_out_no_minion_does() {
+    let (w, master, client) = left().await;
+    assert_eq!(flows(&next(&master, &client, [9; 16]).await), [FLOW]);
+    let a = minion(&w, "a").await;
+    assert_eq!(a.reach(&client).await, 0);
+    drop(master);
+    // Also when the master is gone, and when its successor has not begun.
+    assert_eq!(minion(&w, "b").await.reach(&client).await, 0);
+    let master = restarted(&w).await;
+    let asked = next(&master, &client, [9; 16]).await;
+    assert!(flows(&asked).is_empty() && !asked.is_empty(), "in doubt");
+}
+
+#[tokio::test]
+async fn a_minion_that_reached_for_a_task_and_died_has_none() {
+    let (w, master, client) = left().await;
+    let id = task_id(&master, &client).unwrap();
+    drop(master);
+    let a = minion(&w, "a").await;
+    let s = a.clients.0.server();
+    let me = s.process();
+    let claim =
+        Grant { task_id: vec![id], cipher_hash: vec![9; 16], node: me.node, epoch: me.epoch };
+    s.decide(&s.root(), &client.id, "", Kind::Claim(claim)).await.unwrap();
+    let master = restarted(&w).await;
+    assert_eq!(flows(&next(&master, &client, [1; 16]).await), [FLOW], "nobody had it");
+    // It was only slow.
+    let root = s.root();
+    let late = s.task_files.take(&root.id, &client.id, &TaskFile::Free(id)).await;
+    assert!(!late.unwrap());
+}
+
+#[tokio::test]
+async fn what_waits_again_is_left_again_and_what_is_cancelled_is_not_delivered() {
+    let (w, master, client) = left().await;
+    let (s, org) = server(&master);
+    let id = task_id(&master, &client).unwrap();
+    assert_eq!(flows(&next(&master, &client, [9; 16]).await), [FLOW]);
+    s.not_sent(&org, &client.id, Way::Reply([77; 16]), &[id]);
+    go_away(&master, &client).await;
+    schedule(&master, &client, "F.Two").await;
+    go_away(&master, &client).await;
+    s.cancel(&org, &client.id, "F.Two", "admin").await.unwrap();
+    drop((org, master));
+    let a = minion(&w, "a").await;
+    assert_eq!(flows(&a.poll(&w, &client).await), [FLOW]);
+    // Cancelled by a master that knows only that somebody has it: told when the
+    // client is known to have it, and not before.
+    let master = restarted(&w).await;
+    let (s, org) = server(&master);
+    s.cancel(&org, &client.id, FLOW, "admin").await.unwrap();
+    let sent = next(&master, &client, [1; 16]).await;
+    assert!(sent.iter().all(|m| m.cancel.is_none() && m.flow_request.is_none()), "{sent:?}");
+    let by = a.clients.0.server().process();
+    org.state().clients.entry(&client.id).queue.reported(&by, id, What::Received, 5);
+    let sent = next(&master, &client, [1; 16]).await;
+    assert!(sent.iter().any(|m| m.cancel.is_some() && m.session_id == FLOW), "{sent:?}");
+    // And after one more crash it stays cancelled.
+    drop((org, master));
+    let master = restarted(&w).await;
+    let (s, org) = server(&master);
+    let context = s.flow(&org, &client.id, FLOW).await.unwrap().unwrap();
+    assert_eq!(context.state(), artifact_collector_context::State::Error);
+    assert!(flows(&next(&master, &client, [1; 16]).await).is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_is_there_or_was_a_moment_ago_has_nothing_in_files() {
+    let w = World::new();
+    let master = w.start_with(options("master", Role::Master)).await;
+    let client = TestClient::new(&w, NONCE);
+    interrogated(&master, &w, &client).await;
+    schedule(&master, &client, FLOW).await;
+    let (s, org) = server(&master);
+    s.offer_due(true).await;
+    assert!(s.offers.is_empty(), "between two polls");
+    let (held, _) = s.sessions.register(&org.id, &client.id, [9; 16], "r");
+    org.state().clients.get_mut(&client.id).unwrap().info.ping = 0;
+    s.offer_due(true).await;
+    assert!(s.offers.is_empty(), "held");
+    s.sessions.unregister(&org.id, &client.id, held.id);
+    s.offer_due(true).await;
+    assert_eq!(s.offers.len(), 1);
+    // A server that ends, and has no minions any more, leaves nothing there.
+    drop((org, master));
+    let master = w.start_with(Options { minions: false, ..options("master", Role::Master) }).await;
+    let (s, org) = server(&master);
+    s.settle_all().await;
+    assert!(s.offers.is_empty() && org.state().clients.get(&client.id).is_some());
+    let left = s.task_files.clients(&org.id).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn what_a_master_that_stopped_had_left_is_delivered_or_sent_later() {
+    let (w, master, _) = left().await;
+    server(&master).0.settle_all().await;
+    drop(master);
+    let master = restarted(&w).await;
+    let client = server(&master).1.state().clients.iter().map(|(id, _)| id.clone()).next();
+    let (s, org) = server(&master);
+    let next = || async {
+        let way = Way::Reply([77; 16]);
+        s.next_tasks(&org, client.as_ref().unwrap(), [9; 16], way).await
+    };
+    assert_eq!(flows(&next().await), [FLOW]);
+}
