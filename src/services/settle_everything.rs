@@ -83,7 +83,7 @@ impl Server {
                 return Err(ServiceError::Invalid("the client snapshot was not written".into()));
             }
         }
-        self.leave(told, &mut done).await?;
+        self.delete_journals(told, &mut done).await?;
         Ok(done)
     }
 
@@ -145,7 +145,11 @@ impl Server {
 
     /// Deletes the journals: those of others first, since ours says what became of
     /// theirs.
-    async fn leave(&self, told: Told<'_>, done: &mut Settled) -> Result<(), ServiceError> {
+    async fn delete_journals(
+        &self,
+        told: Told<'_>,
+        done: &mut Settled,
+    ) -> Result<(), ServiceError> {
         told("journals", 0, self.journal_files());
         let fs = &*self.env.fs;
         let before = self.journal_files();
