@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::checkpoint;
 use super::events::EventKey;
 use super::handover::Handed;
+use super::housekeeping::Settle;
 use super::server::{Org, Server, ServiceError, fleet_dir};
 use super::state::FlowKey;
 use crate::store::StoreError;
@@ -61,10 +62,13 @@ impl Server {
         told: Told<'_>,
     ) -> Result<Settled, ServiceError> {
         self.bury_all();
+        // What no minion has taken is queued; what one has may have been sent.
+        self.take_all_back().await;
         let mut done = Settled::default();
         for org in self.orgs() {
             self.settle_flows(&org, told, &mut done).await?;
             self.settle_all_events(&org, told, &mut done).await?;
+            self.settle_hunts(&org, Settle::All).await;
             done.tasks += self.store_unsent(&org).await?;
             self.remove_spent_tasks(&org).await;
             let now = self.env.clock.micros();
@@ -79,7 +83,7 @@ impl Server {
                 return Err(ServiceError::Invalid("the client snapshot was not written".into()));
             }
         }
-        self.leave(told, &mut done).await?;
+        self.delete_journals(told, &mut done).await?;
         Ok(done)
     }
 
@@ -141,7 +145,11 @@ impl Server {
 
     /// Deletes the journals: those of others first, since ours says what became of
     /// theirs.
-    async fn leave(&self, told: Told<'_>, done: &mut Settled) -> Result<(), ServiceError> {
+    async fn delete_journals(
+        &self,
+        told: Told<'_>,
+        done: &mut Settled,
+    ) -> Result<(), ServiceError> {
         told("journals", 0, self.journal_files());
         let fs = &*self.env.fs;
         let before = self.journal_files();

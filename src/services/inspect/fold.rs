@@ -12,7 +12,7 @@ use super::Unsettled;
 use crate::crypto::names::NameCipher;
 use crate::env::{Env, FileSystem};
 use crate::services::events::EventKey;
-use crate::services::fleet::{Role, facts_of, seen_position};
+use crate::services::fleet::{Role, facts_of, is_fact, seen_position};
 use crate::services::flows::job;
 use crate::services::ids::Session;
 use crate::services::state::{FlowKey, OrgState, to_hash};
@@ -87,7 +87,8 @@ pub(super) struct Fold<'a> {
     /// When the first thing came for a flow, microseconds.
     first: BTreeMap<(String, FlowKey), u64>,
     repeats: BTreeMap<(ProcessId, Position), BTreeSet<u32>>,
-    waiting: usize,
+    /// Clients of POSTs that came before they had enrolled, by organisation.
+    pub(super) waiting: Vec<(String, String)>,
     unreadable: usize,
 }
 
@@ -100,7 +101,7 @@ impl<'a> Fold<'a> {
             orgs: BTreeMap::new(),
             first: BTreeMap::new(),
             repeats: BTreeMap::new(),
-            waiting: 0,
+            waiting: Vec::new(),
             unreadable: 0,
         }
     }
@@ -168,16 +169,16 @@ impl<'a> Fold<'a> {
     fn apply(&mut self, p: &ProcessId, end: Position, f: &Found, decides: bool) {
         match &f.record.kind {
             Some(Kind::Post(post)) => self.post(p, end, post, f),
-            Some(Kind::Decision(d))
-                if decides || matches!(d.kind, Some(DecisionKind::Enrol(_))) =>
-            {
+            Some(Kind::Decision(d)) if decides || is_fact(d) => {
                 self.decision(d, f);
             }
             Some(Kind::Events(e)) => {
                 let org = self.orgs.entry(e.org_id.clone()).or_default();
                 org.apply_events(&e.client_id, &e.artifact, e.time, &f.payload, f.extent.clone());
             }
-            Some(Kind::Quarantine(_)) => self.waiting += 1,
+            Some(Kind::Quarantine(q)) => {
+                self.waiting.push((q.org_id.clone(), q.client_id.clone()));
+            }
             Some(Kind::Decision(_)) | None => {}
         }
     }
@@ -259,11 +260,7 @@ impl<'a> Fold<'a> {
     }
 
     pub(super) fn unsettled(&self) -> Unsettled {
-        let mut out = Unsettled {
-            waiting_to_enrol: self.waiting,
-            unreadable: self.unreadable,
-            ..Unsettled::default()
-        };
+        let mut out = Unsettled { unreadable: self.unreadable, ..Unsettled::default() };
         let mut oldest = u64::MAX;
         for (id, state) in &self.orgs {
             for (key, f) in &state.flows {

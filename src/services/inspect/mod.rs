@@ -18,6 +18,7 @@ use velociraptor_proto::journal::record::Kind;
 use super::fleet::chain::Link;
 use super::fleet::living::lives;
 use super::fleet::{Role, running, term};
+use super::ids::OrgId;
 use super::server::fleet_dir;
 use crate::crypto::names::NameCipher;
 use crate::env::{Env, FileSystem};
@@ -25,7 +26,8 @@ use crate::store::journal::{
     Next, ProcessId, Reader, Segment, list_processes, marker_path, process_dir,
 };
 use crate::store::objects::read_whole;
-use crate::store::{StoreError, StoreRoot};
+use crate::store::paths::Client;
+use crate::store::{StoreError, StoreRoot, Tree};
 use fold::{Fold, Stream};
 
 /// Longest marker read, bytes.
@@ -207,7 +209,16 @@ pub async fn inspect(
     }
     let mut fold = Fold::new(env, &fleet, names);
     fold.run(streams).await?;
-    Ok(Report { master, processes, unsettled: fold.unsettled() })
+    let mut unsettled = fold.unsettled();
+    let tree = Tree::new(env, root.clone());
+    for (org, client) in &fold.waiting {
+        let (org, id) = (OrgId::new(org.as_str()), client);
+        // Once enrolled, what it sent before is taken up.
+        if !tree.exists(&Client { org: &org, id }.key().path).await? {
+            unsettled.waiting_to_enrol += 1;
+        }
+    }
+    Ok(Report { master, processes, unsettled })
 }
 
 async fn role_of(env: &Env, fleet: &str, p: &ProcessId) -> Result<Role, StoreError> {
