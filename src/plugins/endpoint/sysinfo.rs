@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn a_machine_without_facts_has_none() {
         let dir = tempfile::tempdir().unwrap();
-        let host = Host { root: dir.path().into(), proc: dir.path().into(), ..Host::default() };
+        let (root, proc) = (dir.path().into(), dir.path().into());
+        let host = Host { root, proc, ..Host::default() };
         let json = Value::from(describe(&host)).to_json();
         assert!(json.contains(r#""memory":{"size":0}"#), "{json}");
     }

@@ -75,13 +75,13 @@ fn what_is_not_here_is_told_through_calls_imports_and_conversions() {
              - precondition: SELECT OS FROM info() WHERE OS = 'windows'\n  query: SELECT * FROM wmi(query=1)\n";
     let b =
         "name: Custom.B\nsources:\n- query: SELECT stat(filename=1, accessor='zip') FROM scope()\n";
-    let c = "name: Custom.C\nexport: LET f = grok(grok=1, data=2)\nsources:\n- query: SELECT * FROM sqlite(file=1, query=2)\n";
+    let c = "name: Custom.C\nexport: LET f = magic(path=1)\nsources:\n- query: SELECT * FROM sqlite(file=1, query=2)\n";
     let reports = judge(&[a, b, c]);
     let missing: Vec<_> = reports[0].missing.iter().map(String::as_str).collect();
     let expected = [
         "accessor data",
         "accessor zip",
-        "function grok",
+        "function magic",
         "function stat",
         "function upload(name)",
         "plugin info",

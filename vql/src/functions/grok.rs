@@ -213,9 +213,9 @@ mod tests {
             r#"[{"G":{"Timestamp":"Jan  2 03:04:05","event":"Failed","host":"web","ip":"10.0.0.1","method":"password","pid":"42","port":"22","program":"sshd","user":"root"}}]"#
         );
         let own = "SELECT grok(grok='%{N:a.b} %{WORD}', data='7x y', patterns=dict(N='[0-9]x')) AS G, \
-                   grok(grok='%{INT:n}', data='none') AS Not, \
+                   grok(grok='%{INT:n}', data='none') AS Lost, \
                    grok(grok='%{INT} %{INT:n}', data='1 2', all_captures=TRUE) AS All FROM scope()";
-        assert_eq!(run(own), r#"[{"G":{"a.b":"7x"},"Not":null,"All":{"INT":"1","n":"2"}}]"#);
+        assert_eq!(run(own), r#"[{"G":{"a.b":"7x"},"Lost":null,"All":{"INT":"1","n":"2"}}]"#);
     }
 
     #[test]
