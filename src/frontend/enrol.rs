@@ -54,6 +54,9 @@ impl Frontend {
                 if !session.verify(&request.public_key) {
                     return refuse(&source, "the packet is not signed with the requested key");
                 }
+                if !wrong_key && !self.admission.enrolment().await {
+                    return Answer::Status(500, "Too many enrolments; come again".into());
+                }
                 if wrong_key {
                     return refuse(&source, "another key is enrolled under this id");
                 }

@@ -11,7 +11,7 @@ use velociraptor_proto::journal::{JobMeta, Post, PostClass, SpillRef};
 use velociraptor_proto::proto::VeloMessage;
 
 use super::Frontend;
-use super::open::Who;
+use super::open::{OpenError, Who};
 use super::quarantine::Parked;
 use crate::crypto::envelope::inflate_lists;
 use crate::crypto::{Compression, Opened};
@@ -41,6 +41,9 @@ pub enum IngestError {
     /// It can never be stored; its bytes are in quarantine.
     #[error("{0}")]
     Never(String),
+    /// There is too much to do: the client must send it again.
+    #[error("too much to do at the moment")]
+    Busy,
     /// Work on it broke off.
     #[error("ingest was interrupted")]
     Interrupted,
@@ -52,6 +55,13 @@ struct Incoming {
     job: Job,
     name: String,
     session: Session,
+}
+
+fn interrupted(e: &OpenError) -> IngestError {
+    match e {
+        OpenError::Busy => IngestError::Busy,
+        _ => IngestError::Interrupted,
+    }
 }
 
 /// What a POST is worth: as little as the least of its messages, since all of
@@ -91,7 +101,7 @@ impl Frontend {
                 Ok::<_, crate::crypto::EnvelopeError>((jobs, hashes))
             })
             .await
-            .map_err(|_| IngestError::Interrupted)?;
+            .map_err(|e| interrupted(&e))?;
         let (jobs, hashes) = match jobs {
             Ok(x) => x,
             Err(e) => return Err(IngestError::Never(e.to_string())),
@@ -322,7 +332,7 @@ impl Frontend {
                 out
             })
             .await
-            .map_err(|_| IngestError::Interrupted)?;
+            .map_err(|e| interrupted(&e))?;
         let mut out = Vec::with_capacity(parsed.len());
         for (raw, job) in parsed {
             match job {

@@ -3,6 +3,7 @@
 //! The policy above the client wire: opens envelopes, enrols clients, commits
 //! what they send before it is acknowledged, and hands them their tasks.
 
+pub mod admit;
 mod enrol;
 mod ingest;
 mod open;
@@ -35,6 +36,7 @@ mod tests;
 #[cfg(test)]
 mod tests_old;
 
+pub use admit::{Admission, AdmissionLimits};
 pub use ingest::IngestError;
 pub use open::{OpenError, Who};
 pub use peers::Peers;
@@ -85,6 +87,8 @@ pub struct Limits {
     pub ancient_clients: bool,
     /// What a packet may grow to.
     pub packet: crate::crypto::Limits,
+    /// What is taken on at once.
+    pub admission: AdmissionLimits,
     /// Bytes of POSTs of clients not enrolled yet that are kept.
     pub quarantine_bytes: usize,
 }
@@ -96,6 +100,7 @@ impl Default for Limits {
             max_poll: 60,
             ancient_clients: true,
             packet: crate::crypto::Limits::default(),
+            admission: AdmissionLimits::default(),
             quarantine_bytes: 64 << 20,
         }
     }
@@ -105,6 +110,7 @@ impl Default for Limits {
 pub struct Frontend {
     server: Arc<Server>,
     identity: Identity,
+    admission: Admission,
     limits: Limits,
     peers: Peers,
     inflight: Mutex<BTreeMap<ingest::PostKey, ingest::Pending>>,
@@ -130,8 +136,14 @@ impl Frontend {
             waiting: Mutex::default(),
             server,
             identity,
+            admission: Admission::new(limits.admission.clone()),
             limits,
         })
+    }
+
+    /// What it takes on at once, and how much that is.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// The server it works for.

@@ -61,6 +61,9 @@ pub enum OpenError {
     /// The store did not answer whether the sender's key exists.
     #[error("client key: {0}")]
     Store(String),
+    /// There is too much to do.
+    #[error("too much to do at the moment")]
+    Busy,
     /// The work was interrupted.
     #[error("opening was interrupted")]
     Interrupted,
@@ -106,6 +109,7 @@ impl Frontend {
             return Ok(Sender::Proved(known.who.clone(), opened));
         }
         let keys = self.identity.keys.clone();
+        let slot = self.admission.slot().await.ok_or(OpenError::Busy)?;
         let opened = self
             .server
             .env
@@ -115,6 +119,7 @@ impl Frontend {
                 Ok::<_, EnvelopeError>((session, opened))
             })
             .await;
+        drop(slot);
         let (session, opened) = opened.ok_or(OpenError::Interrupted)??;
         let org = self.server.org_by_nonce(&opened.nonce).ok_or(OpenError::Nonce)?;
         let client: ClientId =
@@ -142,6 +147,7 @@ impl Frontend {
         if bytes < OFFLOAD {
             return Ok(work());
         }
+        let _slot = self.admission.slot().await.ok_or(OpenError::Busy)?;
         self.server.env.offload(work).await.ok_or(OpenError::Interrupted)
     }
 }

@@ -10,7 +10,9 @@ use super::enrol::class_of;
 use super::open::{OpenError, Sender};
 use super::quarantine::Parked;
 use super::{Frontend, IngestError};
-use crate::comms::server::{Answer, ClientService, Oversize, PublicFile, ReaderAnswer, Request};
+use crate::comms::server::{
+    Answer, ClientService, Oversize, PublicFile, ReaderAnswer, Request, RequestHead,
+};
 
 /// Serves clients for a frontend.
 #[derive(Clone, Debug)]
@@ -22,7 +24,7 @@ pub(super) fn refusal(e: &OpenError) -> Answer {
     let code = match e {
         OpenError::Empty => 406,
         OpenError::Envelope(_) | OpenError::Nonce | OpenError::Source(_) => 403,
-        OpenError::Store(_) | OpenError::Interrupted => 500,
+        OpenError::Store(_) | OpenError::Busy | OpenError::Interrupted => 500,
     };
     Answer::Status(code, e.to_string())
 }
@@ -60,6 +62,9 @@ impl Frontend {
         if let Some(refused) = self.too_old(&who) {
             return refused;
         }
+        if !self.admission.bytes(&who.source, body.len() as u64).await {
+            return Answer::Status(500, "Over the upload rate of a client".into());
+        }
         match self.ingest(&who, class, &remote, opened).await {
             Ok(()) => {}
             Err(IngestError::Never(why)) => {
@@ -88,6 +93,10 @@ impl ClientService for Clients {
 
     fn health(&self) -> Result<(), String> {
         self.0.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn admit(&self, head: &RequestHead) -> Result<(), Answer> {
+        self.0.admission.admits(head)
     }
 
     fn control(&self, request: Request) -> BoxFuture<'_, Answer> {

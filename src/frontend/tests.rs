@@ -498,3 +498,28 @@ async fn acknowledging_early_loses_data() {
     assert_eq!(n, 0, "this is what the promise forbids");
     let _ = PostClass::Normal;
 }
+
+#[tokio::test]
+async fn short_of_memory_results_are_refused_before_their_body() {
+    let w = World::new();
+    let memory = AdmissionLimits { memory: 1 << 20, ..Default::default() };
+    let clients = w.start_limited(Limits { admission: memory, ..Limits::default() }).await;
+    let c = TestClient::new(&w, NONCE);
+    let ask = |urgent: bool, channel: Channel, length: u64| {
+        let mut r = request(c.body(&[]), channel);
+        (r.head.urgent, r.head.length) = (urgent, Some(length));
+        clients.admit(&r.head)
+    };
+    assert!(ask(false, Channel::Control, 1 << 20).is_ok());
+    clients.0.admission().set_memory((1 << 20) + 1);
+    // 500: the agent keeps what it has and comes again.
+    let refused = ask(false, Channel::Control, 1 << 20);
+    assert!(matches!(refused, Err(Answer::Status(500, _))), "{refused:?}");
+    assert!(ask(false, Channel::Control, 1000).is_ok());
+    assert!(ask(true, Channel::Control, 1 << 20).is_ok());
+    clients.0.admission().set_memory(2 << 20);
+    assert!(ask(false, Channel::Control, 1000).is_err());
+    assert!(ask(false, Channel::Reader, 1000).is_ok(), "clients are still given tasks");
+    clients.0.admission().set_memory(1000);
+    assert!(ask(false, Channel::Control, 1 << 20).is_ok());
+}

@@ -10,13 +10,14 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 use crate::comms::server::Metrics;
-use crate::services::Server;
+use crate::frontend::Frontend;
+use crate::frontend::admit::{Admission, Gate};
 use crate::services::wakes::{BUCKETS, Measured};
 use crate::store::ops::CountingFs;
 
 /// Serves `/metrics`.
 pub(super) fn router(
-    server: Arc<Server>,
+    frontend: Arc<Frontend>,
     clients: Arc<Metrics>,
     operations: Arc<CountingFs>,
     link: Arc<dyn Fn() -> String + Send + Sync>,
@@ -24,7 +25,7 @@ pub(super) fn router(
     Router::new().route(
         "/metrics",
         get(move || {
-            let text = render(&server, &clients, &operations) + &link();
+            let text = render(&frontend, &clients, &operations) + &link();
             async move {
                 ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
                     .into_response()
@@ -71,7 +72,48 @@ impl Text {
     }
 }
 
-fn render(server: &Server, m: &Metrics, operations: &CountingFs) -> String {
+impl Text {
+    /// The limits of admission, their use, queue, waits and refusals.
+    fn admission(&mut self, a: &Admission) {
+        let l = a.limits();
+        let gates: [(&str, &Gate, u64); 4] = [
+            ("cpu", &a.cpu, l.slots as u64),
+            ("enrolment", &a.enrolments, l.enrolments),
+            ("client_rate", &a.client_rate, l.client_bytes),
+            ("memory", &a.memory, a.memory_limit()),
+        ];
+        let load = |v: &AtomicU64| v.load(Ordering::Relaxed);
+        let mut table = |name: &str, kind: &str, help: &str, of: &dyn Fn(&Gate, u64) -> String| {
+            let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (what, gate, limit) in &gates {
+                let _ = writeln!(self.0, "{name}{{limit=\"{what}\"}} {}", of(gate, *limit));
+            }
+        };
+        let whole = |n: u64| n.to_string();
+        table("velociraptor_admission_limit", "gauge", "What is set; 0: unlimited.", &|_, n| {
+            whole(n)
+        });
+        table("velociraptor_admission_used", "gauge", "In use now.", &|g, _| whole(load(&g.used)));
+        table("velociraptor_admission_waiting", "gauge", "Waiting now.", &|g, _| {
+            whole(load(&g.waiting))
+        });
+        table("velociraptor_admission_passed_total", "counter", "Taken.", &|g, _| {
+            whole(load(&g.passed))
+        });
+        let help = "What those taken waited, seconds.";
+        table("velociraptor_admission_wait_seconds_total", "counter", help, &|g, _| {
+            (load(&g.waited) as f64 / 1e6).to_string()
+        });
+        table("velociraptor_admission_refused_total", "counter", "Told to come again.", &|g, _| {
+            whole(load(&g.refused))
+        });
+        self.gauge("client_comms_concurrency", "POSTs being worked on.", load(&a.cpu.used));
+        self.counter("frontend_timeout_rejections", "POSTs without a slot.", &a.cpu.refused);
+    }
+}
+
+fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
+    let server = frontend.server();
     let mut t = Text(String::new());
     let load = |v: &AtomicU64| v.load(Ordering::Relaxed);
     t.gauge("client_comms_current_connections", "Client connections open now.", load(&m.open));
@@ -98,6 +140,7 @@ fn render(server: &Server, m: &Metrics, operations: &CountingFs) -> String {
         &m.service_timeouts,
     );
     t.counter("frontend_receiver_bytes", "Body bytes received from clients.", &m.body_bytes);
+    t.admission(frontend.admission());
     let c = &server.counters;
     t.counter("velociraptor_jobs_total", "Messages stored.", &c.jobs);
     t.counter(

@@ -6,6 +6,7 @@
 
 mod fleet;
 mod gui;
+mod memory;
 mod metrics;
 pub mod offline;
 mod revoked;
@@ -30,7 +31,7 @@ use crate::comms::server::{
 use crate::comms::tls::{self, Alpn, ClientAuth, ServerOptions};
 use crate::config::{Loaded, NodePlan, NodeRole, model};
 use crate::env::{Env, Side};
-use crate::frontend::{Clients, Frontend, Identity, Limits};
+use crate::frontend::{AdmissionLimits, Clients, Frontend, Identity, Limits};
 use crate::services::fleet::{Role, standing, term};
 use crate::services::{Options, Server, ServiceError};
 use crate::store::StoreRoot;
@@ -238,7 +239,7 @@ impl Node {
         if !minion {
             first_users(&server, c).await?;
         }
-        let frontend = frontend(loaded, server.clone())?;
+        let frontend = frontend(&env, loaded, server.clone())?;
         let mut node = Node {
             server: server.clone(),
             clients: ([0, 0, 0, 0], 0).into(),
@@ -256,6 +257,8 @@ impl Node {
         node.run(&env, Side::Frontend, server.clone().recruit(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, server.clone().watch_space(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, watch_store(frontend.clone(), node.stop.clone()).boxed());
+        let watch = memory::watch(host.clone(), frontend.clone(), node.stop.clone());
+        node.run(&env, Side::Frontend, watch.boxed());
         match &plan.role {
             NodeRole::Minion { master, identity } => {
                 node.follow(&env, loaded, master.clone(), identity, &frontend, &operations)?;
@@ -280,8 +283,8 @@ impl Node {
                 node.run(&env, Side::Gui, runner.boxed());
             }
         }
-        let metrics = node.serve_clients(&env, loaded, frontend).await?;
-        node.serve_monitoring(&env, c, metrics, operations).await?;
+        let metrics = node.serve_clients(&env, loaded, frontend.clone()).await?;
+        node.serve_monitoring(&env, c, metrics, frontend, operations).await?;
         tracing::info!(clients = %node.clients, api = ?node.api, gui = ?node.gui,
             node = server.options.node, role = plan.role_name(), epoch = server.epoch.name(),
             "frontend is up");
@@ -382,6 +385,7 @@ impl Node {
         env: &Env,
         c: &model::Config,
         clients: Arc<Metrics>,
+        frontend: Arc<Frontend>,
         operations: Arc<CountingFs>,
     ) -> anyhow::Result<()> {
         let at = address(
@@ -402,7 +406,7 @@ impl Node {
         };
         let (link, gui) = (self.link_metrics(), self.web.clone());
         let more = Arc::new(move || link() + &gui.as_ref().map(gui::metrics).unwrap_or_default());
-        let app = metrics::router(self.server.clone(), clients, operations, more);
+        let app = metrics::router(frontend, clients, operations, more);
         let handler = Arc::new(WebHandler::new(app));
         self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
         Ok(())
@@ -445,8 +449,19 @@ impl Node {
 }
 
 /// The frontend of `loaded`, for `server`.
-fn frontend(loaded: &Loaded, server: Arc<Server>) -> anyhow::Result<Arc<Frontend>> {
+fn frontend(env: &Env, loaded: &Loaded, server: Arc<Server>) -> anyhow::Result<Arc<Frontend>> {
     let c = &loaded.config;
+    let l = c.frontend.limits();
+    // A simulated run must not depend on the machine.
+    let cores = if env.net.simulated() { 4 } else { crate::env::real::cores() };
+    let defaults = AdmissionLimits::default();
+    let admission = AdmissionLimits {
+        slots: l.concurrency.map_or(2 * cores, |n| n as usize),
+        slot_wait: l.concurrency_timeout.min(defaults.slot_wait),
+        enrolments: l.enrollments_per_second,
+        client_bytes: l.per_client_upload_rate.unwrap_or(0),
+        memory: l.memory.unwrap_or(0),
+    };
     let older: Vec<String> = loaded.settings.rotation.old_private_keys.clone();
     let comms = Identity::new(&c.frontend.certificate, &c.frontend.private_key, &older)
         .map_err(anyhow::Error::msg)?;
@@ -458,6 +473,7 @@ fn frontend(loaded: &Loaded, server: Arc<Server>) -> anyhow::Result<Arc<Frontend
             total_bytes: loaded.settings.limits.packet_inflated_bytes as usize,
             ..Default::default()
         },
+        admission,
         ..Limits::default()
     };
     Ok(Frontend::new(server, comms, limits))

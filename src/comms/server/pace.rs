@@ -23,8 +23,10 @@ impl Pacer {
         Self { rate, burst, due: Mutex::new(None) }
     }
 
-    /// Reserves `n` bytes and says how long to wait for them. `None`, and
-    /// nothing reserved, if that is longer than `most`.
+    /// Reserves `n` bytes and says how long to wait for them. `None`, and nothing
+    /// reserved, if what was reserved before takes longer than `most`. Whoever asks
+    /// for more than `most` allows waits that long and goes; later ones wait for the
+    /// rest, so that the long-run rate holds and nobody is refused for ever.
     pub fn reserve(&self, n: u64, most: Duration) -> Option<Duration> {
         if self.rate == 0 {
             return Some(Duration::ZERO);
@@ -33,13 +35,13 @@ impl Pacer {
         let now = Instant::now();
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let free = now.checked_sub(time(self.burst)).unwrap_or(now);
-        let end = due.map_or(free, |d| d.max(free)) + time(n);
-        let wait = end.saturating_duration_since(now);
-        if wait > most {
+        let begin = due.map_or(free, |d| d.max(free));
+        if begin.saturating_duration_since(now) > most {
             return None;
         }
+        let end = begin + time(n);
         *due = Some(end);
-        Some(wait)
+        Some(end.saturating_duration_since(now).min(most))
     }
 }
 
@@ -55,11 +57,18 @@ mod tests {
         assert_eq!(p.reserve(5000, most), Some(Duration::ZERO));
         assert_eq!(p.reserve(3000, most), Some(Duration::from_secs(3)));
         assert_eq!(p.reserve(17_000, most), Some(Duration::from_secs(20)));
+        assert_eq!(p.reserve(1, most), Some(most));
         assert_eq!(p.reserve(1, most), None, "refused, not reserved");
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(p.reserve(1000, most), Some(Duration::from_secs(11)));
+        assert_eq!(p.reserve(1000, most), Some(Duration::from_millis(11_001)));
         tokio::time::advance(Duration::from_secs(600)).await;
         assert_eq!(p.reserve(6000, most), Some(Duration::from_secs(1)));
+        // More than anybody waits for: it goes, and what follows waits for it.
+        tokio::time::advance(Duration::from_secs(600)).await;
+        assert_eq!(p.reserve(65_000, most), Some(most));
+        assert_eq!(p.reserve(1, most), None);
+        tokio::time::advance(Duration::from_secs(41)).await;
+        assert_eq!(p.reserve(1000, most), Some(most));
         assert_eq!(Pacer::new(0, 0).reserve(u64::MAX, most), Some(Duration::ZERO));
     }
 }

@@ -425,8 +425,8 @@ impl Hunts {
 
     /// Hunts that run and should not any more, at `now` microseconds.
     pub(super) fn over(&self, now: u64) -> Vec<String> {
-        let over =
-            |h: &LiveHunt| h.hunt.state() == State::Running && (h.expired(now) || h.is_full(0));
+        let full = |h: &LiveHunt| h.is_full(0) && !self.sabotage.is(Mutant::NoHuntLimit);
+        let over = |h: &LiveHunt| h.hunt.state() == State::Running && (h.expired(now) || full(h));
         self.map.iter().filter(|(_, h)| over(h)).map(|(id, _)| id.clone()).collect()
     }
 }
