@@ -230,7 +230,7 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
 }
 
 /// What a master does for other processes.
-fn fleet(t: &mut Text, server: &Server) {
+fn fleet(t: &mut Text, server: &crate::services::Server) {
     let (all, living) = server.processes.count();
     let name = "velociraptor_fleet_processes";
     let _ = writeln!(t.0, "# HELP {name} Processes with files.\n# TYPE {name} gauge");
