@@ -257,6 +257,7 @@ fn difference(expected: &str, given: &str) -> Option<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use crate::cli::Globals;

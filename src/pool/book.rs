@@ -77,8 +77,7 @@ impl Book {
     /// What a client knows of a flow.
     pub fn flow(&self, client: &str, flow: &str) -> Option<Flow> {
         let page = lock(&self.clients).get(client)?.clone();
-        let found = lock(&page.flows).get(flow).cloned();
-        found
+        lock(&page.flows).get(flow).cloned()
     }
 
     /// Every flow every client knows.

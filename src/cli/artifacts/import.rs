@@ -123,6 +123,7 @@ async fn remotely(ctx: &Context, path: &str, found: &[Found]) -> anyhow::Result<
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use crate::cli::{Context, Globals};

@@ -162,6 +162,7 @@ impl Accessor for ZipFiles {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use vql::{Registry, Value};

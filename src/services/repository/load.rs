@@ -124,6 +124,7 @@ async fn text(env: &Env, path: &str) -> io::Result<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use crate::env::real;
