@@ -418,7 +418,7 @@ async fn decision(
             org.state().open_flow(&d.client_id, &o, context, reports, pin.clone());
         }
         Some(DecisionKind::SettledFlow(s)) => {
-            org.state().settled_flow(&d.client_id, &s.flow_id, d.time);
+            org.state().settled_flow(&d.client_id, &s.flow_id, d.time, s.goes_on);
         }
         Some(DecisionKind::SettledEvents(s)) => {
             let key = EventKey {

@@ -116,9 +116,10 @@ impl Server {
         if !unchanged {
             return Ok(()); // more came meanwhile: settle again later
         }
-        let kind = Kind::SettledFlow(SettledFlow { flow_id: flow.clone() });
+        let goes_on = !f.over();
+        let kind = Kind::SettledFlow(SettledFlow { flow_id: flow.clone(), goes_on });
         let at = self.decide_alone(org, client, "", kind).await?;
-        org.state().settled_flow(client, flow, at);
+        org.state().settled_flow(client, flow, at, goes_on);
         if f.kept_parts && f.uploads_complete() {
             super::part_uploads::forget(self, &org.id, client, flow).await;
         }

@@ -417,16 +417,18 @@ impl OrgState {
 
     /// The flow's part so far is in stock files, since `at`, microseconds: only
     /// what was sent is remembered.
-    pub fn settled_flow(&mut self, client: &str, flow: &str, at: u64) {
+    ///
+    /// Whether it was over is in the record: when that is read back, the reports that
+    /// said so may be gone.
+    pub fn settled_flow(&mut self, client: &str, flow: &str, at: u64, goes_on: bool) {
         let key = (client.to_owned(), flow.to_owned());
-        let Some(f) = self.flows.remove(&key) else { return };
+        if let Some(f) = self.flows.remove(&key) {
+            self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments().cloned(), at);
+        }
         // One that goes on keeps its task.
-        if f.over()
-            && let Some(c) = self.clients.get_mut(client)
-        {
+        if !goes_on && let Some(c) = self.clients.get_mut(client) {
             c.queue.ended(flow);
         }
-        self.tombstones.bury(Buried::Flow(key), f.hashes(), f.segments().cloned(), at);
     }
 
     /// The file that was begun last for this set of events is there, since `at`,

@@ -235,7 +235,7 @@ impl<'a> Fold<'a> {
                 org.open_flow(client, o, None, BTreeMap::new(), pin.clone());
             }
             Some(DecisionKind::SettledFlow(s)) => {
-                org.settled_flow(client, &s.flow_id, d.time);
+                org.settled_flow(client, &s.flow_id, d.time, s.goes_on);
                 let key = (client.to_owned(), s.flow_id.clone());
                 self.first.remove(&(d.org_id.clone(), key));
             }
