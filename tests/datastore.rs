@@ -66,13 +66,13 @@ async fn events(tree: &Tree, client: &str) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_killed_is_in_stock_files_after_settle_and_goes_on_afterwards() {
     let size = 24 << 20;
-    let mut c = Cluster::slow(2 << 20);
+    let mut c = Cluster::slow(1 << 20);
     c.agent(&[1, 2, 0], "https");
     let client = c.clients(1).remove(0);
     let source = c.path("source.bin");
     noise(&source, size);
     c.define("Custom.Rows", "SELECT _value AS I FROM range(start=0, end=5000, step=1)");
-    c.define("Custom.Slow", &SLOW.replace("END", "80").replace("PAUSE", "150"));
+    c.define("Custom.Slow", &SLOW.replace("END", "80").replace("PAUSE", "400"));
     let upload = format!("SELECT upload(file='{}') AS Upload FROM scope()", source.display());
     c.define("Custom.Upload", &upload);
     c.query(
@@ -83,15 +83,17 @@ async fn what_was_killed_is_in_stock_files_after_settle_and_goes_on_afterwards()
     );
     let first = c.collect(&client, "Custom.Rows");
     c.finished(&client, &first);
-    let slow = c.collect(&client, "Custom.Slow");
-    let big = c.collect(&client, "Custom.Upload");
-    let amount = |c: &Cluster, flow: &str, what: &str| c.flow(&client, flow)?[what].as_u64();
-    c.until("some rows", |c| amount(c, &slow, "total_collected_rows").filter(|n| *n >= 2000));
-    c.until("some bytes", |c| amount(c, &big, "total_uploaded_bytes").filter(|n| *n >= 4 << 20));
+    // Before the rest, which is to run still when everything is killed.
     c.until("some events", |c| {
         let q = format!("SELECT E FROM monitoring(client_id='{client}', artifact='Custom.Ticks')");
         c.ask(&q).filter(|r| r.len() > 40)
     });
+    let slow = c.collect(&client, "Custom.Slow");
+    let amount = |c: &Cluster, flow: &str, what: &str| c.flow(&client, flow)?[what].as_u64();
+    c.until("some rows", |c| amount(c, &slow, "total_collected_rows").filter(|n| *n >= 2000));
+    // An agent reads the file at once: what it makes later waits behind it.
+    let big = c.collect(&client, "Custom.Upload");
+    c.until("some bytes", |c| amount(c, &big, "total_uploaded_bytes").filter(|n| *n >= 4 << 20));
 
     // Beside running servers only reading is allowed.
     let s = status(&c);
