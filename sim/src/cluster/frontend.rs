@@ -90,24 +90,42 @@ pub async fn serve(name: String, remote: Remote, env: impl Fn() -> Option<Env>) 
         let (tx, mut rx) = mpsc::unbounded_channel();
         remote.set(Some(tx));
         let mut fatal = node.fatal();
-        let stopped = loop {
+        let end = loop {
             let message = tokio::select! {
                 biased;
-                _ = fatal.wait_for(Option::is_some) => break None,
+                _ = fatal.wait_for(Option::is_some) => break End::Lost,
+                _ = node.displaced() => break End::Lost,
                 m = rx.recv() => m,
             };
             match message {
                 Some(Message::Call(call)) => drop(tokio::spawn(call(node.server.clone()))),
-                Some(Message::Stop(done)) => break Some(done),
-                None => break None,
+                Some(Message::Stop(done)) => break End::Stopped(done),
+                None => break End::Lost,
             }
         };
         remote.set(None);
-        node.stop().await;
-        let Some(done) = stopped else { continue };
-        let _ = done.send(());
-        std::future::pending::<()>().await;
+        match end {
+            End::Stopped(done) => {
+                node.stop().await;
+                let _ = done.send(());
+                return std::future::pending().await;
+            }
+            // Its service manager tries again: then it is refused as long as another
+            // one has its place.
+            End::Lost => {
+                node.abandon().await;
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        }
     }
+}
+
+/// Why a process ends that does not crash, as in `velociraptor frontend`.
+enum End {
+    /// It was asked to.
+    Stopped(oneshot::Sender<()>),
+    /// Another one has its place, or its master does not want it.
+    Lost,
 }
 
 async fn start(name: &str, env: Env) -> anyhow::Result<Node> {
