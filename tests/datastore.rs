@@ -100,7 +100,8 @@ async fn what_was_killed_is_in_stock_files_after_settle_and_goes_on_afterwards()
     let alive = s["processes"].as_array().unwrap().iter().filter(|p| p["state"] == "alive").count();
     assert_eq!(alive, 3, "{s}");
     let u = &s["unsettled"];
-    assert!(u["open_flows"].as_u64() >= Some(2) && u["partial_uploads"] == 1, "{s}");
+    // The upload's query may be over for the agent while its data is on the way.
+    assert!(u["open_flows"].as_u64() >= Some(1) && u["partial_uploads"] == 1, "{s}");
     assert!(u["event_rows"].as_u64() > Some(40), "{s}");
     let (code, _, said) = settle(&c);
     assert_eq!(code, Some(3), "{said}");
