@@ -28,13 +28,13 @@ mod full_tests;
 #[cfg(test)]
 mod history_tests;
 #[cfg(test)]
+mod old_agent_tests;
+#[cfg(test)]
 mod settle_tests;
 #[cfg(test)]
 mod survival_tests;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_old;
 
 pub use admit::{Admission, AdmissionLimits};
 pub use ingest::IngestError;
