@@ -126,6 +126,8 @@ mutants! {
     NoHuntLimit,
     /// Ends of flows of hunts are not read back from journals.
     ForgetHuntEnds,
+    /// What comes late of something deleted is kept.
+    UndeleteLate,
     /// Jitter comes from outside of the world.
     UnseededJitter,
 }

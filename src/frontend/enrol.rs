@@ -90,8 +90,16 @@ impl Frontend {
         let path = Client { org: &org.id, id: source };
         let key = StoredKey { pem: pem.as_bytes().to_vec(), enroll_time: now };
         // Created, never replaced: the content is a function of the id.
-        self.server.tree.create(&path.key(), &key).await.map_err(|e| e.to_string())?;
-        let kind = Kind::Enrol(Enrol { first_seen: now });
+        let new = self.server.tree.create(&path.key(), &key).await.map_err(|e| e.to_string())?;
+        // Another frontend's, or an earlier try's: that one tells its life.
+        let life = match new {
+            true => now,
+            false => match super::stored_key(&self.server, source, &org.id).await? {
+                Some((_, life)) => life,
+                None => return Err("its key has just been removed".into()),
+            },
+        };
+        let kind = Kind::Enrol(Enrol { first_seen: life });
         self.server.decide(org, source, "", kind).await.map_err(|e| e.to_string())?;
         self.peers.forget(source);
         tracing::info!(client = source, org = %org.id, "client enrolled");

@@ -162,6 +162,7 @@ impl Frontend {
             cipher,
             api_version: u32::MAX,
             key: self.identity.keys[0].public().clone(),
+            life: 0,
         };
         let opened = Opened {
             lists: lists.iter().cloned().map(Bytes::from).collect(),
@@ -218,7 +219,14 @@ impl Frontend {
             .open_flows_of(&who.org, &who.source, fresh.iter().map(|i| (&i.session, &i.name)))
             .await
             .map_err(|e| IngestError::Store(e.to_string()))?;
-        let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
+        let facts = PostFacts {
+            client: &who.source,
+            class,
+            received,
+            post,
+            cipher: who.cipher,
+            life: who.life,
+        };
         if self.server.env.sabotage.is(Mutant::RingBeforeCommit) {
             let early = Arc::new(Segment::of_path(""));
             who.org.state().note_post(&facts, &early);
@@ -228,8 +236,15 @@ impl Frontend {
         let mut effects = Vec::new();
         {
             let mut state = who.org.state();
-            state.note_post(&facts, &committed.segment);
-            for i in &mut fresh {
+            // Deleted while this was being committed: it is dropped, as it will be by
+            // whoever reads the journal.
+            let kept = state.admits(&facts);
+            if kept {
+                state.note_post(&facts, &committed.segment);
+            } else {
+                Counters::inc(&self.server.counters.dropped);
+            }
+            for i in fresh.iter_mut().filter(|_| kept) {
                 let len = i.raw.len() as u64;
                 i.job.extent = Extent { segment: committed.segment.clone(), offset: at, len };
                 at += len;
@@ -266,7 +281,14 @@ impl Frontend {
                 "{owed} bytes wait for the master, more than cluster.unreplicated_bytes allows"
             )));
         }
-        let facts = PostFacts { client: &who.source, class, received, post, cipher: who.cipher };
+        let facts = PostFacts {
+            client: &who.source,
+            class,
+            received,
+            post,
+            cipher: who.cipher,
+            life: who.life,
+        };
         let done = self.commit(who, &facts, remote, &mut incoming).await?;
         who.org.state().note_post(&facts, &done.segment);
         for i in &incoming {
@@ -398,6 +420,7 @@ impl Frontend {
             remote_addr: remote.to_owned(),
             post_hash: facts.post.to_vec(),
             cipher_hash: facts.cipher.to_vec(),
+            life: who.life,
             jobs: metas,
         };
         Ok((post, payload, spills))

@@ -200,19 +200,21 @@ impl Frontend {
     }
 }
 
-/// The stored key of a client.
+/// The stored key of a client, and when it was made, seconds.
 async fn stored_key(
     server: &Server,
     who: &str,
     org: &crate::services::ids::OrgId,
-) -> Result<Option<PublicKey>, String> {
+) -> Result<Option<(PublicKey, u64)>, String> {
     let key =
         crate::services::load::client_key(server, org, who).await.map_err(|e| e.to_string())?;
     match key {
         None => Ok(None),
         Some(k) => {
             let text = String::from_utf8_lossy(&k.pem).into_owned();
-            PublicKey::from_pem(&text).map(Some).map_err(|e| format!("stored key of {who}: {e}"))
+            let key =
+                PublicKey::from_pem(&text).map_err(|e| format!("stored key of {who}: {e}"))?;
+            Ok(Some((key, k.enroll_time)))
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Who {
     pub api_version: u32,
     /// Its enrolled key.
     pub key: PublicKey,
+    /// When that was made, seconds: tells its life from those that were deleted.
+    pub life: u64,
 }
 
 impl Who {
@@ -61,6 +63,9 @@ pub enum OpenError {
     /// The store did not answer whether the sender's key exists.
     #[error("client key: {0}")]
     Store(String),
+    /// What is stored of the sender is being deleted.
+    #[error("the client was deleted; it can enrol again soon")]
+    Deleted,
     /// There is too much to do.
     #[error("too much to do at the moment")]
     Busy,
@@ -106,6 +111,7 @@ impl Frontend {
             if opened.nonce != known.who.org.nonce {
                 return Err(OpenError::Nonce);
             }
+            self.check_alive(&known.who)?;
             return Ok(Sender::Proved(known.who.clone(), opened));
         }
         let keys = self.identity.keys.clone();
@@ -128,14 +134,26 @@ impl Frontend {
         let key = stored_key(&self.server, &source, &org.id).await.map_err(OpenError::Store)?;
         let cipher = hash(&cipher_id);
         match key {
-            Some(key) if session.verify(&key) => {
-                let who = Who { org, source, cipher, api_version, key };
+            Some((key, life)) if session.verify(&key) => {
+                let who = Who { org, source, cipher, api_version, key, life };
+                self.check_alive(&who)?;
                 let known = Known { keys: session.keys.clone(), who: who.clone() };
                 self.peers.set_inbound(cipher_id, Arc::new(known));
                 Ok(Sender::Proved(who, opened))
             }
             key => Ok(Sender::Stranger { org, client, wrong_key: key.is_some(), session, opened }),
         }
+    }
+
+    /// Whether the client was deleted since it enrolled: it is not heard until its
+    /// key is gone, and then enrols again. A minion knows as soon as its master tells;
+    /// what comes before that is dropped there.
+    fn check_alive(&self, who: &Who) -> Result<(), OpenError> {
+        if who.org.state().clients.deleted.enrolled(&who.source, who.life) {
+            return Ok(());
+        }
+        self.peers.forget(&who.source);
+        Err(OpenError::Deleted)
     }
 
     /// Runs `work` here when it is small, on the CPU pool otherwise.

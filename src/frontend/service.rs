@@ -24,7 +24,7 @@ pub(super) fn refusal(e: &OpenError) -> Answer {
     let code = match e {
         OpenError::Empty => 406,
         OpenError::Envelope(_) | OpenError::Nonce | OpenError::Source(_) => 403,
-        OpenError::Store(_) | OpenError::Busy | OpenError::Interrupted => 500,
+        OpenError::Store(_) | OpenError::Deleted | OpenError::Busy | OpenError::Interrupted => 500,
     };
     Answer::Status(code, e.to_string())
 }

@@ -153,6 +153,17 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
         "Messages whose place was taken; kept aside.",
         &c.conflicts,
     );
+    let deleted = server.orgs().iter().map(|o| o.state().clients.deleted.len()).sum::<usize>();
+    t.gauge(
+        "velociraptor_deleted_remembered",
+        "Clients, flows and hunts of which it is remembered that they were deleted.",
+        deleted as u64,
+    );
+    t.counter(
+        "velociraptor_deleted_dropped_total",
+        "POSTs and messages of deleted clients and flows.",
+        &c.dropped,
+    );
     t.counter("velociraptor_ignored_total", "Messages nobody stores.", &c.ignored);
     t.counter(
         "velociraptor_quarantined_total",

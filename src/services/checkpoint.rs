@@ -8,8 +8,9 @@
 use std::sync::Weak;
 
 use prost::Message;
-use velociraptor_proto::journal::{Checkpoint, PostRing};
+use velociraptor_proto::journal::{Checkpoint, Deleted, PostRing};
 
+use super::deleted::DeadClient;
 use super::ids::OrgId;
 use super::server::{Server, ServiceError, fleet_dir};
 use super::state::to_hash;
@@ -25,9 +26,35 @@ fn path(server: &Server, node: &str) -> String {
 
 /// Writes this node's checkpoint.
 pub(super) async fn write(server: &Server) -> Result<(), ServiceError> {
-    let mut rings = Vec::new();
+    let (mut rings, mut deleted) = (Vec::new(), Vec::new());
+    let forgotten = server.env.clock.micros().saturating_sub(super::deleted::KEPT);
     for org in server.orgs() {
-        let state = org.state();
+        let mut state = org.state();
+        state.clients.deleted.expire(forgotten);
+        let org_id = org.id.id();
+        let known = &state.clients.deleted;
+        deleted.extend(known.clients().map(|(client, d)| Deleted {
+            org_id: org_id.to_owned(),
+            client_id: client.clone(),
+            time: d.at,
+            life: d.lives.iter().copied().collect(),
+            lives_again: d.lives_again,
+            since: d.since.iter().cloned().collect(),
+            ..Default::default()
+        }));
+        deleted.extend(known.hunts().map(|(hunt, time)| Deleted {
+            org_id: org_id.to_owned(),
+            hunt_id: hunt.clone(),
+            time,
+            ..Default::default()
+        }));
+        deleted.extend(known.flows().map(|((client, flow), time)| Deleted {
+            org_id: org_id.to_owned(),
+            client_id: client.clone(),
+            flow_id: flow.clone(),
+            time,
+            ..Default::default()
+        }));
         for (id, c) in state.clients.iter() {
             for (class, ring) in c.rings() {
                 let gone = ring.without_record();
@@ -46,7 +73,7 @@ pub(super) async fn write(server: &Server) -> Result<(), ServiceError> {
             }
         }
     }
-    let data = Checkpoint { rings }.encode_to_vec();
+    let data = Checkpoint { rings, deleted }.encode_to_vec();
     let tmp = server.tree.temp(StoreKind::Files);
     let at = path(server, &server.options.node);
     let done = crate::env::fs::replace(&*server.env.fs, &tmp, &at, &data).await;
@@ -67,6 +94,28 @@ pub(super) async fn read(server: &Server) -> Result<(), ServiceError> {
             );
             continue;
         };
+        for d in c.deleted {
+            let Some(org) = server.org(&OrgId::new(d.org_id.as_str())) else { continue };
+            let mut state = org.state();
+            let deleted = &mut state.clients.deleted;
+            if !d.hunt_id.is_empty() {
+                deleted.delete_hunt(&d.hunt_id, d.time, None);
+                continue;
+            }
+            if !d.flow_id.is_empty() {
+                deleted.delete_flow((d.client_id, d.flow_id), d.time, None);
+                continue;
+            }
+            let dead = DeadClient {
+                at: d.time,
+                lives: d.life.into_iter().collect(),
+                lives_again: d.lives_again,
+                since: d.since.into_iter().collect(),
+            };
+            deleted.remember(&d.client_id, dead);
+            // What was loaded may be older.
+            state.clients.remove_dead(&d.client_id);
+        }
         for ring in c.rings {
             let Some(org) = server.org(&OrgId::new(ring.org_id.as_str())) else { continue };
             let mut state = org.state();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use velociraptor_proto::journal::PostClass;
 use velociraptor_proto::proto::{AgentInformation, ApiClient, ClientInfo, Uname};
 
+use super::deleted::Deleted;
 use super::flows::job::Hash;
 use super::tasks::Queue;
 use crate::store::journal::Segment;
@@ -130,6 +131,10 @@ pub struct Clients {
     pub dirty: bool,
     /// Clients with tasks that came from files of the stock queue.
     pub with_files: BTreeSet<String>,
+    /// What was deleted and may still be heard of.
+    pub deleted: Deleted,
+    /// What is said of a client that was deleted goes here, and nowhere.
+    nobody: Client,
 }
 
 impl Clients {
@@ -143,12 +148,28 @@ impl Clients {
         self.map.get_mut(id)
     }
 
-    /// The client, made if it is new.
+    /// The client, made if it is new. Of one that was deleted and has not enrolled
+    /// since nothing is kept.
     pub fn entry(&mut self, id: &str) -> &mut Client {
+        if self.deleted.is_gone(id) {
+            self.nobody = Client::default();
+            return &mut self.nobody;
+        }
         self.map.entry(id.to_owned()).or_insert_with(|| Client {
             info: ClientInfo { client_id: id.to_owned(), ..Default::default() },
             ..Default::default()
         })
+    }
+
+    /// Forgets the record of a client if it is of a life that is over. One that is
+    /// newer than the deletion shows that the client lives again.
+    pub fn remove_dead(&mut self, id: &str) {
+        let life = self.map.get(id).map_or(0, |c| c.info.first_seen_at);
+        if (life > 0 && self.deleted.is_over(id, life)) || (life == 0 && self.deleted.is_gone(id)) {
+            self.remove(id);
+        } else if life > 0 {
+            self.deleted.enrolled(id, life);
+        }
     }
 
     /// Forgets a client.

@@ -34,6 +34,9 @@ impl Server {
     /// Notes what a check-in says.
     pub fn note_check_in(&self, org: &Org, client: &str, c: &CheckIn) {
         let mut state = org.state();
+        if state.clients.deleted.is_gone(client) {
+            return;
+        }
         let client = state.clients.entry(client);
         client.info.ping = client.info.ping.max(c.time);
         client.info.ip_address.clone_from(&c.remote);
@@ -48,6 +51,9 @@ impl Server {
         self.take_back(org, source, None).await;
         let (new, lost) = {
             let mut state = org.state();
+            if state.clients.deleted.is_gone(source) {
+                return;
+            }
             state.hunts.look_at(source);
             let client = state.clients.entry(source);
             let new = client.info.last_interrogate_flow_id.is_empty() && !client.interrogating;
@@ -112,6 +118,9 @@ impl Server {
         let now = self.env.clock.micros();
         let (mut batch, claim) = {
             let mut state = org.state();
+            if state.clients.deleted.is_gone(source) {
+                return vec![];
+            }
             let client = state.clients.entry(source);
             let can_ask = client.can_ask();
             let cap = match self.env.sabotage.is(Mutant::NoFlowCap) {

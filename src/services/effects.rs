@@ -71,6 +71,7 @@ impl Server {
         let c = &self.counters;
         match effect {
             Effect::Duplicate => Counters::inc(&c.duplicates),
+            Effect::Dropped => Counters::inc(&c.dropped),
             Effect::Conflict(_) => Counters::inc(&c.conflicts),
             Effect::Ignored => Counters::inc(&c.ignored),
             _ => {}

@@ -50,6 +50,9 @@ impl Server {
                 last_snapshot = tokio::time::Instant::now();
                 self.snapshot_clients().await;
             }
+            if self.standing.may_decide() {
+                self.bury_again().await;
+            }
             if last_garbage.elapsed() >= GARBAGE {
                 last_garbage = tokio::time::Instant::now();
                 self.collect_garbage().await;
@@ -77,6 +80,7 @@ impl Server {
         let now = self.env.clock.micros();
         let hasty = self.env.sabotage.is(Mutant::SettleAtComplete);
         for org in self.orgs() {
+            let _alone = self.housekeeping.lock().await;
             let (dirty, announce, uploads, flows, events) = {
                 let state = org.state();
                 let pick = |f: &dyn Fn(&super::flows::LiveFlow) -> bool| -> Vec<FlowKey> {

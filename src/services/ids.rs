@@ -32,6 +32,21 @@ pub fn new_hunt_id(env: &Env) -> String {
     format!("H.{}", stamp(env))
 }
 
+/// When a flow was made, seconds, as its id says; `None` for ids of another form.
+pub fn flow_time(id: &str) -> Option<u64> {
+    let digits = id.strip_prefix("F.")?.as_bytes().get(..13)?;
+    let value = digits[..7].iter().try_fold(0u64, |n, d| {
+        let digit = match d {
+            b'0'..=b'9' => d - b'0',
+            b'A'..=b'V' => d - b'A' + 10,
+            _ => return None,
+        };
+        Some(n << 5 | u64::from(digit))
+    })?;
+    // Seven digits are 35 bits, of which 32 are the time.
+    Some(value >> 3)
+}
+
 /// A new organisation id, `O` and 4 digits.
 pub fn new_org_id(env: &Env) -> OrgId {
     let mut b = [0; 3];
@@ -84,6 +99,10 @@ mod tests {
         let digits = &id[2..];
         assert!(digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'V').contains(&b)), "{id}");
         assert_ne!(id, new_flow_id(&env));
+        let now = env.clock.unix();
+        assert!((now - 5..=now).contains(&flow_time(&id).unwrap()), "{id}");
+        assert_eq!(flow_time(&format!("{id}.H")), flow_time(&id));
+        assert!(flow_time("F.Monitoring").is_none() && flow_time("F.1").is_none());
     }
 
     #[test]

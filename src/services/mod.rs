@@ -9,6 +9,10 @@ pub mod clients;
 pub mod collect;
 pub mod compiler;
 pub mod complete;
+pub mod deleted;
+pub mod deletion;
+#[cfg(test)]
+mod deletion_tests;
 pub mod deliver;
 pub mod effects;
 pub mod event_view;
@@ -27,6 +31,7 @@ pub mod messages;
 pub mod monitoring;
 mod part_uploads;
 pub mod recover;
+pub mod removal;
 pub mod repository;
 pub mod server;
 pub mod sessions;

@@ -20,7 +20,7 @@ use crate::store::{StoreError, StoreKind, paths};
 const LIMIT: usize = 64 << 20;
 
 /// Where the parts of a flow are, below the directory of the fleet.
-fn folder(org: &OrgId, client: &str, flow: &str) -> String {
+pub(super) fn folder(org: &OrgId, client: &str, flow: &str) -> String {
     let org = if org.is_root() { "root" } else { org.id() };
     format!("partial/{org}/{client}/{flow}")
 }

@@ -19,7 +19,7 @@ use super::fleet::{Applied, Proc, Role, Step, facts_of, is_fact, seen_position};
 use super::flows::job;
 use super::handover::RecoveredPost;
 use super::ids::OrgId;
-use super::server::{Org, Server, ServiceError};
+use super::server::{Counters, Org, Server, ServiceError};
 use super::state::Effect;
 use crate::env::Mutant;
 use crate::store::StoreError;
@@ -63,6 +63,11 @@ pub async fn recover(server: &Arc<Server>, found: &[Listed]) -> Result<(), Servi
     }
     // Of what the rest tells of tasks in files, only what still lies there counts.
     server.find_offers().await?;
+    let now = server.env.clock.micros();
+    for org in server.orgs() {
+        // An earlier master may have written what a later decision removed.
+        org.state().clients.deleted.suspect_recent(now);
+    }
     open(server, !masters.is_empty()).await?;
     replay.rest().await?;
     cover(server, &masters);
@@ -293,6 +298,10 @@ impl Replay<'_> {
                 }
                 let Some(org) = org(&post.org_id) else { return Ok(()) };
                 let facts = facts_of(post);
+                if !org.state().admits(&facts) {
+                    Counters::inc(&server.counters.dropped);
+                    return Ok(());
+                }
                 let skip = noted.unwrap_or_default();
                 let jobs = server.jobs_of(p, post, f);
                 if !server.env.sabotage.is(Mutant::RingNotRecovered) {

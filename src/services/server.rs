@@ -155,6 +155,8 @@ pub struct Counters {
     pub duplicates: AtomicU64,
     /// Jobs whose place was taken by other content.
     pub conflicts: AtomicU64,
+    /// POSTs and jobs of clients and flows that were deleted.
+    pub dropped: AtomicU64,
     /// Jobs that nobody stores.
     pub ignored: AtomicU64,
     /// Jobs that can never be stored, kept in quarantine.
@@ -231,6 +233,8 @@ pub struct Server {
     pub counters: Counters,
     /// What recruits for hunts.
     pub recruitment: Recruitment,
+    /// Held while files with stock names are made or removed in the background.
+    pub housekeeping: tokio::sync::Mutex<()>,
     /// Users and their rights.
     pub users: Users,
     /// Artifact definitions of the root organisation.
@@ -309,6 +313,7 @@ impl Server {
             wakes: Default::default(),
             counters: Counters::default(),
             recruitment: Recruitment::default(),
+            housekeeping: tokio::sync::Mutex::default(),
             users: Users::new(
                 Tree::new(&env, root),
                 options.reserved_users.iter().cloned(),
@@ -579,6 +584,7 @@ impl Server {
         let flow = match &kind {
             decision::Kind::Cancel(c) => Some(c.flow_id.clone()),
             decision::Kind::FailFlow(f) => Some(f.flow_id.clone()),
+            decision::Kind::DeleteFlow(f) => Some(f.flow_id.clone()),
             _ => None,
         };
         let _closed = match flow {
@@ -598,10 +604,13 @@ impl Server {
         kind: decision::Kind,
     ) -> Result<u64, CommitError> {
         self.sure(false)?;
+        // What is decided about a client after it was deleted is told from what was
+        // decided before by its time.
+        let deleted = org.state().clients.deleted.when(client);
         let d = Decision {
             org_id: org.id.id().to_owned(),
             client_id: client.to_owned(),
-            time: self.env.clock.micros(),
+            time: self.env.clock.micros().max(deleted + 1),
             principal: principal.to_owned(),
             kind: Some(kind),
             // Filled in when it is written.

@@ -62,6 +62,7 @@ impl Server {
         told: Told<'_>,
     ) -> Result<Settled, ServiceError> {
         self.bury_all();
+        self.bury_again().await;
         // What no minion has taken is queued; what one has may have been sent.
         self.take_all_back().await;
         let mut done = Settled::default();

@@ -46,6 +46,8 @@ pub struct PostFacts<'a> {
     pub post: Hash,
     /// The session cipher that carried it.
     pub cipher: Hash,
+    /// When the key that proved it was made, seconds; 0: not known.
+    pub life: u64,
 }
 
 /// Something the services must act on after a record was applied.
@@ -67,6 +69,8 @@ pub enum Effect {
     Ignored,
     /// Known already.
     Duplicate,
+    /// Of something that was deleted.
+    Dropped,
 }
 
 /// Whether a message was taken before.
@@ -139,6 +143,28 @@ impl OrgState {
         }
     }
 
+    /// Whether a POST is of a client's present life. Asked before it is applied.
+    pub fn admits(&mut self, p: &PostFacts<'_>) -> bool {
+        let kept = self.clients.deleted.admits(p.client, p.life, p.received);
+        kept || self.sabotage.is(Mutant::UndeleteLate)
+    }
+
+    /// Whether a flow was deleted: nothing of it is kept any more.
+    pub fn is_deleted(&self, client: &str, flow: &str) -> bool {
+        self.clients.deleted.has_flow(client, flow) && !self.sabotage.is(Mutant::UndeleteLate)
+    }
+
+    /// Something came for a flow that was deleted. All that counts is that its client
+    /// has it, or is done with it: its cancel waits for that.
+    fn note_of_deleted(&mut self, p: &PostFacts<'_>, session: &Session, job: &Job) {
+        let queue = &mut self.clients.entry(p.client).queue;
+        match &job.message.flow_stats {
+            Some(stats) if super::flows::is_unknown(stats) => queue.forget(&session.flow),
+            Some(stats) if stats.flow_complete => queue.forget(&session.flow),
+            _ => queue.evidence(&session.flow, p.received),
+        }
+    }
+
     /// Remembers a committed POST; `at` holds its record.
     pub fn note_post(&mut self, p: &PostFacts<'_>, at: &Arc<Segment>) {
         self.clients.entry(p.client).ring(p.class).push(p.post, p.received, Arc::downgrade(at));
@@ -147,6 +173,10 @@ impl OrgState {
     /// Applies one committed job. `name` is the readable query or event name.
     pub fn apply_job(&mut self, p: &PostFacts<'_>, job: &Job, name: &str) -> Effect {
         let session = Session::parse(&job.message.session_id);
+        if self.is_deleted(p.client, &session.flow) {
+            self.note_of_deleted(p, &session, job);
+            return Effect::Dropped;
+        }
         match session.flow.as_str() {
             MONITORING => self.apply_monitoring(p, job, name),
             STATUS => Effect::Ignored,
@@ -239,6 +269,9 @@ impl OrgState {
         rows: &Bytes,
         extent: Extent,
     ) {
+        if self.clients.deleted.is_gone(client) {
+            return;
+        }
         let key = EventKey {
             client: client.to_owned(),
             artifact: artifact.to_owned(),
@@ -256,10 +289,20 @@ impl OrgState {
     /// Applies a decision.
     pub fn apply_decision(&mut self, d: &Decision, pin: &Arc<Segment>) {
         let client = d.client_id.as_str();
+        let about_itself = matches!(&d.kind, Some(Kind::Enrol(_) | Kind::DeleteClient(_)));
+        if !about_itself && self.clients.deleted.precedes(client, d.time) {
+            return;
+        }
         match &d.kind {
             Some(Kind::Schedule(s)) => {
                 if self.is_repeated(client, s) {
                     return;
+                }
+                if let Some(c) = &s.context {
+                    self.clients.deleted.scheduled(client, &c.session_id);
+                    if self.is_deleted(client, &c.session_id) {
+                        return;
+                    }
                 }
                 self.schedule(client, s, pin);
                 self.hunts.scheduled(client, s, pin);
@@ -310,6 +353,9 @@ impl OrgState {
                 }
             }
             Some(Kind::Enrol(e)) => {
+                if !self.clients.deleted.enrolled(client, e.first_seen) {
+                    return;
+                }
                 let c = self.clients.entry(client);
                 if c.info.first_seen_at == 0 {
                     c.info.first_seen_at = e.first_seen;
@@ -335,8 +381,10 @@ impl OrgState {
                 self.hunts.look_at(client);
                 self.touch_clients(pin);
             }
-            Some(Kind::DeleteClient(_)) => {
-                self.clients.remove(client);
+            Some(Kind::DeleteClient(gone)) => {
+                let lives = gone.life.iter().copied();
+                self.clients.deleted.delete_client(client, d.time, lives, Some(pin));
+                self.clients.remove_dead(client);
                 self.flows.retain(|k, _| k.0 != client);
                 self.events.remove_client(client);
                 self.tombstones.remove_client(client);
@@ -352,6 +400,19 @@ impl OrgState {
                 let hashes = f.hashes.chunks(16).map(to_hash).collect();
                 let (name, pin) = (f.name.clone(), pin.clone());
                 self.events.filing.insert(key, Filing { name, hashes: Arc::new(hashes), pin });
+            }
+            Some(Kind::DeleteFlow(f)) => {
+                let key = (client.to_owned(), f.flow_id.clone());
+                self.flows.remove(&key);
+                self.tombstones.remove_flow(&key);
+                self.clients.deleted.delete_flow(key, d.time, Some(pin));
+            }
+            Some(Kind::DeleteHuntFlows(h)) => {
+                let id = h.hunt_id.as_str();
+                let of_hunt = |k: &FlowKey| super::hunts::hunt_of_flow(&k.1).as_deref() == Some(id);
+                self.flows.retain(|k, _| !of_hunt(k));
+                self.tombstones.remove_flows(of_hunt);
+                self.clients.deleted.delete_hunt(id, d.time, Some(pin));
             }
             Some(
                 Kind::OpenFlow(_)
@@ -411,6 +472,9 @@ impl OrgState {
         reports: BTreeMap<String, FlowStats>,
         pin: Arc<Segment>,
     ) {
+        if self.clients.deleted.is_gone(client) || self.is_deleted(client, &o.flow_id) {
+            return;
+        }
         let key = (client.to_owned(), o.flow_id.clone());
         self.flows.entry(key).or_insert_with(|| LiveFlow::opened(o, context, reports, pin));
     }

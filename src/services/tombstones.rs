@@ -112,6 +112,20 @@ impl Tombstones {
         self.take(&what).is_some()
     }
 
+    /// Forgets a flow.
+    pub fn remove_flow(&mut self, key: &FlowKey) {
+        self.take(&Buried::Flow(key.clone()));
+    }
+
+    /// Forgets flows.
+    pub fn remove_flows(&mut self, which: impl Fn(&FlowKey) -> bool) {
+        let of = |k: &&Buried| matches!(k, Buried::Flow(key) if which(key));
+        let theirs: Vec<Buried> = self.map.keys().filter(of).cloned().collect();
+        for what in theirs {
+            self.take(&what);
+        }
+    }
+
     /// Forgets everything of a client.
     pub fn remove_client(&mut self, client: &str) {
         let theirs: Vec<Buried> =

@@ -103,12 +103,11 @@ pub(super) fn register(r: &mut Registry) {
         |scope, args, emitter| async move { results(&scope, &args, &emitter).await },
     );
 
-    let sig =
-        Signature::new("hunt_delete", "Deletes a hunt; its collections are stopped and stay.")
-            .required("hunt_id", ArgType::String, "The hunt.")
-            .arg("really_do_it", ArgType::Bool, "Without it nothing is deleted, only listed.")
-            .arg("workers", ArgType::Int, "Accepted and ignored.")
-            .arg("archive", ArgType::Bool, "Hide it instead.");
+    let sig = Signature::new("hunt_delete", "Deletes a hunt and all that its collections brought.")
+        .required("hunt_id", ArgType::String, "The hunt.")
+        .arg("really_do_it", ArgType::Bool, "Without it files are only listed.")
+        .arg("workers", ArgType::Int, "Accepted and ignored.")
+        .arg("archive", ArgType::Bool, "Hide it instead.");
     r.plugin_async(
         sig,
         |scope, args, emitter| async move { delete(&scope, &args, &emitter).await },
@@ -343,33 +342,29 @@ async fn delete(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Err
     let session = Session::with(scope, Permission::ServerAdmin)?;
     let (server, org, who) = (&session.server, &session.org, &session.principal);
     let id = args.string("hunt_id")?;
-    let members = server.hunt_members(org, &id).map_err(failed)?;
-    let mut m = HuntMutation { hunt_id: id.clone(), ..Default::default() };
-    if args.bool("archive")? {
+    let hunt = server.hunt(org, &id, false);
+    let hunt = hunt.ok_or_else(|| Error::failed(format!("hunt {id} not found")))?;
+    let (really, archive) = (args.bool("really_do_it")?, args.bool("archive")?);
+    if really || archive {
+        let details = json!({ "hunt_id": id, "details": to_row(&hunt).map_err(Error::failed)? });
+        audit(server, org, who, "hunt_delete", details).await;
+    }
+    if archive {
+        let mut m = HuntMutation { hunt_id: id, ..Default::default() };
         m.set_state(State::Archived);
         return server.modify_hunt(org, who, &m).await.map_err(failed);
     }
-    let really = args.bool("really_do_it")?;
-    if really {
-        // Nobody is recruited from here on.
-        m.set_state(State::Stopped);
-        server.modify_hunt(org, who, &m).await.map_err(failed)?;
-    }
-    for (client, member) in members {
-        if really && member.end.is_none() {
-            server.cancel(org, &client, &member.flow, who).await.map_err(failed)?;
+    if !really {
+        for (client, member) in server.hunt_members(org, &id).map_err(failed)? {
+            let files = server.files_of_flow(org, &client, &member.flow).await;
+            super::deletion::flow_rows(emitter, files.map_err(failed)?).await?;
         }
-        let row = Dict::new()
-            .with("HuntId", id.clone())
-            .with("ClientId", client)
-            .with("FlowId", member.flow)
-            .with("really_do_it", really);
-        emitter.send(row).await?;
+        return Ok(());
     }
-    if really {
-        m.set_state(State::Deleted);
-        server.modify_hunt(org, who, &m).await.map_err(failed)?;
-        audit(server, org, who, "hunt_delete", json!({ "hunt_id": id })).await;
+    let (deletion, members) = server.begin_hunt_deletion(org, &id, who).await.map_err(failed)?;
+    for (client, member) in members {
+        let removed = server.delete_hunt_flow(&deletion, &client, &member.flow, who).await;
+        super::deletion::flow_rows(emitter, removed.map_err(failed)?).await?;
     }
-    Ok(())
+    server.finish_hunt(deletion, who).await.map_err(failed)
 }

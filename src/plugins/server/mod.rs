@@ -10,6 +10,7 @@ pub mod artifact;
 mod artifacts;
 mod clients;
 mod cluster;
+mod deletion;
 mod events;
 mod flows;
 mod guard;
@@ -35,6 +36,7 @@ pub fn register(registry: &mut Registry) {
     artifacts::register(registry);
     clients::register(registry);
     cluster::register(registry);
+    deletion::register(registry);
     events::register(registry);
     flows::register(registry);
     hunts::register(registry);

@@ -44,6 +44,7 @@ pub(in crate::services) fn facts_of(post: &Post) -> PostFacts<'_> {
         received: post.received,
         post: to_hash(&post.post_hash),
         cipher: to_hash(&post.cipher_hash),
+        life: post.life,
     }
 }
 
@@ -216,6 +217,11 @@ impl Server {
             self.processes.positions.advance(&p.id, end);
             return Ok(());
         }
+        if !org.state().admits(&facts) {
+            Counters::inc(&self.counters.dropped);
+            self.processes.positions.advance(&p.id, end);
+            return Ok(());
+        }
         if org.state().clients.entry(facts.client).ring(facts.class).has(&facts.post) {
             Counters::inc(&self.counters.duplicates);
             self.note_repeats(p, end, vec![]).await?;
@@ -364,6 +370,8 @@ fn kind_of(d: &Decision) -> &'static str {
         Some(DecisionKind::ClientInfo(_)) => "client info",
         Some(DecisionKind::FailFlow(_)) => "fail flow",
         Some(DecisionKind::DeleteClient(_)) => "delete client",
+        Some(DecisionKind::DeleteFlow(_)) => "delete flow",
+        Some(DecisionKind::DeleteHuntFlows(_)) => "delete flows of a hunt",
         Some(DecisionKind::Opened(_)) => "opened",
         Some(DecisionKind::Repeats(_)) => "repeats",
         Some(DecisionKind::SetHunt(_)) => "hunt",

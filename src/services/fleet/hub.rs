@@ -16,6 +16,7 @@ use velociraptor_proto::fleet::{
 };
 
 use crate::cluster::{Downlink, FromMaster, FromMinion, MasterSide, Process};
+use crate::services::deleted::DeadClient;
 use crate::services::deliver::CheckIn;
 use crate::services::flows::job::Hash;
 use crate::services::ids::OrgId;
@@ -127,6 +128,15 @@ fn id(p: &Process) -> ProcessId {
     ProcessId::new(p.node.as_str(), p.epoch.as_str())
 }
 
+fn forget(org: &Org, client: &str, dead: Option<&DeadClient>) -> Forget {
+    Forget {
+        org_id: org.id.id().to_owned(),
+        client_id: client.to_owned(),
+        time: dead.map_or(0, |d| d.at),
+        life: dead.map(|d| d.lives.iter().copied().collect()).unwrap_or_default(),
+    }
+}
+
 impl Hub {
     /// For `server`, the master of this `term`.
     pub fn new(server: Arc<Server>, journals: Arc<dyn Journals>, term: u64) -> Arc<Self> {
@@ -155,6 +165,17 @@ impl Hub {
             nonce: o.nonce.clone(),
         };
         Orgs { orgs: orgs.iter().map(fact).collect() }
+    }
+
+    /// Everybody who was deleted, as a minion is told that may not know.
+    fn deleted(&self) -> Vec<Forget> {
+        let mut all = Vec::new();
+        for org in self.server.orgs() {
+            let state = org.state();
+            let dead = state.clients.deleted.clients();
+            all.extend(dead.map(|(client, d)| forget(&org, client, Some(d))));
+        }
+        all
     }
 
     /// Whether this process has been connected: what it has is asked of it first.
@@ -219,12 +240,11 @@ impl Hub {
     fn carry_out(&self, order: Order) {
         match order {
             Order::Recall(key) => self.recall(&key, None, None),
-            Order::Forget((org, client)) => self.tell_all(|| {
-                FromMaster::Forget(Forget {
-                    org_id: org.id().to_owned(),
-                    client_id: client.clone(),
-                })
-            }),
+            Order::Forget((org, client)) => {
+                let Some(org) = self.server.org(&org) else { return };
+                let frame = forget(&org, &client, org.state().clients.deleted.get(&client));
+                self.tell_all(|| FromMaster::Forget(frame.clone()));
+            }
         }
     }
 
@@ -484,8 +504,17 @@ impl MasterSide for Hub {
             }
             self.journals.streamed(&process, true);
             if let Some(hub) = self.me.upgrade() {
-                self.server.env.spawn(hub.pump(process.clone(), out, rx));
+                self.server.env.spawn(hub.pump(process.clone(), out.clone(), rx));
             }
+            let deleted = self.deleted();
+            self.server.env.spawn(async move {
+                for frame in deleted {
+                    if out.send(FromMaster::Forget(frame)).await.is_err() {
+                        // Its next stream begins with all of them again.
+                        return;
+                    }
+                }
+            });
             let applied = self.journals.position(&process);
             tracing::info!(node = %process, ?applied, "a minion has joined");
             Ok(Welcome {

@@ -2,19 +2,19 @@
 //! says how it is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use velociraptor_proto::fleet::{
     Hello, NodeStats, OrgFact, Orgs, Refused, SessionChange, UpBeat, Welcome,
 };
 
 use super::relay::Relay;
+use super::seen_term;
 use super::status::own_stats;
 use crate::cluster::{FromMaster, MinionSide};
 use crate::services::ids::OrgId;
-use crate::services::server::Server;
+use crate::services::server::{Server, fleet_dir};
 use crate::services::sessions::Key;
 use crate::services::state::to_hash;
 
@@ -30,8 +30,9 @@ pub struct Minion {
     relay: Arc<Relay>,
     probe: Probe,
     forget: Forgetter,
-    /// Highest term of a master seen.
-    term: AtomicU64,
+    /// Highest term of a master that this node has seen; `None`: its file was not
+    /// read yet.
+    term: Mutex<Option<u64>>,
     /// Why this process must end, once that is so.
     fatal: watch::Sender<Option<String>>,
 }
@@ -55,7 +56,7 @@ impl Minion {
             relay,
             probe,
             forget,
-            term: AtomicU64::new(0),
+            term: Mutex::default(),
             fatal: watch::Sender::new(None),
         })
     }
@@ -64,6 +65,46 @@ impl Minion {
     /// wanted.
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
         self.fatal.subscribe()
+    }
+
+    /// A master of `term` is here. It is refused if this node has seen a higher one,
+    /// also before it was restarted, and obeyed once that is noted durably.
+    async fn obey(&self, term: u64) -> Result<(), String> {
+        let (env, fleet) = (&self.server.env, fleet_dir(&self.server.tree.root));
+        let node = &self.server.options.node;
+        let mut known = self.term.lock().await;
+        let seen = match *known {
+            Some(seen) => seen,
+            None => seen_term::read(env, &fleet, node)
+                .await
+                .map_err(|e| format!("the term that this node has seen cannot be read: {e}"))?,
+        };
+        *known = Some(seen);
+        if term < seen {
+            return Err(format!(
+                "this master is of term {term}, and one of term {seen} has been here: it is deposed"
+            ));
+        }
+        if term > seen {
+            let noted = seen_term::write(env, &fleet, node, term).await;
+            noted.map_err(|e| format!("term {term} of this master cannot be noted: {e}"))?;
+            *known = Some(term);
+        }
+        Ok(())
+    }
+
+    /// A client was deleted: what proves an earlier life of it counts no more. `false`:
+    /// that was known.
+    fn learn_deleted(&self, key: &Key, at: u64, lives: Vec<u64>) -> bool {
+        let Some(org) = self.server.org(&key.0) else { return false };
+        let mut state = org.state();
+        let clients = &mut state.clients;
+        if clients.deleted.when(&key.1) >= at {
+            return false;
+        }
+        clients.deleted.delete_client(&key.1, at, lives, None);
+        clients.remove(&key.1);
+        true
     }
 
     fn learn(&self, orgs: &Orgs) {
@@ -87,14 +128,7 @@ impl MinionSide for Minion {
 
     fn welcome<'a>(&'a self, welcome: Welcome) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
-            let seen = self.term.fetch_max(welcome.term, Ordering::Relaxed);
-            if welcome.term < seen {
-                return Err(format!(
-                    "this master is of term {}, and one of term {seen} has been here: it is \
-                     deposed",
-                    welcome.term
-                ));
-            }
+            self.obey(welcome.term).await?;
             self.learn(&welcome.orgs.unwrap_or_default());
             self.relay.set_applied(welcome.applied.unwrap_or_default().into());
             let master = welcome.master.unwrap_or_default();
@@ -125,6 +159,10 @@ impl MinionSide for Minion {
                 FromMaster::Orgs(o) => self.learn(&o),
                 FromMaster::Forget(f) => {
                     let key = (OrgId::new(f.org_id.as_str()), f.client_id);
+                    if f.time > 0 && !self.learn_deleted(&key, f.time, f.life) {
+                        // It is told with each stream, and was carried out.
+                        return;
+                    }
                     self.relay.recall(&key, None, self.server.env.clock.micros());
                     (self.forget)(&key);
                     for reader in self.server.sessions.readers(&key.0, &key.1) {

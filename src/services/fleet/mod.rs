@@ -21,6 +21,7 @@ pub mod relay;
 mod release;
 mod role;
 pub mod running;
+mod seen_term;
 pub mod standing;
 pub mod status;
 mod table;

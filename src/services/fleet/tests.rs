@@ -138,10 +138,10 @@ async fn a_minion_refuses_a_master_of_a_lower_term() {
     let tmp = tempfile::tempdir().unwrap();
     let root = tmp.path().to_str().unwrap();
     let options = Options { role: Role::Minion, ..options("n", false) };
-    let server =
-        Server::open(crate::env::real::env(), StoreRoot::new(root, root), options).await.unwrap();
+    let server = Server::open(crate::env::real::env(), StoreRoot::new(root, root), options.clone());
+    let server = server.await.unwrap();
     let relay = Relay::new(Uplink::new(Default::default()));
-    let minion = Minion::new(server, relay.clone(), Arc::new(|_| {}), Arc::new(|_| {}));
+    let minion = Minion::new(server.clone(), relay.clone(), Arc::new(|_| {}), Arc::new(|_| {}));
     let applied = |offset| Some(velociraptor_proto::fleet::Position { file: 0, offset });
     let hello = |term, offset| Welcome { term, applied: applied(offset), ..Default::default() };
     minion.welcome(hello(5, 20)).await.unwrap();
@@ -152,6 +152,19 @@ async fn a_minion_refuses_a_master_of_a_lower_term() {
     minion.welcome(hello(6, 50)).await.unwrap();
     minion.welcome(hello(5, 60)).await.unwrap_err();
     assert_eq!(relay.applied().offset, 50);
+    // Another start of the node remembers.
+    server.settle_all().await;
+    drop((minion, server));
+    let server = Server::open(crate::env::real::env(), StoreRoot::new(root, root), options);
+    let relay = Relay::new(Uplink::new(Default::default()));
+    let side = (relay.clone(), Arc::new(|_: &mut _| {}), Arc::new(|_: &_| {}));
+    let minion = Minion::new(server.await.unwrap(), side.0, side.1, side.2);
+    let before = relay.applied();
+    let why = minion.welcome(hello(5, 70)).await.unwrap_err();
+    assert!(why.contains("term 5") && why.contains("term 6"), "{why}");
+    assert_eq!(relay.applied(), before);
+    minion.welcome(hello(6, 80)).await.unwrap();
+    assert_eq!(relay.applied().offset, 80);
 }
 
 #[tokio::test]

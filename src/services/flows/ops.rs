@@ -63,6 +63,10 @@ impl Server {
         if request.flow_id.is_empty() {
             request.flow_id = new_flow_id(&self.env);
         }
+        if org.state().clients.deleted.was_deleted_alone(&client, &request.flow_id) {
+            let text = format!("flow {} was deleted; its id is not used again", request.flow_id);
+            return Err(ServiceError::Invalid(text));
+        }
         let flow_id = request.flow_id.clone();
         request.creator = principal.to_owned();
         let now = self.env.clock.micros();
@@ -219,8 +223,12 @@ impl Server {
         flow: &str,
         names: &[String],
     ) -> Result<(), ServiceError> {
-        if org.state().flows.contains_key(&(client.to_owned(), flow.to_owned())) {
-            return Ok(());
+        {
+            let state = org.state();
+            let live = state.flows.contains_key(&(client.to_owned(), flow.to_owned()));
+            if live || state.is_deleted(client, flow) {
+                return Ok(());
+            }
         }
         let described =
             crate::services::recover::describe_stored(self, &org.id, client, flow, names).await?;
@@ -253,6 +261,9 @@ impl Server {
         let key = (client.to_owned(), flow.to_owned());
         {
             let state = org.state();
+            if state.is_deleted(client, flow) {
+                return Ok(None);
+            }
             if let Some(f) = state.flows.get(&key)
                 && let Some(mut c) = f.snapshot_with(
                     now,
@@ -314,6 +325,7 @@ impl Server {
                 .filter(|(_, f)| f.context.is_some())
                 .map(|(k, _)| k.1.clone()),
         );
+        ids.retain(|flow| !state.is_deleted(client, flow));
         Ok(ids.into_iter().rev().collect())
     }
 

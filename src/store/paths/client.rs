@@ -87,6 +87,11 @@ impl Client<'_> {
         DirPath::files(self.at(Any, &["artifacts", artifact]))
     }
 
+    /// Where exports of its flows are.
+    pub fn downloads(&self) -> DirPath {
+        DirPath::files(PathSpec::escaped(self.org, Any, &["downloads", self.id]))
+    }
+
     /// Where its event rows are, one directory per artifact.
     pub fn monitoring(&self) -> DirPath {
         DirPath::files(self.at(Any, &["monitoring"]))

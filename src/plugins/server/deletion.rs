@@ -1,0 +1,81 @@
+//! Deleting clients and flows.
+
+use serde_json::json;
+use velociraptor_proto::json::to_sparse_row;
+use vql::{ArgType, Args, Emitter, Error, Registry, Scope, Signature, Value};
+
+use super::session::{Session, failed};
+use crate::services::acl::Permission;
+use crate::services::audit::audit;
+use crate::services::removal::Removed;
+
+pub(super) fn register(r: &mut Registry) {
+    let sig = Signature::new(
+        "client_delete",
+        "Deletes a client and everything it sent. Its agent, if it still runs, enrols again.",
+    )
+    .required("client_id", ArgType::String, "The client.")
+    .arg("really_do_it", ArgType::Bool, "Without it the files are only listed.");
+    r.plugin_async(
+        sig,
+        |scope, args, emitter| async move { client(&scope, &args, &emitter).await },
+    );
+
+    let sig = Signature::new("delete_flow", "Deletes a collection and everything it brought.")
+        .required("flow_id", ArgType::String, "The collection.")
+        .required("client_id", ArgType::String, "The client.")
+        .arg("really_do_it", ArgType::Bool, "Without it the files are only listed.")
+        .arg("sync", ArgType::Bool, "Accepted and ignored: it is gone at once in any case.");
+    r.plugin_async(sig, |scope, args, emitter| async move { flow(&scope, &args, &emitter).await });
+}
+
+async fn client(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+    let session = Session::with(scope, Permission::ServerAdmin)?;
+    let (server, org, who) = (&session.server, &session.org, &session.principal);
+    let id = args.string("client_id")?;
+    let files = match args.bool("really_do_it")? {
+        false => server.files_of_client(org, &id).await,
+        true => {
+            let details = json!({ "client_id": id, "org_id": org.id.id() });
+            audit(server, org, who, "client_delete", details).await;
+            server.delete_client(org, &id, who).await
+        }
+    };
+    for f in files.map_err(failed)? {
+        let row = json!({
+            "client_id": id, "type": f.what, "vfs_path": f.path, "error": f.error,
+        });
+        emitter.send(Value::from_json_plain(row)).await?;
+    }
+    Ok(())
+}
+
+async fn flow(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+    let session = Session::with(scope, Permission::DeleteResults)?;
+    let (server, org, who) = (&session.server, &session.org, &session.principal);
+    let (client, flow) = (args.string("client_id")?, args.string("flow_id")?);
+    let files = match args.bool("really_do_it")? {
+        false => server.files_of_flow(org, &client, &flow).await,
+        true => {
+            let context = server.flow(org, &client, &flow).await.map_err(failed)?;
+            let context = context.as_ref().map(to_sparse_row).transpose();
+            let details = json!({
+                "client_id": client,
+                "flow_id": flow,
+                "flow": context.map_err(Error::failed)?,
+            });
+            audit(server, org, who, "delete_flow", details).await;
+            server.delete_flow(org, &client, &flow, who).await
+        }
+    };
+    flow_rows(emitter, files.map_err(failed)?).await
+}
+
+/// Files of a flow, as stock shows them.
+pub(super) async fn flow_rows(emitter: &Emitter, files: Vec<Removed>) -> Result<(), Error> {
+    for f in files {
+        let row = json!({ "type": f.what, "data": { "VFSPath": f.path }, "error": f.error });
+        emitter.send(Value::from_json_plain(row)).await?;
+    }
+    Ok(())
+}
