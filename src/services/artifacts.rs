@@ -42,7 +42,7 @@ impl Server {
         principal: &str,
         text: &str,
     ) -> Result<Arc<Artifact>, ServiceError> {
-        let artifact = custom::set(&self.tree, &org.id, &org.repository, text).await?;
+        let artifact = custom::set(&self.decided, &org.id, &org.repository, text).await?;
         let details = json!({ "artifact": artifact.name, "definition": text });
         audit(self, org, principal, "SetArtifact", details).await;
         Ok(artifact)

@@ -47,7 +47,7 @@ impl Server {
                 value: value.clone(),
             });
         }
-        self.tree.set(&path.metadata(), &all).await?;
+        self.decided.set(&path.metadata(), &all).await?;
         Ok(())
     }
 

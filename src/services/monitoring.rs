@@ -104,7 +104,7 @@ impl Server {
         }
         let before = org.monitoring.table().version;
         table.version = self.env.clock.nanos().max(before + 1);
-        self.tree.set(&paths::client_monitoring(&org.id), &table).await?;
+        self.decided.set(&paths::client_monitoring(&org.id), &table).await?;
         org.monitoring.with(|i| i.table = table);
         self.sessions.wake_all(&org.id);
         Ok(())

@@ -213,6 +213,9 @@ pub struct Server {
     pub options: Options,
     /// The stock datastore.
     pub tree: Tree,
+    /// The same, for objects that people decide about: a full store has room for them
+    /// as for decisions in the journal.
+    pub decided: Tree,
     /// This process's journal.
     pub journal: Journal,
     /// This process's epoch.
@@ -301,8 +304,10 @@ impl Server {
         let journal = Journal::start(&env, &fleet, me, options.journal.clone(), Some(stamp))
             .await
             .map_err(StoreError::from)?;
+        let tree = Tree::new(&env, root);
+        let decided = tree.for_decisions(journal.space_handle());
         let server = Arc::new(Self {
-            tree: Tree::new(&env, root.clone()),
+            tree,
             names: NameCipher::new(&options.obfuscation_nonce),
             log_errors: super::flows::LogErrors::new(options.collection_error_regex.as_deref()),
             journal,
@@ -315,7 +320,7 @@ impl Server {
             recruitment: Recruitment::default(),
             housekeeping: tokio::sync::Mutex::default(),
             users: Users::new(
-                Tree::new(&env, root),
+                decided.clone(),
                 options.reserved_users.iter().cloned(),
                 options.denied_permissions.clone(),
             ),
@@ -333,6 +338,7 @@ impl Server {
             started: env.clock.unix(),
             orders: OnceLock::new(),
             task_counter: AtomicU64::new(env.entropy.below(1 << 16)),
+            decided,
             env,
             options,
         });
@@ -491,7 +497,7 @@ impl Server {
             nonce: data_encoding::BASE64.encode(&nonce),
             ..Default::default()
         };
-        self.tree.set(&paths::org_record(id.id()), &record).await?;
+        self.decided.set(&paths::org_record(id.id()), &record).await?;
         let org = self.add_org(id, &record);
         self.load_monitoring(&org).await?;
         Ok(org)

@@ -10,6 +10,7 @@ use prost::{Message, Name};
 use velociraptor_proto::{json, proto};
 
 use super::escape;
+use super::journal::{Space, is_full};
 use super::path::PathType;
 use super::path::{DirPath, FilePath, ObjectPath, Org, PathError, PathSpec, StoreKind, StoreRoot};
 use super::paths;
@@ -72,6 +73,8 @@ pub struct Tree {
     pub root: StoreRoot,
     /// Largest object written, in bytes.
     pub max_object: usize,
+    /// Given up when an object has no room: for what people decide.
+    reserve: Option<Arc<Space>>,
     sabotage: Sabotage,
 }
 
@@ -158,7 +161,27 @@ impl Tree {
             entropy: env.entropy.clone(),
             root,
             max_object: MAX_WRITE,
+            reserve: None,
             sabotage: env.sabotage,
+        }
+    }
+
+    /// The same tree for objects that people decide about: on a full store they get
+    /// the room that was kept for decisions.
+    pub fn for_decisions(&self, space: Arc<Space>) -> Tree {
+        Tree { reserve: Some(space), ..self.clone() }
+    }
+
+    /// Does `work`, once more if there was no room and the reserve makes some.
+    async fn with_room<F>(&self, work: impl Fn() -> F) -> Result<(), StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
+        match (work().await, &self.reserve) {
+            (Err(StoreError::Io(e)), Some(space)) if is_full(&e) && space.met_full().await => {
+                work().await
+            }
+            (done, _) => done,
         }
     }
 
@@ -216,8 +239,11 @@ impl Tree {
         if data.len() > self.max_object {
             return Err(StoreError::TooLarge { path, size: data.len(), limit: self.max_object });
         }
-        self.record_long_names(&at.path).await?;
-        self.replace(StoreKind::Objects, &path, data).await
+        self.with_room(|| async {
+            self.record_long_names(&at.path).await?;
+            self.replace(StoreKind::Objects, &path, data).await
+        })
+        .await
     }
 
     /// Creates an object that must not exist yet; `false` when it does. Exactly
@@ -246,8 +272,12 @@ impl Tree {
 
     /// Replaces a small file of the file tree; durable when this returns.
     pub async fn set_file(&self, at: &FilePath, data: &[u8]) -> Result<(), StoreError> {
-        self.record_long_names(&at.0).await?;
-        self.replace(StoreKind::Files, &self.root.file(at)?, data).await
+        let path = self.root.file(at)?;
+        self.with_room(|| async {
+            self.record_long_names(&at.0).await?;
+            self.replace(StoreKind::Files, &path, data).await
+        })
+        .await
     }
 
     /// Reads a small file of the file tree.

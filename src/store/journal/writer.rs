@@ -231,6 +231,11 @@ impl Journal {
         &self.space
     }
 
+    /// The same, to be kept.
+    pub fn space_handle(&self) -> Arc<Space> {
+        self.space.clone()
+    }
+
     /// Bytes accepted and not yet committed.
     pub fn waiting_bytes(&self) -> usize {
         self.options.waiting_bytes.saturating_sub(self.room.available_permits())
