@@ -167,3 +167,34 @@ fn names_below(root: &std::path::Path, dirs: &[&str]) -> Vec<String> {
     }
     out
 }
+
+#[tokio::test]
+async fn what_people_decide_about_objects_has_room_on_a_full_store() {
+    let mut w = World::new();
+    let (env, disk) = Faulty::wrap(&w.env);
+    w.env = env;
+    let mut options = Options::default();
+    options.journal.reserve_bytes = RESERVE;
+    let c = w.start_with(options).await;
+    let (s, org) = server(&c);
+    let space = s.journal.space();
+    space.watch().await;
+    disk.leave(Some(0));
+    // What is written behind has none.
+    let table = crate::store::paths::client_snapshot(&org.id);
+    assert!(s.tree.set_file(&table, b"{}\n").await.is_err());
+    assert_eq!(space.held(), RESERVE);
+    let text = "name: Custom.Full\nsources:\n  - query: SELECT 1 FROM scope()\n";
+    s.set_artifact(&org, "me", text).await.unwrap();
+    assert_eq!(space.held(), 0, "it is given up");
+    s.users.create("someone").await.unwrap();
+    let table = ClientEventTable { version: 1, ..Default::default() };
+    s.set_monitoring(&org, table).await.unwrap();
+    assert_eq!(disk.faults(), Vec::<String>::new());
+    drop(c);
+    disk.leave(None);
+    let c = w.start().await;
+    let (s, org) = server(&c);
+    assert!(org.repository.get("Custom.Full").is_some());
+    assert!(s.users.get("someone").await.unwrap().is_some());
+}

@@ -24,6 +24,8 @@ use crate::crypto::{PrivateKey, PublicKey};
 use crate::services::Server;
 
 #[cfg(test)]
+mod deletion_tests;
+#[cfg(test)]
 mod full_tests;
 #[cfg(test)]
 mod history_tests;

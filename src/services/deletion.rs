@@ -81,6 +81,7 @@ impl Server {
             tokio::time::sleep(TICK).await;
         }
         self.take_back(org, client, None).await;
+        self.end_in_hunts(org, client).await?;
         let kind = Kind::DeleteClient(DeleteClient { life: lives.into_iter().collect() });
         self.decide(org, client, principal, kind).await?;
         self.order(Order::Forget((org.id.clone(), client.to_owned())));
@@ -92,6 +93,22 @@ impl Server {
         tracing::info!(org = %org.id, client, principal, "client deleted");
         self.tell_deleted(org, client, principal).await;
         removed
+    }
+
+    /// Nothing more will come for the hunts that wait for a client.
+    async fn end_in_hunts(&self, org: &Org, client: &str) -> Result<(), ServiceError> {
+        let open: BTreeSet<String> = {
+            let state = org.state();
+            let members = state.hunts.iter().filter_map(|(_, h)| h.members().get(client));
+            members.filter(|m| m.end.is_none()).map(|m| m.flow.clone()).collect()
+        };
+        for flow in open {
+            let mut context = self.flow(org, client, &flow).await?.unwrap_or_default();
+            context.set_state(State::Error);
+            context.status = "The client was deleted".into();
+            self.end_of_hunt_flow(org, client, &flow, &context).await?;
+        }
+        Ok(())
     }
 
     async fn tell_deleted(&self, org: &Org, client: &str, principal: &str) {

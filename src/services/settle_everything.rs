@@ -63,6 +63,14 @@ impl Server {
     ) -> Result<Settled, ServiceError> {
         self.bury_all();
         self.bury_again().await;
+        let left = |o: &Arc<Org>| {
+            let deleted = &o.state().clients.deleted;
+            !deleted.suspects().is_empty() || !deleted.open_hunts().is_empty()
+        };
+        if self.orgs().iter().any(left) {
+            let text = "files of something that was deleted could not be removed; see the log";
+            return Err(ServiceError::Invalid(text.into()));
+        }
         // What no minion has taken is queued; what one has may have been sent.
         self.take_all_back().await;
         let mut done = Settled::default();

@@ -71,10 +71,13 @@ async fn flow(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error
     flow_rows(emitter, files.map_err(failed)?).await
 }
 
-/// Files of a flow, as stock shows them.
+/// Files of a flow. Stock shows the members of its own structure, so their names are
+/// capitals, unlike those of `client_delete`.
 pub(super) async fn flow_rows(emitter: &Emitter, files: Vec<Removed>) -> Result<(), Error> {
-    for f in files {
-        let row = json!({ "type": f.what, "data": { "VFSPath": f.path }, "error": f.error });
+    for (i, f) in files.into_iter().enumerate() {
+        let row = json!({
+            "Id": i + 1, "Type": f.what, "Data": { "VFSPath": f.path }, "Error": f.error,
+        });
         emitter.send(Value::from_json_plain(row)).await?;
     }
     Ok(())

@@ -276,14 +276,84 @@ async fn hunts_are_made_changed_and_listed() {
         let (rows, log) = run(&reader, &text).await;
         assert!(rows == r#"[{"R":null}]"# && log.contains("START_HUNT"), "{text}: {log}");
     }
-    let (_, log) = run(&s, &format!("SELECT * FROM hunt_delete(hunt_id='{id}')")).await;
+    server.settle(crate::services::housekeeping::Settle::All).await;
+    let (listed, log) =
+        run(&s, &format!("SELECT Type, Data.VFSPath AS P FROM hunt_delete(hunt_id='{id}')")).await;
     assert_eq!(log, "");
+    let context = format!("/clients/{CLIENT}/collections/{flow}.json.db");
+    let want = format!(r#"{{"Type":"CollectionContext","P":"{context}"}}"#);
+    assert!(listed.contains(&want), "{listed}");
     assert_eq!(server.hunts(&server.root(), false, true).len(), 1, "only listed");
     let (rows, log) =
-        run(&s, &format!("SELECT FlowId FROM hunt_delete(hunt_id='{id}', really_do_it=TRUE)"))
-            .await;
-    assert_eq!(rows, format!(r#"[{{"FlowId":"{flow}"}}]"#), "{log}");
+        run(&s, &format!("SELECT * FROM hunt_delete(hunt_id='{id}', really_do_it=TRUE)")).await;
+    assert!(rows.contains(&context) && !rows.contains("os error"), "{rows} {log}");
+    let left = server.files_of_flow(&server.root(), CLIENT, &flow).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
     assert!(server.hunts(&server.root(), false, true).is_empty());
+    let gone = server.flow(&server.root(), CLIENT, &flow).await.unwrap();
+    assert!(gone.is_none(), "its collections go with it");
     stop.cancel();
     work.await.unwrap();
+}
+
+#[tokio::test]
+async fn deletions_ask_for_their_rights_and_list_what_stock_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let s = session(&server, "administrator");
+    let reader = session(&server, "reader");
+    for (text, right) in [
+        (format!("SELECT * FROM client_delete(client_id='{CLIENT}')"), "SERVER_ADMIN"),
+        (
+            format!("SELECT * FROM delete_flow(client_id='{CLIENT}', flow_id='F.1')"),
+            "DELETE_RESULTS",
+        ),
+        ("SELECT * FROM hunt_delete(hunt_id='H.1')".to_owned(), "SERVER_ADMIN"),
+    ] {
+        let (rows, log) = run(&reader, &text).await;
+        assert!(rows == "[]" && log.contains(right), "{text}: {log}");
+    }
+    let org = server.root();
+    let request = velociraptor_proto::proto::ArtifactCollectorArgs {
+        client_id: CLIENT.into(),
+        artifacts: vec!["Generic.Client.Info".into()],
+        ..Default::default()
+    };
+    let policy = crate::services::acl::Policy::super_user();
+    let flow = server.collect(&org, "mike", &policy, request).await.unwrap().flow_id;
+    server.settle(crate::services::housekeeping::Settle::All).await;
+    let query = |more: &str| {
+        format!(
+            "SELECT Type, Data.VFSPath AS P, Error FROM delete_flow(client_id='{CLIENT}', \
+             flow_id='{flow}'{more})"
+        )
+    };
+    let (listed, log) = run(&s, &query("")).await;
+    let context = format!("/clients/{CLIENT}/collections/{flow}.json.db");
+    let want = format!(r#"{{"Type":"CollectionContext","P":"{context}","Error":""}}"#);
+    assert!(listed.contains(&want), "{listed} {log}");
+    assert!(server.flow(&org, CLIENT, &flow).await.unwrap().is_some(), "only listed");
+    let (removed, _) = run(&s, &query(", really_do_it=TRUE, sync=TRUE")).await;
+    assert!(removed.contains(&want), "{removed}");
+    assert!(server.flow(&org, CLIENT, &flow).await.unwrap().is_none());
+    let (rows, log) = run(&s, &query(", really_do_it=TRUE")).await;
+    assert!(rows == "[]" && log.contains("not found"), "{rows} {log}");
+    for bad in ["C.1/../../x", "..", "server"] {
+        let text = format!("SELECT * FROM client_delete(client_id='{bad}', really_do_it=TRUE)");
+        let (rows, log) = run(&s, &text).await;
+        assert!(rows == "[]" && !log.is_empty(), "{bad}: {rows}");
+    }
+    let text = "SELECT type, vfs_path FROM client_delete(client_id='{}', really_do_it=TRUE)";
+    let (_, log) = run(&s, &text.replace("{}", CLIENT)).await;
+    assert_eq!(log, "");
+    assert!(org.state().clients.get(CLIENT).is_none());
+    let (audited, log) = run(
+        &s,
+        "SELECT operation FROM source(artifact='Server.Audit.Logs', start_time=0) \
+         WHERE operation =~ 'delete'",
+    )
+    .await;
+    for operation in ["delete_flow", "client_delete"] {
+        assert!(audited.contains(operation), "{audited} {log}");
+    }
 }

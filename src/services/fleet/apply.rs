@@ -238,9 +238,15 @@ impl Server {
         self.open_flows_of(&org, facts.client, jobs.iter().map(|j| (&j.session, &j.name))).await?;
         let effects: Vec<(Effect, Bytes)> = {
             let mut state = org.state();
-            state.note_post(&facts, &f.extent.segment);
-            let apply = |j: Parsed| (state.apply_job(&facts, &j.job, &j.name), j.raw);
-            let effects = jobs.into_iter().map(apply).collect();
+            let mut effects = Vec::new();
+            // The client may have been deleted meanwhile.
+            if state.admits(&facts) {
+                state.note_post(&facts, &f.extent.segment);
+                let apply = |j: Parsed| (state.apply_job(&facts, &j.job, &j.name), j.raw);
+                effects.extend(jobs.into_iter().map(apply));
+            } else {
+                Counters::inc(&self.counters.dropped);
+            }
             self.processes.positions.advance(&p.id, end);
             effects
         };

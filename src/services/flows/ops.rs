@@ -286,6 +286,11 @@ impl Server {
             crate::services::recover::stored_flow(self, &org.id, client, flow).await?;
         let reports: Vec<_> = reports.values().collect();
         super::status::derive(&mut context, &reports, now);
+        // Put into files before its end and before its first report.
+        let some = context.total_collected_rows > 0 || context.total_uploaded_bytes > 0;
+        if some && matches!(context.state(), State::Running | State::Waiting) {
+            context.set_state(State::InProgress);
+        }
         self.reveal_names(&mut context);
         if context.client_id.is_empty() {
             context.client_id = client.to_owned();

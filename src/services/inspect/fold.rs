@@ -191,6 +191,9 @@ impl<'a> Fold<'a> {
         let noted = noted.unwrap_or_default();
         let facts = facts_of(post);
         let org = self.orgs.entry(post.org_id.clone()).or_default();
+        if !org.admits(&facts) {
+            return;
+        }
         let mut at = 0usize;
         for (i, meta) in post.jobs.iter().enumerate() {
             let to = at.saturating_add(meta.length as usize).min(f.payload.len());
