@@ -8,12 +8,16 @@ import json
 import os
 import signal
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 
 PORT = 7000
+# Certificates of the deployment are for names that only agents know.
+TRUSTING = ssl._create_unverified_context()
 running = {}
 
 
@@ -67,8 +71,11 @@ def answer(r):
     if op == "calls":
         return calls(r["at"])
     if op == "get":
-        with urllib.request.urlopen(r["url"], timeout=10) as page:
-            return page.read().decode()
+        try:
+            with urllib.request.urlopen(r["url"], timeout=10, context=TRUSTING) as page:
+                return {"status": page.status, "body": page.read().decode()}
+        except urllib.error.HTTPError as e:
+            return {"status": e.code, "body": e.read().decode(errors="replace")}
     if op == "poweroff":
         threading.Timer(0.1, lambda: open("/proc/sysrq-trigger", "w").write("o")).start()
         return None
