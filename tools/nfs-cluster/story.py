@@ -6,7 +6,7 @@ import time
 
 import audit
 from cluster import Cluster, Outside
-from hosts import Failed, sh, until
+from hosts import STORE, Failed, sh, until
 
 POOL = 12
 ROWS = 300
@@ -214,9 +214,14 @@ class Story:
         c = self.c
         for h in self.lab.hosts:
             c.kill(h)
-        before, settled, after = c.settle()
+        calls = sum(c.master.ask("calls", at=STORE).values())
+        _, settled, after = c.settle()
+        calls = sum(c.master.ask("calls", at=STORE).values()) - calls
         left = {k: v for k, v in after["unsettled"].items() if v and k not in ("oldest",)}
-        self.note(f"settled: {settled}; left: {left}")
+        if left:
+            raise Failed(f"settling leaves {left}")
+        told = ", ".join(f"{settled[k]} {k}" for k in ("flows", "event_sets", "uploads"))
+        self.note(f"settled: {told}, in {settled['seconds']:.1f} s and {calls} calls")
         for h in self.lab.hosts:
             h.power_off()
         self.lab.kill_server()
