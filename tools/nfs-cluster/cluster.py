@@ -130,6 +130,13 @@ class Cluster:
                     and self.connected() == len(self.lab.hosts))
         return until("all nodes are well and connected", look, PATIENCE)[1]
 
+    def second_master(self, host):
+        """The master's program is refused on another host while the first one lives, with
+        the status that tells units not to try again."""
+        status, out = host.run(self.binary, "-c", self.config(self.master), "frontend")
+        if status != 3 or self.node(self.master) not in out:
+            raise Failed(f"a second master on {host.name}: status {status}: {out}")
+
     def settle(self):
         """`datastore status` and `settle` on the master's host; what they say."""
         def told(*words):
@@ -156,14 +163,15 @@ class Outside:
                 "--report", c.work / "report.json"]
         self.running["pool"] = self.lab.start(*argv, log="pool.log")
 
-    def agent(self, name, program):
-        """One agent, ours or the stock one."""
+    def agent(self, name, program, more=""):
+        """One agent, ours or the stock one, with `more` lines in its section `Client`."""
         at = self.lab.work / name
         at.mkdir()
         text = (self.cluster.nodes / "client.config.yaml").read_text()
         text = re.sub(r"(writeback_linux:).*", rf"\1 {at}/writeback.yaml", text)
         text = re.sub(r"(filename_linux:).*", rf"\1 {at}/buffer", text)
-        if text.count(str(at)) != 2:
+        text = text.replace("Client:\n", f"Client:\n{more}", 1)
+        if text.count(str(at)) != 2 or more not in text:
             raise Failed("the client's configuration does not say where its state is")
         (at / "client.config.yaml").write_text(text)
         argv = [program, "--config", at / "client.config.yaml", "client"]

@@ -6,8 +6,6 @@ from hosts import STORE, until
 from story import EVENTS, Story
 
 CLIENTS = 24
-# A flow is put into its final files half a minute after its end.
-SETTLED = 45
 
 
 class Costs:
@@ -59,10 +57,19 @@ class Costs:
         self.table.append({
             "what": what, "units": round(units), "store": round(sum(each["store"].values()), 2),
             "kernel": round(sum(each["kernel"].values()), 2),
-            "kinds": {k: n for n, k in kinds}, "groups": round(grown["node"]["velociraptor_journal_groups_total"]),
+            "kinds": {k: n for n, k in kinds},
+            "store_kinds": {k: round(n, 2) for k, n in each["store"].items() if n >= 0.05},
+            "groups": round(grown["node"]["velociraptor_journal_groups_total"]),
             "records": round(grown["node"]["velociraptor_journal_records_total"]),
         })
         self.lab.note(str(self.table[-1]))
+
+    def settled(self):
+        """Waits until all flows are in their final files, and what follows that is written."""
+        def look():
+            return self.c.metrics(self.c.master)["velociraptor_unsettled_flows"] == 0
+        until("all flows are settled", look, 300)
+        time.sleep(3)
 
     def watch(self, names):
         """Sets the event table."""
@@ -83,14 +90,14 @@ class Costs:
         s.out.pool(CLIENTS)
         until("clients are enrolled and interrogated", lambda: len(c.query(
             "SELECT client_id FROM clients() WHERE os_info.hostname") or []) == CLIENTS, 120)
-        time.sleep(SETTLED)
+        self.settled()
         self.row("enrolment of a client, with its interrogation, settled", *self.since(before), CLIENTS)
         before = self.counts()
         for _ in range(4):
             c.query("SELECT collect_client(client_id=client_id, artifacts='Generic.Client.Info', "
                     "env=dict()).flow_id AS F FROM clients()", check=True)
         until("flows have ended", lambda: set(s.states() or ["?"]) == {"FINISHED"}, 120)
-        time.sleep(SETTLED)
+        self.settled()
         self.row("collection, from its call to its final files", *self.since(before), 4 * CLIENTS)
         self.watch(["Cluster.Beats"])
         time.sleep(5)

@@ -102,7 +102,8 @@ class Story:
         self.out.pool(POOL)
         self.out.agent("ours", c.binary)
         if self.stock:
-            self.out.agent("stock", self.stock)
+            # Its TCP keep-alive: what tells it that a host lost its power.
+            self.out.agent("stock", self.stock, "  connection_timeout: 40\n")
         wanted = POOL + 1 + bool(self.stock)
 
         def enrolled():
@@ -155,6 +156,8 @@ class Story:
         lab, c = self.lab, self.c
         one, two = c.minions
         everybody = lab.hosts
+        c.second_master(one)
+        self.note("the master's program was refused on another host")
 
         def off(host, *networks):
             return lambda: lab.link(host, networks, "down")
