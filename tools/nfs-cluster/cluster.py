@@ -141,7 +141,7 @@ class Cluster:
         """`datastore status` and `settle` on the master's host; what they say."""
         def told(*words):
             argv = [self.binary, "-c", self.config(self.master), "datastore", *words, "--json"]
-            status, out = self.master.run(*argv, patience=PATIENCE)
+            status, out = self.master.run(*argv, patience=4 * PATIENCE)
             found = re.search(r"^\{.*^\}|^\{.*\}$", out, re.S | re.M)
             if status != 0 or not found:
                 raise Failed(f"datastore {' '.join(words)}: status {status}: {out}")

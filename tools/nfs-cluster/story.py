@@ -217,14 +217,15 @@ class Story:
         c = self.c
         for h in self.lab.hosts:
             c.kill(h)
-        calls = sum(c.master.ask("calls", at=STORE).values())
+        before = c.master.ask("calls", at=STORE)
         _, settled, after = c.settle()
-        calls = sum(c.master.ask("calls", at=STORE).values()) - calls
+        calls = {k: n - before.get(k, 0) for k, n in c.master.ask("calls", at=STORE).items()}
         left = {k: v for k, v in after["unsettled"].items() if v and k not in ("oldest",)}
         if left:
             raise Failed(f"settling leaves {left}")
         told = ", ".join(f"{settled[k]} {k}" for k in ("flows", "event_sets", "uploads"))
-        self.note(f"settled: {told}, in {settled['seconds']:.1f} s and {calls} calls")
+        self.note(f"settled: {told}, in {settled['seconds']:.1f} s and "
+                  f"{sum(calls.values())} calls: {calls}")
         for h in self.lab.hosts:
             h.power_off()
         self.lab.kill_server()
