@@ -126,7 +126,10 @@ impl Watch for Client {
             self.sums.events.fetch_add(rows, Ordering::Relaxed);
             return;
         }
-        let bytes = message.file_buffer.as_ref().map_or(0, |b| b.data.len() as u64);
+        let bytes = message.file_buffer.as_ref().map_or(0, |b| match b.uncompressed_length {
+            0 => b.data.len() as u64,
+            n => n,
+        });
         let over = message.flow_stats.as_ref().is_some_and(|s| s.flow_complete);
         let mut flows = lock(&self.flows);
         let flow = flows.entry(message.session_id.clone()).or_default();
@@ -151,7 +154,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use velociraptor_proto::proto::{FlowRequest, FlowStats, VqlResponse};
+    use velociraptor_proto::proto::{FileBuffer, FlowRequest, FlowStats, VqlResponse};
 
     #[test]
     fn a_task_counts_once_and_rows_as_they_are_acknowledged() {
@@ -170,10 +173,15 @@ mod tests {
         let over = of(VeloMessage { flow_stats: Some(over), ..Default::default() });
         c.acknowledged(&over);
         c.acknowledged(&over);
+        for uncompressed_length in [0, 1000] {
+            let data = vec![0; 7].into();
+            let piece = FileBuffer { data, uncompressed_length, ..Default::default() };
+            c.acknowledged(&of(VeloMessage { file_buffer: Some(piece), ..Default::default() }));
+        }
         let events = VeloMessage { session_id: "F.Monitoring".into(), ..rows };
         c.acknowledged(&events);
         let flow = book.flow("C.1", "F.ABCDEFGHIJKLM").unwrap();
-        assert_eq!((flow.rows, flow.complete), (6, true));
+        assert_eq!((flow.rows, flow.bytes, flow.complete), (6, 1007, true));
         let s = book.sums();
         let all = [&s.connected, &s.tasks, &s.complete, &s.rows, &s.events];
         assert_eq!(all.map(|n| n.load(Ordering::Relaxed)), [1, 1, 1, 6, 3]);

@@ -78,7 +78,7 @@ impl Twin {
         match Hold::acquire(env, fleet, dir, (me, here), rules, (1, false)).await {
             Ok(hold) => Ok(Self { hold }),
             Err(HoldError::Store(e)) => Err(e.into()),
-            Err(HoldError::Held(h)) => Err(ServiceError::Invalid(format!(
+            Err(HoldError::Held(h)) => Err(ServiceError::NotMaster(format!(
                 "another process is running as this node: {}; stop it, or give this one another \
                  name (cluster.node in the settings)",
                 h.describe()

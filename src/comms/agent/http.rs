@@ -90,8 +90,9 @@ impl Pool {
             answer.headers().get(LOCATION).and_then(|l| l.to_str().ok()).map(str::to_owned);
         let mut body = answer.into_body();
         let mut data = BytesMut::new();
+        let silence = dialer.config.body_silence;
         let body = loop {
-            match timeout(limit, body.frame()).await {
+            match timeout(silence, body.frame()).await {
                 Err(_) => break Err("response body stalled".into()),
                 Ok(None) => {
                     self.put(&place, link);

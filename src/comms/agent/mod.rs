@@ -67,6 +67,10 @@ pub struct ConnectorConfig {
     /// Limit of connecting, of the TLS handshake, and of waiting for response
     /// headers.
     pub connection_timeout: Duration,
+    /// Longest silence within a response body. Servers pad a held poll every 10 s,
+    /// so a longer one means a host that lost its power or a network that lost the
+    /// connection: nothing else would tell for a client that only listens.
+    pub body_silence: Duration,
     /// HTTP proxies.
     pub proxies: Proxies,
     /// `host:port` to dial when dialling `host:port` fails (`http`, `https`).
@@ -96,6 +100,7 @@ impl Default for ConnectorConfig {
             thumbprints: Vec::new(),
             identity: None,
             connection_timeout: Duration::from_secs(300),
+            body_silence: Duration::from_secs(45),
             proxies: Proxies::default(),
             fallback_addresses: BTreeMap::new(),
             ws_ping_wait: Duration::from_secs(60),

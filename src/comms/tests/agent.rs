@@ -194,6 +194,33 @@ async fn dead_urls_are_passed_by() {
     assert!(t.elapsed() > Duration::from_secs(60));
 }
 
+/// What a host does that lost its power: peers hear nothing more.
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_gets_no_more_pads_is_given_up() {
+    let (env, pki) = (memory(), Pki::new());
+    let mut l = env.net.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let port = l.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut gone = Vec::new();
+        while let Ok((io, _)) = l.accept().await {
+            let mut c = Raw(io, Vec::new());
+            c.until("\r\n\r\n").await;
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nZ\x01\x00\r\n";
+            c.write(head).await.unwrap();
+            gone.push(c);
+        }
+    });
+    let c = config(&[format!("http://127.0.0.1:{port}/")], &pki);
+    let connector = Connector::new(env, c).unwrap();
+    let t = Instant::now();
+    match connector.post(Reader, body(b"x"), false).await {
+        Outcome::Failed(f) => assert_eq!(f.status, Some(200)),
+        o => panic!("{o:?}"),
+    }
+    // Pads come every ten seconds; several may be late.
+    assert!((30..=60).contains(&t.elapsed().as_secs()), "{:?}", t.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn unacceptable_certificates_move_on() {
     let (env, pki) = (memory(), Pki::new());

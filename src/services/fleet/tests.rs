@@ -127,7 +127,9 @@ async fn a_node_runs_once() {
     let fleet = format!("{root}/fleet");
     let env = crate::env::real::env();
     let twin = elsewhere(&env, &fleet, format!("{fleet}/n/alive"), "n").await;
-    let e = open(root, "n", true).await.unwrap_err().to_string();
+    let e = open(root, "n", true).await.unwrap_err();
+    assert!(matches!(e, ServiceError::NotMaster(_)), "a restart does not help: {e:?}");
+    let e = e.to_string();
     assert!(e.contains("as this node: node n") && e.contains("host far"), "{e}");
     twin.abort();
     open(root, "n", false).await.unwrap();
