@@ -55,6 +55,10 @@ pub struct Setup {
     pub eager: bool,
     /// Largest POST, bytes.
     pub max_post: usize,
+    /// After a failure it always sends the same POST again. Others sometimes send
+    /// the same messages in another grouping, as agents do whose loops were started
+    /// anew meanwhile.
+    pub steady: bool,
 }
 
 impl Setup {
@@ -71,6 +75,8 @@ pub enum Order {
     Restart(Duration),
     /// Sleeps: no process, for so long.
     Sleep(Duration),
+    /// Its connection breaks: what was on its way is sent again at once.
+    Roam,
     /// Its last POSTs of results arrive once more.
     Replay(usize),
     /// Never comes back.
@@ -131,6 +137,10 @@ pub async fn live(env: Env, setup: Arc<Setup>, books: Books, mut orders: Orders,
                     () = &mut running => return,
                 };
                 match order {
+                    Order::Roam => {
+                        process.roam();
+                        let _ = done.send(());
+                    }
                     Order::Replay(n) => {
                         let again = process.clone();
                         env.spawn(async move {

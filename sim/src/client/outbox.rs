@@ -67,11 +67,12 @@ impl Outbox {
     }
 
     /// The next batch, of at most `max` bytes, urgent first. After a failure the
-    /// same items again, or, one time in three, another number of them.
-    pub fn next(&self, max: usize, entropy: &dyn Entropy) -> Option<Batch> {
+    /// same items again, or, one time in three unless `steady`, another number of them.
+    pub fn next(&self, max: usize, steady: bool, entropy: &dyn Entropy) -> Option<Batch> {
         let mut q = self.lock();
         let urgent = !q.urgent.is_empty();
-        let again = if urgent || entropy.below(3) == 0 { 0 } else { q.leased };
+        let other = !urgent && entropy.below(3) == 0 && !steady;
+        let again = if urgent || other { 0 } else { q.leased };
         let queue = if urgent { &q.urgent } else { &q.normal };
         let mut items: Vec<Item> = Vec::new();
         let mut bytes = 0;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use velociraptor::comms::Channel;
@@ -54,6 +54,7 @@ pub struct Process {
     table: AtomicU64,
     events: Mutex<CancellationToken>,
     enrolled: Mutex<Option<Instant>>,
+    roams: Notify,
 }
 
 impl Process {
@@ -68,6 +69,7 @@ impl Process {
             table: AtomicU64::new(0),
             events: Mutex::new(stop.child_token()),
             enrolled: Mutex::default(),
+            roams: Notify::new(),
             stop,
             env,
             setup,
@@ -246,7 +248,7 @@ impl Process {
     /// Delivers what waits, for ever.
     async fn send(self: &Arc<Self>) {
         loop {
-            let Some(batch) = self.out.next(self.setup.max_post, &*self.env.entropy) else {
+            let Some(batch) = self.next_batch() else {
                 tokio::select! {
                     biased;
                     () = self.out.filled() => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -261,7 +263,11 @@ impl Process {
                 }
             });
             let x = self.exchange(false);
-            let (posted, via) = self.link.post(Channel::Control, &lists, batch.urgent).await;
+            let (posted, via) = tokio::select! {
+                biased;
+                () = self.roams.notified() => (Posted::Retry, String::new()),
+                done = self.link.post(Channel::Control, &lists, batch.urgent) => done,
+            };
             self.answered(x, !matches!(posted, Posted::Retry));
             match posted {
                 Posted::Done(jobs) => {
@@ -277,6 +283,15 @@ impl Process {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    fn next_batch(&self) -> Option<Batch> {
+        self.out.next(self.setup.max_post, self.setup.steady, &*self.env.entropy)
+    }
+
+    /// The connection of a POST of results that is on its way breaks.
+    pub(super) fn roam(&self) {
+        self.roams.notify_waiters();
     }
 
     fn settle(&self, batch: &Batch, fate: Fate, via: &str) {

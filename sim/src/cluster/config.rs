@@ -139,6 +139,7 @@ pub fn clients(c: &Cluster, deployment: &Arc<Deployment>) -> Result<Vec<Setup>, 
             version: if old { "0.72.1" } else { "0.77.2" },
             eager: i < c.eager,
             max_post: 256 << 10,
+            steady: c.steady,
         });
     }
     for i in 0..c.clones.min(c.clients) {

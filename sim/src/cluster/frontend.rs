@@ -1,11 +1,10 @@
-//! A frontend's process as a simulated host: starts the production node again
-//! and again, and takes calls from outside to be made inside of it.
+//! A frontend's process as a simulated host: starts the production node, and takes
+//! calls from outside to be made inside of it.
 //!
 //! Calls run on the host itself, as requests of its users do, so a crash takes
 //! them with it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
@@ -73,49 +72,64 @@ impl Remote {
     }
 }
 
-/// Runs a frontend until its host crashes. A start that fails is tried again, as
-/// a service manager does.
-pub async fn serve(name: String, remote: Remote, env: impl Fn() -> Option<Env>) {
+/// Runs a frontend until its process ends: by a crash of its host, or by `exit`,
+/// which is told whether a service manager starts it again. A process that is over
+/// leaves nothing behind, no stream and no task, so `exit` must end the host.
+pub async fn serve(
+    name: String,
+    remote: Remote,
+    env: impl Fn() -> Option<Env>,
+    exit: impl Fn(Again),
+) {
     remote.set(None);
-    loop {
-        let Some(env) = env() else { return };
-        let node = match start(&name, env).await {
-            Ok(n) => n,
-            Err(e) => {
-                tracing::warn!(target: "velociraptor::sim", host = name, error = format!("{e:#}"), "frontend did not start");
-                tokio::time::sleep(Duration::from_secs(2)).await;
-                continue;
-            }
+    let Some(env) = env() else { return };
+    let again = match start(&name, env).await {
+        Ok(node) => work(node, &remote).await,
+        Err(e) => {
+            tracing::warn!(target: "velociraptor::sim", host = name, error = format!("{e:#}"), "frontend did not start");
+            Again::Yes
+        }
+    };
+    exit(again);
+    std::future::pending().await
+}
+
+/// Whether a process that ended is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// It failed, or lost its place: its service manager tries again.
+    Yes,
+    /// It was asked to stop.
+    No,
+}
+
+async fn work(node: Node, remote: &Remote) -> Again {
+    let (tx, mut rx) = mpsc::unbounded_channel();
+    remote.set(Some(tx));
+    let mut fatal = node.fatal();
+    let end = loop {
+        let message = tokio::select! {
+            biased;
+            _ = fatal.wait_for(Option::is_some) => break End::Lost,
+            _ = node.displaced() => break End::Lost,
+            m = rx.recv() => m,
         };
-        let (tx, mut rx) = mpsc::unbounded_channel();
-        remote.set(Some(tx));
-        let mut fatal = node.fatal();
-        let end = loop {
-            let message = tokio::select! {
-                biased;
-                _ = fatal.wait_for(Option::is_some) => break End::Lost,
-                _ = node.displaced() => break End::Lost,
-                m = rx.recv() => m,
-            };
-            match message {
-                Some(Message::Call(call)) => drop(tokio::spawn(call(node.server.clone()))),
-                Some(Message::Stop(done)) => break End::Stopped(done),
-                None => break End::Lost,
-            }
-        };
-        remote.set(None);
-        match end {
-            End::Stopped(done) => {
-                node.stop().await;
-                let _ = done.send(());
-                return std::future::pending().await;
-            }
-            // Its service manager tries again: then it is refused as long as another
-            // one has its place.
-            End::Lost => {
-                node.abandon().await;
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            }
+        match message {
+            Some(Message::Call(call)) => drop(tokio::spawn(call(node.server.clone()))),
+            Some(Message::Stop(done)) => break End::Stopped(done),
+            None => break End::Lost,
+        }
+    };
+    remote.set(None);
+    match end {
+        End::Stopped(done) => {
+            node.stop().await;
+            let _ = done.send(());
+            Again::No
+        }
+        End::Lost => {
+            node.abandon().await;
+            Again::Yes
         }
     }
 }

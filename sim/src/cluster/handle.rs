@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::Notify;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use velociraptor::services::Server;
 use velociraptor::services::acl::Policy;
 use velociraptor_proto::proto::hunt::State as HuntState;
@@ -48,7 +48,14 @@ pub struct Handle {
     pub(super) hosts: Hosts,
     /// The frontend on the machine that stands ready, and what starts it.
     pub(super) spare: Remote,
-    pub(super) called: Arc<Notify>,
+    pub(super) called: CancellationToken,
+}
+
+/// Clients that hear nothing: see [`Handle::deafen`].
+#[derive(Debug)]
+pub struct Deaf {
+    trouble: usize,
+    pairs: Vec<(String, String)>,
 }
 
 impl Handle {
@@ -424,7 +431,7 @@ impl Handle {
     pub async fn succeed(&self, name: &str, together: Duration) -> Script {
         let trouble = self.books.lock().begin(Part::Host, format!("{name} has a successor"));
         self.happen(Fault::Freeze(name.to_owned())).await;
-        self.called.notify_one();
+        self.called.cancel();
         let up = |c: &Self| c.spare.is_up();
         self.until("successor up", Duration::from_secs(90), up).await?;
         self.seconds(2).await;
@@ -451,6 +458,31 @@ impl Handle {
         sleep(time).await;
         self.happen(Fault::Uncut(a, b)).await;
         self.books.lock().end(trouble, self.reunion());
+    }
+
+    /// Clients hear nothing from these frontends any more: what they send arrives,
+    /// and the answers are lost. Until [`Handle::hear`], which gets what this gives.
+    pub async fn deafen(&self, frontends: &[String]) -> Deaf {
+        self.cover("answers lost");
+        let trouble = self.books.lock().begin(Part::Network, "answers are lost");
+        let edges = (0..self.cluster.edges()).map(|i| format!("edge{i}"));
+        let pairs: Vec<(String, String)> =
+            edges.flat_map(|e| frontends.iter().map(move |f| (f.clone(), e.clone()))).collect();
+        for (f, e) in &pairs {
+            self.hosts.later(now(), Fault::CutOneWay(f.clone(), e.clone()));
+        }
+        sleep(self.cluster.tick * 2).await;
+        Deaf { trouble, pairs }
+    }
+
+    /// See [`Handle::deafen`].
+    pub async fn hear(&self, deaf: Deaf) {
+        for (f, e) in deaf.pairs {
+            self.hosts.later(now(), Fault::UncutOneWay(f, e));
+        }
+        sleep(self.cluster.tick * 2).await;
+        // Connections that lost something stall until their clients give them up.
+        self.books.lock().end(deaf.trouble, self.reunion() + Duration::from_secs(40));
     }
 
     /// Packets between two hosts wait for a while, and then all arrive.
@@ -521,6 +553,7 @@ impl Handle {
         self.cover(match order {
             Order::Restart(_) => "client restart",
             Order::Sleep(_) => "client sleep",
+            Order::Roam => "client roams",
             Order::Replay(_) => "replay",
             Order::Leave => "client leaves",
         });

@@ -53,6 +53,7 @@ pub struct Cluster {
     pub(crate) eager: usize,
     pub(crate) clones: usize,
     pub(crate) balanced: bool,
+    pub(crate) steady: bool,
     pub(crate) store: Duration,
     pub(crate) network: (Duration, Duration),
     pub(crate) tick: Duration,
@@ -78,6 +79,7 @@ impl Cluster {
             eager: 0,
             clones: 0,
             balanced: false,
+            steady: false,
             store: Duration::from_millis(1),
             network: (Duration::from_millis(1), Duration::from_millis(20)),
             tick: Duration::from_millis(5),
@@ -131,6 +133,12 @@ impl Cluster {
     /// A balancer stands before the frontends: every POST may go to any of them.
     pub fn balanced(mut self, yes: bool) -> Self {
         self.balanced = yes;
+        self
+    }
+
+    /// Clients that were not answered always send the very same POST again.
+    pub fn steady(mut self) -> Self {
+        self.steady = true;
         self
     }
 
@@ -214,6 +222,11 @@ impl Cluster {
     pub fn is_socket(&self, book: usize) -> bool {
         let twin_of = book.checked_sub(self.clients);
         twin_of.unwrap_or(book) < self.sockets
+    }
+
+    /// Simulated hosts on which the clients are.
+    pub(crate) fn edges(&self) -> usize {
+        (self.clients + self.clones.min(self.clients)).div_ceil(run::PER_EDGE)
     }
 
     /// Names of the frontends, the master's first.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
 use velociraptor::env::{Env, FileSystem};
 
@@ -15,8 +15,8 @@ use crate::check::{self, Violation};
 use crate::client;
 use crate::crypto;
 use crate::disk::Disk;
-use crate::faults::{Hosts, Machine, Schedule};
-use crate::ledger::Books;
+use crate::faults::{Fault, Hosts, Machine, Schedule};
+use crate::ledger::{Books, now};
 use crate::net::{EPOCH, Inline, SimClock, SimEntropy, SimNet};
 use crate::nfs::{FileServer, ServerOptions};
 use crate::trace::{Detail, Record, Recorder};
@@ -24,7 +24,9 @@ use crate::watch::Watch;
 use crate::world;
 
 /// Clients on one simulated host.
-const PER_EDGE: usize = 25;
+pub(super) const PER_EDGE: usize = 25;
+/// How long a service manager waits before it starts a process again.
+const RESTART: Duration = Duration::from_secs(2);
 
 /// The machines of the frontends, each with its own disk, around a file server.
 fn machines(c: &Cluster, made: &config::Made) -> Hosts {
@@ -65,6 +67,18 @@ fn world_of(
             env.sabotage(m);
         }
         Some(env)
+    }
+}
+
+/// Ends the process of a host. Its service manager starts it again after a while,
+/// unless it was to stop.
+fn exit_of(host: &str, hosts: &Hosts) -> impl Fn(frontend::Again) + Clone + 'static {
+    let (host, hosts) = (host.to_owned(), hosts.clone());
+    move |again| {
+        hosts.later(now(), Fault::Exit(host.clone()));
+        if again == frontend::Again::Yes {
+            hosts.later(now() + RESTART, Fault::Start(host.clone()));
+        }
     }
 }
 
@@ -186,25 +200,28 @@ where
         frontends.insert(name.clone(), remote.clone());
         let c = cluster.clone();
         let make = world_of(&name, &hosts, &watch, &c);
+        let exit = exit_of(&name, &hosts);
         sim.host(name.clone(), move || {
             let (name, remote, make) = (name.clone(), remote.clone(), make.clone());
+            let exit = exit.clone();
             async move {
-                frontend::serve(name, remote, make).await;
+                frontend::serve(name, remote, make, exit).await;
                 Ok(())
             }
         });
     }
     let spare = frontend::Remote::default();
-    let called: Arc<Notify> = Arc::default();
+    let called = CancellationToken::new();
     if let Some(of) = cluster.spare.clone() {
         let make = world_of(super::SPARE, &hosts, &watch, &cluster);
         let (spare, called) = (spare.clone(), called.clone());
+        let exit = exit_of(super::SPARE, &hosts);
         sim.host(super::SPARE, move || {
             let (of, spare, make) = (of.clone(), spare.clone(), make.clone());
-            let called = called.clone();
+            let (called, exit) = (called.clone(), exit.clone());
             async move {
-                called.notified().await;
-                frontend::serve(of, spare, make).await;
+                called.cancelled().await;
+                frontend::serve(of, spare, make, exit).await;
                 Ok(())
             }
         });

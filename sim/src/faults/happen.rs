@@ -27,7 +27,7 @@ impl Hosts {
             Fault::Flaky(a, b, share) => {
                 sim.set_link_fail_rate(a.as_str(), b.as_str(), *share);
             }
-            Fault::Kill(p) => self.kill(sim, p),
+            Fault::Kill(p) | Fault::Exit(p) => self.kill(sim, p),
             Fault::Start(p) => self.start(sim, p),
             Fault::KillAtCall(p, n, rest) => self.trip(p, *n, false, *rest),
             Fault::PowerOffAtCall(p, n, rest) => self.trip(p, *n, true, *rest),

@@ -44,6 +44,8 @@ pub enum Fault {
     Flaky(String, String, f64),
     /// `kill -9`: sockets are closed by the kernel, written files are sent.
     Kill(String),
+    /// The process ends by itself: as [`Fault::Kill`].
+    Exit(String),
     /// The process starts again, unless it runs or its machine is off.
     Start(String),
     /// [`Fault::Kill`] before the process's `n`th call from now; it starts again
@@ -106,6 +108,7 @@ impl Fault {
             Fault::Release(..) => "link released",
             Fault::Flaky(..) => "link flaky",
             Fault::Kill(_) => "process killed",
+            Fault::Exit(_) => "process ended by itself",
             Fault::Start(_) => "process started",
             Fault::KillAtCall(..) => "kill at a call planned",
             Fault::PowerOff(_) => "machine off",

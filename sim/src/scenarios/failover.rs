@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use super::work::{Flows, some};
 use super::{Scenario, Settings, cluster};
-use crate::client::Order;
 use crate::cluster::{Handle, Outcome, Script};
-use crate::plan::{EVENTS, Plan};
+use crate::plan::EVENTS;
 
 pub const SCENARIO: Scenario = Scenario {
     name: "failover",
@@ -31,42 +31,9 @@ async fn script(c: Handle) -> Script {
     let mut rng = c.rng();
     c.enrolled().await?;
     c.monitor(&[EVENTS]).await;
-    let clients = c.cluster().clients;
-    let mut flows: Vec<(usize, String)> = Vec::new();
+    let mut flows = Flows::new();
     for _ in 0..rng.random_range(2..5) {
-        for _ in 0..rng.random_range(2..8) {
-            let client = rng.random_range(0..clients);
-            let mut plan = Plan::rows(rng.random_range(1..6), rng.random_range(1..60))
-                .lasting(rng.random_range(100..8000));
-            plan.two = rng.random_bool(0.2);
-            plan.urgent = rng.random_bool(0.2);
-            if rng.random_bool(0.4) {
-                plan = plan.uploads(&[rng.random_range(0..700_000)]);
-            }
-            if let Some(f) = c.collect(client, plan).await {
-                flows.push((client, f));
-            }
-            match rng.random_range(0..12) {
-                0 if !flows.is_empty() => {
-                    let (client, flow) = &flows[rng.random_range(0..flows.len())];
-                    c.cancel(*client, flow).await;
-                }
-                1 => {
-                    let label = format!("label-{}", rng.random_range(0..3));
-                    c.label(rng.random_range(0..clients), &label, rng.random_bool(0.7)).await;
-                }
-                2 => {
-                    let rest = Duration::from_millis(rng.random_range(100..5000));
-                    c.order(rng.random_range(0..clients), Order::Restart(rest)).await;
-                }
-                3 => {
-                    c.order(rng.random_range(0..clients), Order::Replay(rng.random_range(1..4)))
-                        .await;
-                }
-                _ => {}
-            }
-            c.sleep(Duration::from_millis(rng.random_range(0..1500))).await;
-        }
+        some(&c, &mut rng, &mut flows, 12).await;
         let frontends = c.cluster().frontends();
         let victim = &frontends[rng.random_range(0..frontends.len())];
         match rng.random_range(0..8) {

@@ -8,12 +8,16 @@ mod calm;
 mod clones;
 mod crashes;
 mod failover;
+mod faraway;
 mod fleet;
 mod hunts;
 mod masterless;
+mod roaming;
+mod sleepers;
 mod store;
 mod takeover;
 mod weather;
+mod work;
 
 use velociraptor::env::Mutant;
 
@@ -60,6 +64,9 @@ pub const ALL: &[Scenario] = &[
     masterless::SCENARIO,
     clones::SCENARIO,
     hunts::SCENARIO,
+    sleepers::SCENARIO,
+    roaming::SCENARIO,
+    faraway::SCENARIO,
     weather::SCENARIO,
 ];
 
