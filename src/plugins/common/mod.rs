@@ -4,6 +4,7 @@
 //! and the environment.
 
 pub mod accessor;
+pub mod binary;
 pub mod csv;
 pub mod documents;
 pub mod file;
@@ -95,6 +96,7 @@ pub async fn blocking<T: Send + 'static>(
 
 /// Adds all callables of this module.
 pub fn register(registry: &mut Registry) {
+    binary::register(registry);
     csv::register(registry);
     documents::register(registry);
     file::register(registry);

@@ -29,6 +29,7 @@ const NEEDS: &[(&str, Permission)] = &[
     ("interfaces", MachineState),
     ("logscale_upload", Network),
     ("netstat", MachineState),
+    ("parse_binary", FilesystemRead),
     ("parse_csv", FilesystemRead),
     ("parse_jsonl", FilesystemRead),
     ("parse_lines", FilesystemRead),
