@@ -374,10 +374,10 @@ mod tests {
             ["bad", 0, "Nothing"]]]]'''"#;
         let text = format!(
             "SELECT parse_binary(filename=Data, accessor='data', profile={profile}, struct='S') AS S, \
-             parse_binary(filename=Data, accessor='data', profile='[', struct='S') AS Not FROM scope()"
+             parse_binary(filename=Data, accessor='data', profile='[', struct='S') AS Broken FROM scope()"
         );
         let data = b"a\0b\0\0\0c\0ab;c;;";
-        let expected = r#"[{"S":{"wide":"ab","to":"ab","hex":"ab;c","past":null,"many":[97,98],"bad":null},"Not":null}]"#;
+        let expected = r#"[{"S":{"wide":"ab","to":"ab","hex":"ab;c","past":null,"many":[97,98],"bad":null},"Broken":null}]"#;
         assert_eq!(query(&text, data).await, expected);
     }
 
