@@ -33,7 +33,7 @@ impl Profile {
     /// which YAML takes and JSON does not.
     pub(super) fn parse(text: &str) -> Result<Profile, String> {
         let all: Vec<(String, Json, Vec<Vec<Json>>)> =
-            yaml_serde::from_str(text).map_err(|e| format!("the profile: {e}"))?;
+            yaml_serde::from_str(first_value(text)).map_err(|e| format!("the profile: {e}"))?;
         let mut shapes = BTreeMap::new();
         for (name, size, fields) in all {
             let fields = fields.into_iter().map(|f| {
@@ -58,6 +58,28 @@ impl Profile {
     pub(super) fn find(&self, name: &str) -> Option<&Shape> {
         self.0.get(name)
     }
+}
+
+/// The first list or object of a text; what people leave behind it (a bracket too
+/// many) does not matter.
+fn first_value(text: &str) -> &str {
+    let (mut depth, mut quoted, mut escaped, mut comment) = (0usize, false, false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            '\n' => comment = false,
+            _ if comment => {}
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            '#' => comment = true,
+            '[' | '{' => depth += 1,
+            ']' | '}' if depth == 1 => return &text[..=at],
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    text
 }
 
 /// A structure that was read.
@@ -114,5 +136,19 @@ impl Object for Struct {
 
     fn truth(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_a_profile_does_not_matter() {
+        assert_eq!(first_value("[[1, \"]\"], # ]\n {}\n] ]"), "[[1, \"]\"], # ]\n {}\n]");
+        assert_eq!(first_value("[1"), "[1");
+        let text = "[[\"A\", 4, [[\"a\", 0, \"uint32\"]]]\n]]";
+        assert_eq!(Profile::parse(text).unwrap().find("A").unwrap().fields.len(), 1);
+        assert!(Profile::parse("[[\"A\"").is_err());
     }
 }
