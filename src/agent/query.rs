@@ -16,7 +16,7 @@ use super::settings::Settings;
 use super::throttle::{CpuClock, Throttle};
 use super::uploads::FlowUploader;
 use crate::env::Env;
-use crate::plugins::common::{Host, Uploader};
+use crate::plugins::common::{Host, Uploader, spill};
 
 /// What all queries of an agent share.
 #[derive(Clone)]
@@ -214,6 +214,7 @@ fn scope(
         .extension(Arc::new(Artifacts::new(&args.artifacts)))
         .extension(cx.host.clone())
         .extension(Arc::new(cx.env.clone()))
+        .extension(spill::spill(&cx.env, spill::MEMORY, Arc::default()))
         .extension(Arc::new(Uploader(uploader.clone())));
     let scope = match &cx.extend {
         Some(extend) => extend(builder, responder.session(), args).build(),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use prost::Message;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -21,7 +22,7 @@ use super::executor::Executor;
 use super::limiter::Limiter;
 use super::link::{Identity, Link, Posted};
 use super::outbox::{Outbox, Watch};
-use super::query::Context;
+use super::query::{Context, Extend};
 use super::settings::Settings;
 use super::throttle::process_cpu;
 use super::writeback::{Writeback, WritebackError};
@@ -31,7 +32,7 @@ use crate::crypto::certs::{CertError, Certificate};
 use crate::crypto::{ClientId, Compression, KeyError, PrivateKey};
 use crate::env::Env;
 use crate::plugins::common::Host;
-use crate::plugins::endpoint::facts;
+use crate::plugins::endpoint::{Identity as OfQueries, NewIdentity, facts};
 
 /// Least time between two requests for enrolment.
 const ENROL_EVERY: Duration = Duration::from_secs(60);
@@ -214,7 +215,7 @@ impl Agent {
             install_time,
             cores: crate::env::real::cores(),
             cpu: process_cpu(),
-            extend: None,
+            extend: Some(extension(&env, &host, &writeback)),
         };
         let events = Arc::new(Events::new(cx.clone(), out.clone(), writeback.clone()));
         let executor = Executor::new(cx, out.clone(), events.clone(), checkpoint);
@@ -361,6 +362,38 @@ impl Agent {
             session_id: MONITORING.into(),
             vql_response: Some(response),
             ..VeloMessage::default()
+        })
+    }
+}
+
+/// What the queries of one agent share, and its identity, which they may change.
+/// A virtual client has neither a program to restart nor a file of its own.
+fn extension(env: &Env, host: &Host, writeback: &Arc<Mutex<Writeback>>) -> Extend {
+    let shared = Arc::new(vql::Shared::default());
+    let renewal = Renewal { env: env.clone(), writeback: writeback.clone() };
+    let identity = Arc::new(OfQueries(Arc::new(renewal)));
+    let real = host.persona.is_none();
+    Arc::new(move |builder, _, _| {
+        let builder = builder.extension(shared.clone());
+        if real { builder.extension(identity.clone()) } else { builder }
+    })
+}
+
+struct Renewal {
+    env: Env,
+    writeback: Arc<Mutex<Writeback>>,
+}
+
+impl NewIdentity for Renewal {
+    fn renew(&self) -> BoxFuture<'_, Result<String, String>> {
+        Box::pin(async move {
+            let made = self.env.offload(PrivateKey::generate).await;
+            let key = made.ok_or("the work was aborted")?.map_err(|e| e.to_string())?;
+            let id = ClientId::of(key.public()).to_string();
+            let mut writeback = self.writeback.lock().await;
+            writeback.set_identity(&key.to_pem(), &id, self.env.clock.unix());
+            writeback.save().await.map_err(|e| e.to_string())?;
+            Ok(id)
         })
     }
 }

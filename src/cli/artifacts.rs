@@ -20,6 +20,7 @@ use super::query::{local_scope, remote_rows, variables};
 use super::{Context, Usage, print};
 use crate::api::client::connect;
 use crate::config::{Role, load};
+use crate::plugins::common::spill;
 use crate::services::compiler::{CompileOptions, compile};
 use crate::services::ids::OrgId;
 use crate::services::repository::{self, Repository};
@@ -188,7 +189,7 @@ async fn collect_here(args: CollectArgs, ctx: &Context) -> anyhow::Result<()> {
     let mut printer = Printer::new(args.format);
     let work = async {
         for one in &compiled.requests {
-            let scope = local_scope(ctx, all.clone(), &one.env, Arc::default());
+            let scope = local_scope(ctx, all.clone(), &one.env, spill::MEMORY, Arc::default());
             let wanted = one.precondition.is_empty()
                 || vql::eval(vql::parse(&one.precondition)?, &scope, Limits::default())
                     .next()

@@ -63,6 +63,12 @@ struct Case {
     parameters: indexmap::IndexMap<String, String>,
     #[serde(default)]
     transforms: Vec<Transform>,
+    /// Accepted: these cases need no server.
+    #[serde(default, rename = "ConfigMerges")]
+    _config_merges: serde::de::IgnoredAny,
+    /// See the one before.
+    #[serde(default, rename = "ConfigPatches")]
+    _config_patches: serde::de::IgnoredAny,
 }
 
 /// A replacement in the output.
@@ -149,12 +155,14 @@ async fn case(
     input: &str,
 ) -> anyhow::Result<String> {
     let case: Case = yaml_serde::from_str(input).context("the input is not a case")?;
-    let scope = scope(env, repository, variables, &case);
+    let lines = Lines::default();
+    let scope = scope(env, repository, variables, &case, &lines);
     let mut out = String::new();
     let work = async {
         let comments = comments(input);
         for (i, query) in case.queries.iter().enumerate() {
             out += comments.get(i).map_or("", String::as_str);
+            lines.add(&format!("Running query {}", query.trim()));
             let statements = vql::parse(query).map_err(|e| anyhow::anyhow!("{query}\n{e}"))?;
             let _ = writeln!(out, "Query: {query}");
             let mut rows = vql::eval(statements, &scope, Limits::default());
@@ -175,7 +183,11 @@ async fn case(
     };
     let done = tokio::time::timeout(CASE, work).await;
     scope.close();
-    done.with_context(|| format!("took longer than {} s", CASE.as_secs()))??;
+    match done {
+        Ok(done) => done?,
+        // What there is by then is compared.
+        Err(_) => out += &format!("took longer than {} s\n", CASE.as_secs()),
+    }
     for t in &case.transforms {
         if !t.regexp.is_empty() {
             out = regex::Regex::new(&t.regexp)?.replace_all(&out, t.replace.as_str()).into_owned();
@@ -215,13 +227,40 @@ fn output(out: &mut String, part: &mut Vec<Value>) {
 }
 
 /// The scope all queries of a case share.
-fn scope(env: &Env, repository: &Arc<Repository>, variables: &[VqlEnv], case: &Case) -> Scope {
+fn scope(
+    env: &Env,
+    repository: &Arc<Repository>,
+    variables: &[VqlEnv],
+    case: &Case,
+    lines: &Lines,
+) -> Scope {
     let frozen = vql::Time::new(FROZEN.0, FROZEN.1).unwrap_or(vql::Time::UNIX_EPOCH);
-    let scope = ScopeBuilder::new(plugins::local_registry())
+    let mut registry = (*plugins::local_registry()).clone();
+    super::golden_mock::register(&mut registry);
+    let (read, log) = (lines.clone(), lines.clone());
+    let doc = "The lines logged since it was last asked.";
+    registry.plugin_async(vql::Signature::new("test_read_logs", doc), move |_, _, emitter| {
+        let lines = read.take();
+        async move {
+            for line in lines {
+                emitter.send(Dict::new().with("Log", line)).await?;
+            }
+            Ok(())
+        }
+    });
+    let scope = ScopeBuilder::new(Arc::new(registry))
+        .log(move |level: vql::Level, text: &str| {
+            tracing::debug!("{}: {text}", level.name());
+            match level {
+                vql::Level::Default => log.add(text),
+                level => log.add(&format!("{}:{text}", level.name())),
+            }
+        })
         .clock(move || frozen)
         .extension(Arc::new(env.clone()))
         .extension(repository.clone())
         .build();
+    scope.set("Artifact", Value::object(super::golden_mock::Named("Artifact".into())));
     scope.set("config", Dict::new());
     scope.set("_SessionId", "F.Golden");
     for variable in variables {
@@ -231,6 +270,24 @@ fn scope(env: &Env, repository: &Arc<Repository>, variables: &[VqlEnv], case: &C
         scope.set(name.clone(), value.clone());
     }
     scope
+}
+
+/// What a case logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl Lines {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn add(&self, text: &str) {
+        self.lock().push(format!("Velociraptor: {text}\n"));
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lock())
+    }
 }
 
 /// Where two texts differ; `None` when they do not, but for white space at

@@ -19,6 +19,7 @@ pub mod config;
 pub mod datastore;
 pub mod frontend;
 pub mod golden;
+mod golden_mock;
 pub mod gui;
 mod output;
 pub mod pool_client;

@@ -17,6 +17,7 @@ use super::{Context, Usage};
 use crate::api::client::connect;
 use crate::config::{Role, load};
 use crate::plugins;
+use crate::plugins::common::spill;
 use crate::services::repository::Repository;
 
 /// Rows of one packet from a server.
@@ -40,6 +41,11 @@ pub struct QueryArgs {
     /// Give up after this many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+
+    /// Bytes of rows that one sort, grouping or materialised set holds in memory; the rest goes to
+    /// temporary files. For queries on this host.
+    #[arg(long, value_name = "BYTES", default_value_t = spill::MEMORY)]
+    pub memory: usize,
 
     /// A variable of the query; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
@@ -66,7 +72,7 @@ pub async fn run(args: QueryArgs, ctx: &Context) -> anyhow::Result<()> {
         None if ctx.global.org.is_some() => {
             Err(Usage("--org needs --api_config: organisations are a server's".into()).into())
         }
-        None => local(ctx, &request, args.format).await,
+        None => local(ctx, &request, args.memory, args.format).await,
     }
 }
 
@@ -145,6 +151,7 @@ pub(super) fn local_scope(
     ctx: &Context,
     repository: Arc<Repository>,
     env: &[VqlEnv],
+    memory: usize,
     failed: Arc<AtomicBool>,
 ) -> Scope {
     let log = move |level: Level, text: &str| {
@@ -161,6 +168,7 @@ pub(super) fn local_scope(
         .clock(now)
         .cancel(CancellationToken::new())
         .extension(Arc::new(ctx.env.clone()))
+        .extension(spill::spill(&ctx.env, memory, Arc::default()))
         .extension(repository)
         .build();
     for variable in env {
@@ -169,9 +177,14 @@ pub(super) fn local_scope(
     scope
 }
 
-async fn local(ctx: &Context, request: &VqlCollectorArgs, format: Format) -> anyhow::Result<()> {
+async fn local(
+    ctx: &Context,
+    request: &VqlCollectorArgs,
+    memory: usize,
+    format: Format,
+) -> anyhow::Result<()> {
     let repository = super::artifacts::repository(ctx).await?;
-    let scope = local_scope(ctx, repository, &request.env, Arc::default());
+    let scope = local_scope(ctx, repository, &request.env, memory, Arc::default());
     let limit = (request.timeout > 0).then(|| Duration::from_secs(request.timeout));
     let mut printer = Printer::new(format);
     let work = async {

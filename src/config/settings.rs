@@ -91,6 +91,9 @@ impl Default for Settle {
     }
 }
 
+/// Default of [`Limits::query_memory_bytes`].
+const QUERY_MEMORY: u64 = 64 << 20;
+
 /// `limits`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -103,6 +106,9 @@ pub struct Limits {
     pub packet_inflated_bytes: u64,
     /// Connections open at once; 0 leaves it to the file descriptor limit.
     pub connections: u64,
+    /// Bytes of rows that one sort, grouping or materialised set of a server's query
+    /// holds in memory; the rest goes to temporary files.
+    pub query_memory_bytes: u64,
     /// Clients' connections begin with a PROXY protocol version 2 header.
     pub proxy_protocol: bool,
 }
@@ -115,6 +121,7 @@ impl Default for Limits {
             packet_inflated_bytes: crate::crypto::envelope::MAX_TOTAL_BYTES as u64,
             connections: 0,
             proxy_protocol: false,
+            query_memory_bytes: QUERY_MEMORY,
         }
     }
 }

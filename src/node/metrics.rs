@@ -175,6 +175,11 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
     t.counter("uploaded_bytes", "Upload bytes stored.", &c.upload_bytes);
     t.counter("velociraptor_tasks_sent_total", "Tasks handed to clients.", &c.tasks_sent);
     t.counter("velociraptor_flows_settled_total", "Flows put into stock files.", &c.settled);
+    t.counter(
+        "velociraptor_query_spilled_bytes_total",
+        "Bytes of rows that queries put into temporary files.",
+        &c.query_spilled_bytes,
+    );
     let j = server.journal.stats();
     t.counter("velociraptor_journal_records_total", "Records committed.", &j.records);
     t.counter("velociraptor_journal_bytes_total", "Journal bytes written.", &j.bytes);

@@ -1,5 +1,7 @@
 //! VQL plugins and functions: common, endpoint and server.
 
+#[cfg(test)]
+mod cancel_tests;
 pub mod common;
 pub mod endpoint;
 pub mod server;

@@ -70,6 +70,8 @@ pub struct Options {
     /// On a minion: journal bytes that the master has not applied, beyond which
     /// clients are refused; statuses get twice as much.
     pub unreplicated_bytes: u64,
+    /// Bytes of rows a part of a query holds in memory.
+    pub query_memory_bytes: usize,
     /// How often the server looks at what has become complete.
     pub settle_every: Duration,
     /// Clients recruited by hunts in a second, in the whole cluster.
@@ -106,6 +108,7 @@ impl Default for Options {
             collection_error_regex: None,
             journal: journal::Options::default(),
             spill_bytes: 256 << 10,
+            query_memory_bytes: 64 << 20,
             unreplicated_bytes: 16 << 30,
             settle_every: Duration::from_millis(500),
             hunt_rate: 100,
@@ -171,6 +174,8 @@ pub struct Counters {
     pub tasks_sent: AtomicU64,
     /// Flows settled into stock files.
     pub settled: AtomicU64,
+    /// Bytes of rows that queries put into temporary files.
+    pub query_spilled_bytes: Arc<AtomicU64>,
 }
 
 impl Counters {

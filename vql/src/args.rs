@@ -86,7 +86,8 @@ impl Args {
     }
 
     fn slot(&self, name: &str) -> Option<&Slot> {
-        self.items.iter().find(|(key, _)| key.as_str() == name).map(|(_, slot)| slot)
+        // Of two of one name the later counts.
+        self.items.iter().rfind(|(key, _)| key.as_str() == name).map(|(_, slot)| slot)
     }
 
     /// True when the argument was given.

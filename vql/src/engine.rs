@@ -1,10 +1,11 @@
 //! Running statements: LET changes the scope, SELECT yields rows; limits of
 //! time and rows end a query early.
 
-use crate::eval::{drain, evaluate, materialize, select_rows};
+use crate::eval::{evaluate, materialize, rows, select_rows};
 use crate::log::Level;
 use crate::query::{Query, QuerySource, StoredExpr};
 use crate::scope::Scope;
+use crate::spill::{self, Spill, Writer};
 use crate::stream::{RowStream, produce};
 use crate::syntax::ast::{Let, LetValue, Statement};
 use crate::syntax::{ParseError, parse};
@@ -101,7 +102,7 @@ async fn assign(binding: &Let, scope: &Scope) {
         })),
         (LetValue::Select(select), true) => {
             let query = Value::Query(Arc::new(Query::select(select.clone())));
-            Value::list(drain(&query, scope).await)
+            materialized(&query, scope).await
         }
         (LetValue::Expr(expr), true) => {
             let value = evaluate(expr, scope).await;
@@ -109,4 +110,56 @@ async fn assign(binding: &Let, scope: &Scope) {
         }
     };
     scope.set(name.clone(), value);
+}
+
+/// The rows of a query as a list; those that do not fit into memory as a query
+/// over a temporary file.
+async fn materialized(query: &Value, scope: &Scope) -> Value {
+    let mut source = rows(query, scope);
+    let mut spill = scope.extension::<Spill>();
+    let (mut held, mut weight) = (Vec::new(), 0);
+    while let Some(row) = source.next().await {
+        if let Some(to) = &spill {
+            weight += spill::weight(&row);
+            if weight > to.limit && !held.is_empty() {
+                match put_aside(to, &held).await {
+                    Ok(writer) => {
+                        drop(held);
+                        return remaining(writer, row, source, scope).await;
+                    }
+                    Err(e) => {
+                        scope.log(Level::Warn, format!("A set stays in memory: {e}"));
+                        spill = None;
+                    }
+                }
+            }
+        }
+        held.push(row);
+    }
+    Value::list(held)
+}
+
+async fn put_aside(spill: &Spill, held: &[Value]) -> Result<Writer, String> {
+    let mut writer = Writer::new(spill).await?;
+    for row in held {
+        writer.push(row).await;
+    }
+    Ok(writer)
+}
+
+/// Puts what is still to come behind what was put aside.
+async fn remaining(
+    mut writer: Writer,
+    first: Value,
+    mut source: RowStream,
+    scope: &Scope,
+) -> Value {
+    let mut next = Some(first);
+    while let Some(row) = next {
+        writer.push(&row).await;
+        next = source.next().await;
+    }
+    let rows = writer.finish(scope);
+    let host = move |scope: &Scope| rows.stream(scope, "LET");
+    Value::Query(Arc::new(Query::host(host)))
 }

@@ -4,7 +4,7 @@ use crate::eval::{Aggregates, LazyRow, member};
 use crate::log::Level;
 use crate::registry::{Function, Plugin, Registry};
 use crate::reply::Reply;
-use crate::session::{Session, lock};
+use crate::session::{Session, Shared, lock};
 use crate::value::{Dict, Key, Time, Value};
 use std::any::{Any, TypeId};
 use std::fmt;
@@ -276,6 +276,21 @@ impl Scope {
         self.0.session.extensions.get(&id)?.clone().downcast().ok()
     }
 
+    /// What callables of one kind keep for the length of the query: compiled
+    /// rules, open sessions. Made when first asked for.
+    pub fn session_value<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        self.0.session.values.value()
+    }
+
+    /// What callables of one kind share with other queries of the same host, as
+    /// far as it lets them: see [`Shared`].
+    pub fn shared_value<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        match self.extension::<Shared>() {
+            Some(shared) => shared.value(),
+            None => self.session_value(),
+        }
+    }
+
     /// The callables.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.0.session.registry
@@ -366,6 +381,7 @@ impl Scope {
             drop(old);
         }
         self.0.session.fifos.clear();
+        self.0.session.values.clear();
         self.0.session.run_cleanups();
     }
 }

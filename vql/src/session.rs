@@ -29,6 +29,33 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Values by their type, made when first asked for. A host that gives the same
+/// one to several queries, as an [extension](ScopeBuilder::extension), lets them
+/// share what outlives one of them ([`Scope::shared_value`]).
+#[derive(Default)]
+pub struct Shared(Mutex<Extensions>);
+
+impl Shared {
+    /// The value of type `T`.
+    pub fn value<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        let mut values = lock(&self.0);
+        let made = values.entry(TypeId::of::<T>()).or_insert_with(|| Arc::<T>::default());
+        made.clone().downcast().unwrap_or_default()
+    }
+
+    /// Forgets all values.
+    pub(crate) fn clear(&self) {
+        let old = std::mem::take(&mut *lock(&self.0));
+        drop(old);
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
 /// Shared by all scopes of one query.
 pub(crate) struct Session {
     pub(crate) registry: Arc<Registry>,
@@ -42,6 +69,8 @@ pub(crate) struct Session {
     pub(crate) caches: crate::cache::Caches,
     pub(crate) deduplicate: Mutex<HashMap<String, Time>>,
     pub(crate) fifos: crate::plugins::Fifos,
+    /// What callables keep for the length of the query, by type.
+    pub(crate) values: Shared,
     cleanups: Mutex<Vec<Cleanup>>,
 }
 
@@ -183,6 +212,7 @@ impl ScopeBuilder {
             caches: crate::cache::Caches::default(),
             deduplicate: Mutex::default(),
             fifos: crate::plugins::Fifos::default(),
+            values: Shared::default(),
             cleanups: Mutex::default(),
         }))
     }

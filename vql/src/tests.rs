@@ -1,8 +1,10 @@
 //! Tests of the language as a whole: scripts and the JSON of their rows.
 
+mod cancel;
 mod generated;
 mod language;
 mod limits;
+mod spill;
 mod traps;
 
 use crate::{Level, Registry, Scope, ScopeBuilder, Value};

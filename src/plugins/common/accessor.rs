@@ -13,6 +13,7 @@ use std::sync::Arc;
 use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
 use super::path::OsPath;
+use super::process_memory::ProcessMemory;
 use super::zip::ZipFiles;
 use super::{Host, host};
 
@@ -248,6 +249,8 @@ impl Accessors {
         for name in ["", "auto", "file", "file_links", "file_nocase"] {
             map.insert(name.into(), file.clone());
         }
+        map.insert("ext4".into(), Arc::new(Ext4Files(NativeFiles { root: host.root.clone() })));
+        map.insert("process".into(), Arc::new(ProcessMemory { proc: host.proc.clone() }));
         map.insert("data".into(), Arc::new(Content { from_variable: false }));
         map.insert("scope".into(), Arc::new(Content { from_variable: true }));
         let zip = ZipFiles::new(Accessors(map.clone()));
@@ -405,6 +408,67 @@ fn ranges(file: &std::fs::File, size: u64) -> io::Result<Option<Vec<Range>>> {
         at = hole;
     }
     Ok(out.iter().any(|r| r.hole).then_some(out))
+}
+
+/// Files with the flags that `lsattr` shows. They are asked of the mounted file
+/// system, not read from its device.
+struct Ext4Files(NativeFiles);
+
+/// Flags of an inode by their bit.
+const INODE_FLAGS: [(u32, &str); 15] = [
+    (0x1, "SECRM"),
+    (0x2, "UNRM"),
+    (0x4, "COMPR"),
+    (0x8, "SYNC"),
+    (0x10, "IMMUTABLE"),
+    (0x20, "APPEND"),
+    (0x40, "NODUMP"),
+    (0x80, "NOATIME"),
+    (0x800, "ENCRYPT"),
+    (0x1000, "INDEX"),
+    (0x4000, "JOURNAL_DATA"),
+    (0x8000, "NOTAIL"),
+    (0x10000, "DIRSYNC"),
+    (0x20000, "TOPDIR"),
+    (0x80000, "EXTENTS"),
+];
+
+impl Ext4Files {
+    fn with_flags(&self, mut info: FileInfo) -> FileInfo {
+        // Only these have flags, and opening others may do something.
+        if info.is_file() || info.is_dir() {
+            use rustix::fs::{Mode, OFlags};
+            let native = info.path.native(&self.0.root);
+            let how = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let flags = rustix::fs::open(native, how, Mode::empty())
+                .and_then(rustix::fs::ioctl_getflags)
+                .map_or(0, |flags| flags.bits());
+            let names: Vec<&str> =
+                INODE_FLAGS.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, n)| *n).collect();
+            info.data.set("Flags", names.join(","));
+        }
+        info.data.set("Inode", info.identity.1);
+        info.system.set("mft", info.identity.1);
+        info
+    }
+}
+
+impl Accessor for Ext4Files {
+    fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        self.0.open(path)
+    }
+
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        self.0.lstat(path).map(|info| self.with_flags(info))
+    }
+
+    fn stat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        self.0.stat(path).map(|info| self.with_flags(info))
+    }
+
+    fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>> {
+        Ok(self.0.read_dir(path)?.into_iter().map(|info| self.with_flags(info)).collect())
+    }
 }
 
 /// Content that is given instead of a file.

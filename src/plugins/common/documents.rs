@@ -117,7 +117,9 @@ async fn parse_jsonl(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<()
                 Ok(json @ serde_json::Value::Object(_)) => {
                     emitter.send(Value::from_json(json)).await?;
                 }
-                Ok(_) => scope.log(Level::Default, format!("parse_jsonl: {shown}: not an object")),
+                Ok(other) => {
+                    emitter.send(vql::Dict::new().with("_value", Value::from_json(other))).await?;
+                }
                 Err(e) => scope.log(Level::Default, format!("parse_jsonl: {shown}: {e}")),
             }
         }

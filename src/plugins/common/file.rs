@@ -1,10 +1,12 @@
 //! `stat`, `read_file` and `hash`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, SeekFrom};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use md5::Digest;
+use tokio_util::sync::CancellationToken;
 use vql::{ArgType, Args, Dict, Error, Level, Registry, Scope, Signature, Value};
 
 use super::accessor::{Accessor, accessor, path_of};
@@ -138,23 +140,65 @@ struct Wanted {
     md5: bool,
     sha1: bool,
     sha256: bool,
+    /// Ends the reading of a large file.
+    stop: CancellationToken,
 }
 
 async fn hash_function(scope: Scope, args: Args) -> Result<Value, Error> {
     let (accessor, path) = named(&scope, &args, "path")?;
     let select = args.strings("hashselect")?;
     let wants = |n: &str| select.is_empty() || select.iter().any(|s| s.eq_ignore_ascii_case(n));
-    let wanted = Wanted { md5: wants("MD5"), sha1: wants("SHA1"), sha256: wants("SHA256") };
+    let wanted = Wanted {
+        md5: wants("MD5"),
+        sha1: wants("SHA1"),
+        sha256: wants("SHA256"),
+        stop: scope.cancellation().clone(),
+    };
     let configured = scope.resolve("HASH_MAX_SIZE").and_then(|v| v.as_int());
     let limit = args.opt_int("max_size")?.filter(|n| *n > 0).or(configured);
     let limit = limit.and_then(|n| u64::try_from(n).ok()).unwrap_or(MAX_HASHED);
     let text = path.to_text();
-    match blocking(&scope, move || hash_file(&*accessor, &path, limit, &wanted)).await? {
+    let known = scope.session_value::<Hashed>();
+    match blocking(&scope, move || known.hash(&*accessor, &path, limit, &wanted)).await? {
         Ok(dict) => Ok(dict.into()),
         Err(e) => {
             scope.log(Level::Default, format!("hash: {text}: {e}"));
             Ok(Value::Null)
         }
+    }
+}
+
+/// Hashes of a query's files: many processes have one program. A file that was
+/// written since is another one.
+#[derive(Default)]
+struct Hashed(Mutex<BTreeMap<Hashable, Dict>>);
+
+/// Device, inode, size, times of modification and change, and what is wanted.
+type Hashable = (u64, u64, u64, i64, i64, [bool; 3]);
+
+/// Hashes kept for one query.
+const HASHES_KEPT: usize = 4096;
+
+impl Hashed {
+    fn hash(&self, a: &dyn Accessor, path: &OsPath, limit: u64, w: &Wanted) -> io::Result<Dict> {
+        let info = a.stat(path).ok().filter(|i| i.identity != (0, 0) && i.size <= limit);
+        let key = info.map(|i| {
+            let wanted = [w.md5, w.sha1, w.sha256];
+            (i.identity.0, i.identity.1, i.size, i.times[0], i.times[2], wanted)
+        });
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = key.as_ref().and_then(|k| lock().get(k).cloned()) {
+            return Ok(found);
+        }
+        let made = hash_file(a, path, limit, w)?;
+        if let Some(key) = key {
+            let mut all = lock();
+            if all.len() >= HASHES_KEPT {
+                all.clear();
+            }
+            all.insert(key, made.clone());
+        }
+        Ok(made)
     }
 }
 
@@ -172,6 +216,9 @@ fn hash_file(a: &dyn Accessor, path: &OsPath, limit: u64, w: &Wanted) -> io::Res
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         };
+        if w.stop.is_cancelled() {
+            return Err(io::Error::other("the query was cancelled"));
+        }
         total += n as u64;
         if total > limit {
             return Err(io::Error::other(format!("larger than {limit} bytes")));
@@ -185,14 +232,9 @@ fn hash_file(a: &dyn Accessor, path: &OsPath, limit: u64, w: &Wanted) -> io::Res
         }
     }
     let mut out = Dict::new();
-    if let Some(h) = md5 {
-        out.set("MD5", hex::encode(h.finalize()));
-    }
-    if let Some(h) = sha1 {
-        out.set("SHA1", hex::encode(h.finish()));
-    }
-    if let Some(h) = sha256 {
-        out.set("SHA256", hex::encode(h.finish()));
-    }
+    // All three are columns; what was not asked for is empty.
+    out.set("MD5", md5.map_or(String::new(), |h| hex::encode(h.finalize())));
+    out.set("SHA1", sha1.map_or(String::new(), |h| hex::encode(h.finish())));
+    out.set("SHA256", sha256.map_or(String::new(), |h| hex::encode(h.finish())));
     Ok(out)
 }

@@ -28,7 +28,7 @@ pub fn register(registry: &mut Registry) {
         } else {
             return Ok(Value::Null);
         };
-        Ok(Value::object(Ip(address)))
+        Ok(Value::object(Ip(address.to_canonical())))
     });
 }
 

@@ -4,23 +4,33 @@
 //! and the environment.
 
 pub mod accessor;
+pub mod binary;
 pub mod csv;
 pub mod documents;
+pub mod encoding;
 pub mod file;
 pub mod geoip;
 pub mod glob;
 pub mod globs;
 pub mod http;
 pub mod ip;
+pub mod journald;
+pub mod leveldb;
 pub mod lines;
 pub mod path;
 pub mod pathspec;
 pub mod process;
+pub mod process_memory;
 pub mod small;
+pub mod spill;
+pub mod sqlite;
 pub mod temp;
 pub mod upload;
+pub mod vfs_ls;
 pub mod waiting;
+pub mod watch;
 pub mod xml;
+pub mod yara;
 pub mod zip;
 
 use std::path::PathBuf;
@@ -95,18 +105,26 @@ pub async fn blocking<T: Send + 'static>(
 
 /// Adds all callables of this module.
 pub fn register(registry: &mut Registry) {
+    binary::register(registry);
     csv::register(registry);
     documents::register(registry);
+    encoding::register(registry);
     file::register(registry);
     geoip::register(registry);
     glob::register(registry);
     http::register(registry);
     ip::register(registry);
+    journald::register(registry);
+    leveldb::register(registry);
     lines::register(registry);
     pathspec::register(registry);
     process::register(registry);
     small::register(registry);
+    sqlite::register(registry);
     temp::register(registry);
     upload::register(registry);
+    vfs_ls::register(registry);
     waiting::register(registry);
+    watch::register(registry);
+    yara::register(registry);
 }

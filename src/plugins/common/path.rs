@@ -50,6 +50,54 @@ impl OsPath {
         OsPath { components, kind: Kind::Linux, delegate: None }
     }
 
+    /// Bytes from which [`OsPath::from_bytes`] makes the same path.
+    pub fn to_bytes(&self) -> Option<Vec<u8>> {
+        let kind = match self.kind {
+            Kind::Linux => 0u8,
+            Kind::Raw => 1,
+            Kind::Windows => 2,
+        };
+        let mut out = vec![kind, u8::from(self.delegate.is_some())];
+        let mut part = |bytes: &[u8]| {
+            out.extend((bytes.len() as u32).to_le_bytes());
+            out.extend_from_slice(bytes);
+        };
+        if let Some(delegate) = &self.delegate {
+            part(delegate.accessor.as_bytes());
+            part(delegate.path.as_bytes());
+        }
+        self.components.iter().for_each(|c| part(c.as_bytes()));
+        Some(out)
+    }
+
+    /// See [`OsPath::to_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Option<OsPath> {
+        let (head, mut rest) = bytes.split_at_checked(2)?;
+        let kind = match head[0] {
+            0 => Kind::Linux,
+            1 => Kind::Raw,
+            2 => Kind::Windows,
+            _ => return None,
+        };
+        let mut parts = Vec::new();
+        while !rest.is_empty() {
+            let (length, behind) = rest.split_at_checked(4)?;
+            let length = u32::from_le_bytes(length.try_into().ok()?);
+            let (part, behind) = behind.split_at_checked(length as usize)?;
+            parts.push(part);
+            rest = behind;
+        }
+        let mut parts = parts.into_iter();
+        let delegate = match head[1] {
+            0 => None,
+            _ => {
+                let mut text = || Some(String::from_utf8_lossy(parts.next()?).into_owned());
+                Some(Arc::new(Delegate { accessor: text()?, path: text()? }))
+            }
+        };
+        Some(OsPath { components: parts.map(Str::from).collect(), kind, delegate })
+    }
+
     /// Reads a path of Windows or its registry.
     pub fn windows(text: &[u8]) -> OsPath {
         let device = [&b"\\\\.\\"[..], b"\\\\?\\"].into_iter().find(|d| text.starts_with(d));
@@ -59,6 +107,13 @@ impl OsPath {
         let mut components: Vec<Str> = parts.filter(real).map(Str::from).collect();
         if let (Some(first), false) = (components.first_mut(), prefix.is_empty()) {
             *first = [prefix, first.as_bytes()].concat().as_slice().into();
+        }
+        // A shadow copy is one device.
+        let global = components.first().is_some_and(|c| c.as_bytes().ends_with(b"\\GLOBALROOT"));
+        if global && !prefix.is_empty() && components.len() >= 3 {
+            let device: Vec<&[u8]> = components[..3].iter().map(Str::as_bytes).collect();
+            let device = Str::from(device.join(&b'\\').as_slice());
+            drop(components.splice(..3, [device]));
         }
         OsPath { components, kind: Kind::Windows, delegate: None }
     }
@@ -161,7 +216,10 @@ impl OsPath {
                 spec.set(name, text.as_str());
             }
         }
-        spec.with("Path", Value::Str(self.inner_bytes().into())).into()
+        if !self.components.is_empty() {
+            spec.set("Path", Value::Str(self.inner_bytes().into()));
+        }
+        spec.into()
     }
 
     /// The text of the path alone.
@@ -250,7 +308,13 @@ impl Object for OsPath {
             "HumanString" => match &self.delegate {
                 None => Value::Str(self.bytes().into()),
                 Some(d) => {
-                    let outer = OsPath::of(&d.path.as_str().into());
+                    let mut outer = OsPath::of(&d.path.as_str().into());
+                    // Read as its accessor reads paths.
+                    if outer.delegate.is_some()
+                        && let Some(known) = OsPath::parse_as(&d.accessor, b"")
+                    {
+                        outer.kind = if known.kind == Kind::Raw { outer.kind } else { known.kind };
+                    }
                     let outer = outer.member("HumanString").unwrap_or_default().to_text();
                     format!("{outer} -> {}", vql::lossy(&self.inner_bytes())).into()
                 }
@@ -275,6 +339,15 @@ impl Object for OsPath {
         let n = self.components.len() as i64;
         let at = if index < 0 { index + n } else { index };
         self.components.get(usize::try_from(at).ok()?).cloned().map(Value::Str)
+    }
+
+    fn slice(&self, from: Option<i64>, to: Option<i64>) -> Option<Value> {
+        let n = self.components.len() as i64;
+        let clamp = |i: i64| (if i < 0 { i.saturating_add(n) } else { i }).clamp(0, n) as usize;
+        let (from, to) = (from.map_or(0, clamp), to.map_or(n as usize, clamp));
+        let mut part = self.clone();
+        part.components = self.components[from..to.max(from)].to_vec();
+        Some(Value::object(part))
     }
 
     fn text(&self) -> Option<String> {

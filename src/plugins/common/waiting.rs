@@ -23,12 +23,15 @@ pub fn register(registry: &mut Registry) {
         if every.is_zero() {
             every = Duration::from_secs(1);
         }
+        // With a time to begin at, that is the first row's.
+        let at_once = args.has("start");
         if let Some(start) = args.time("start")? {
             let wait = start.as_nanosecond() - scope.now().as_nanosecond();
             let wait = u64::try_from(wait).unwrap_or(0);
             tokio::time::sleep(Duration::from_nanos(wait)).await;
         }
-        let mut ticks = interval_at(Instant::now() + every, every);
+        let first = if at_once { Instant::now() } else { Instant::now() + every };
+        let mut ticks = interval_at(first, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

@@ -22,14 +22,32 @@ const NESTING: &str = "$artifact_nesting";
 pub fn register(r: &mut Registry) {
     let sig = Signature::new("Artifact", "Runs an artifact here.").any_args().namespace();
     r.plugin_async(sig, |scope, args, emitter| async move { call(&scope, &args, &emitter).await });
+    let import = Signature::new("import", "Makes what an artifact exports known to the query.")
+        .required("artifact", vql::ArgType::String, "The artifact.");
+    r.function_async(import, |scope, args| async move {
+        let name = args.string("artifact")?;
+        let artifact = repository_of(&scope)?.get(&name);
+        let artifact =
+            artifact.ok_or_else(|| Error::failed(format!("Artifact {name} not found")))?;
+        if !artifact.export.trim().is_empty() {
+            let statements = vql::parse(&artifact.export).map_err(Error::failed)?;
+            run(statements, &scope.root()).await;
+        }
+        Ok(Value::Bool(true))
+    });
+}
+
+/// The definitions of the query's organisation, or of the scope.
+fn repository_of(scope: &Scope) -> Result<Arc<Repository>, Error> {
+    match Session::of(scope) {
+        Ok(session) => Ok(session.org.repository.clone()),
+        Err(_) => scope.extension().ok_or_else(|| Error::failed("no artifacts are known here")),
+    }
 }
 
 async fn call(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
     let session = Session::of(scope).ok();
-    let repository = match &session {
-        Some(session) => session.org.repository.clone(),
-        None => scope.extension().ok_or_else(|| Error::failed("no artifacts are known here"))?,
-    };
+    let repository = repository_of(scope)?;
     let name = args.call_name().strip_prefix("Artifact.").unwrap_or_default();
     let artifact = repository.get(name);
     let artifact = artifact.ok_or_else(|| Error::failed(format!("Artifact {name} not found")))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vql::{Args, Error, Function, Plugin, Registry, Reply, RowStream, Scope, Signature, Value};
 
 use super::session::Session;
+use crate::plugins::common::sqlite;
 use crate::services::acl::Permission::{
     self, Execve, FilesystemRead, FilesystemWrite, MachineState, Network,
 };
@@ -16,42 +17,56 @@ const NEEDS: &[(&str, Permission)] = &[
     ("audit", MachineState),
     ("connections", MachineState),
     ("copy", FilesystemWrite),
+    ("efivariables", MachineState),
+    ("elastic_upload", Network),
     ("environ", MachineState),
     ("execve", Execve),
     ("expand", MachineState),
-    ("elastic_upload", Network),
     ("geoip", FilesystemRead),
     ("getpid", MachineState),
     ("glob", FilesystemRead),
     ("hash", FilesystemRead),
+    ("host", MachineState),
     ("http_client", Network),
     ("info", MachineState),
     ("interfaces", MachineState),
+    ("leveldb", FilesystemRead),
     ("logscale_upload", Network),
     ("netstat", MachineState),
+    ("parse_binary", FilesystemRead),
     ("parse_csv", FilesystemRead),
+    ("parse_journald", FilesystemRead),
     ("parse_jsonl", FilesystemRead),
     ("parse_lines", FilesystemRead),
     ("parse_records_with_regex", FilesystemRead),
     ("parse_xml", FilesystemRead),
     ("parse_yaml", FilesystemRead),
+    ("proc_yara", MachineState),
+    ("pskill", Execve),
     ("pslist", MachineState),
     ("read_file", FilesystemRead),
+    ("rekey", Execve),
     ("rm", FilesystemWrite),
+    ("shell_session", Execve),
+    ("shell_session_control", Execve),
     ("split_records", FilesystemRead),
     ("splunk_upload", Network),
+    ("sqlite", FilesystemRead),
     ("stat", FilesystemRead),
     ("sysinfo", MachineState),
     ("tempdir", FilesystemWrite),
     ("tempfile", FilesystemWrite),
     ("upload", FilesystemRead),
+    ("vfs_ls", FilesystemRead),
+    ("watch_journald", FilesystemRead),
     ("watch_syslog", FilesystemRead),
     ("write_csv", FilesystemWrite),
     ("write_jsonl", FilesystemWrite),
+    ("yara", FilesystemRead),
 ];
 
 /// Callables beyond the language that touch nothing.
-const HARMLESS: &[&str] = &["clock", "pathspec", "rand", "sleep", "url"];
+const HARMLESS: &[&str] = &["clock", "crypto_rc4", "gunzip", "pathspec", "rand", "sleep", "url"];
 
 /// What a callable needs. Whatever is neither part of the language nor known
 /// here looks at the machine.
@@ -82,6 +97,10 @@ pub(super) fn install(registry: &mut Registry) {
 
 /// Reading what the query itself holds needs no right.
 fn allowed(scope: &Scope, args: &Args, permission: Permission) -> Result<(), Error> {
+    let permission = match &**args.call_name() {
+        "sqlite" if !sqlite::only_reads(&args.string("query")?) => FilesystemWrite,
+        _ => permission,
+    };
     let own = permission == FilesystemRead
         && matches!(args.string("accessor").as_deref(), Ok("data" | "scope"));
     if own { Ok(()) } else { Session::with(scope, permission).map(drop) }

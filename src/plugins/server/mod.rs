@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::common::spill;
 use vql::{LogSink, Registry, Scope, ScopeBuilder};
 
 mod args;
@@ -64,11 +65,15 @@ pub fn scope(
     let clock = session.server.env.clock.clone();
     let now = move || vql::Time::try_from(clock.now()).unwrap_or(vql::Time::UNIX_EPOCH);
     let env = Arc::new(session.server.env.clone());
+    let server = &session.server;
+    let written = server.counters.query_spilled_bytes.clone();
+    let spill = spill::spill(&env, server.options.query_memory_bytes, written);
     ScopeBuilder::new(registry)
         .log(log)
         .clock(now)
         .cancel(cancel)
         .extension(session)
         .extension(env)
+        .extension(spill)
         .build()
 }

@@ -131,6 +131,7 @@ fn slice(value: &Value, from: Option<i64>, to: Option<i64>) -> Value {
         Value::List(items) => items[range(items.len())].iter().cloned().collect(),
         Value::Str(s) => s.as_bytes()[range(s.len())].into(),
         Value::Query(_) => Value::nil_list(),
+        Value::Object(o) => o.slice(from, to).unwrap_or_default(),
         _ => Value::Null,
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn register(registry: &mut Registry) {
                 Err(_) => return Ok(Value::Null),
             }
         };
-        Ok(Value::object(Address(address)))
+        Ok(Value::object(Address(address.to_canonical())))
     });
 }
 

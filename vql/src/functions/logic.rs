@@ -47,7 +47,11 @@ async fn count_true(scope: &Scope, args: &Args, wanted: bool) -> Result<usize, E
         other => vec![other],
     };
     for item in &items {
-        if condition.holds(item, scope).await == wanted {
+        let holds = match wanted {
+            true => condition.holds(item, scope).await,
+            false => condition.holds_all(item, scope).await,
+        };
+        if holds == wanted {
             return Ok(1);
         }
     }
@@ -70,15 +74,37 @@ impl Function for If {
 
 /// A test of elements by patterns and a lambda, from the arguments of a call.
 pub(super) struct Condition {
-    patterns: Vec<GoRegex>,
+    patterns: Vec<Pattern>,
     lambda: Option<Arc<Lambda>>,
+}
+
+enum Pattern {
+    /// `.` and the like: whatever there is.
+    Everything,
+    Regex(GoRegex),
+}
+
+impl Pattern {
+    fn new(text: &str) -> Result<Pattern, Error> {
+        match text {
+            "" | "." | ".*" => Ok(Pattern::Everything),
+            text => compile(text, true).map(Pattern::Regex).map_err(Error::failed),
+        }
+    }
+
+    fn is_match(&self, text: &[u8]) -> bool {
+        match self {
+            Pattern::Everything => true,
+            Pattern::Regex(regex) => regex.is_match(text),
+        }
+    }
 }
 
 impl Condition {
     /// Reads `regex` and the lambda argument.
     pub(super) fn new(args: &Args, lambda: &str) -> Result<Condition, Error> {
         let patterns = args.strings("regex")?;
-        let compiled = patterns.iter().map(|p| compile(p, true).map_err(Error::failed));
+        let compiled = patterns.iter().map(|p| Pattern::new(p));
         Ok(Condition {
             patterns: compiled.collect::<Result<_, _>>()?,
             lambda: args.lambda(lambda)?,
@@ -87,6 +113,15 @@ impl Condition {
 
     fn is_trivial(&self) -> bool {
         self.patterns.is_empty() && self.lambda.is_none()
+    }
+
+    /// True when the lambda, or without one every pattern, accepts the element.
+    async fn holds_all(&self, item: &Value, scope: &Scope) -> bool {
+        if self.lambda.is_some() {
+            return self.holds(item, scope).await;
+        }
+        let text = item.to_str();
+        self.patterns.iter().all(|p| p.is_match(text.as_bytes()))
     }
 
     /// True when the lambda, or without one a pattern, accepts the element.

@@ -1,4 +1,4 @@
-//! eval, items, rot13, entropy, cidr_contains, similarity, semver: small pure ones.
+//! eval, items, rot13, entropy, cidr_contains, similarity: small pure ones.
 
 use crate::error::Error;
 use crate::eval::{call_lambda, equal};
@@ -13,7 +13,11 @@ pub(super) fn register(registry: &mut Registry) {
         .arg("args", ArgType::Any, "Its arguments; anything but a list is one.");
     registry.function_async(eval, |scope, args| async move {
         let lambda = args.lambda("func")?.ok_or_else(|| Error::failed("no lambda"))?;
-        let given = super::format::values(args.any("args"), args.has("args"));
+        let given = match args.has("args") {
+            true => super::format::values(args.any("args"), true),
+            // By itself it gets the scope.
+            false => vec![super::scope_value(&scope)],
+        };
         Ok(call_lambda(&lambda, &scope, given).await)
     });
 
@@ -45,7 +49,8 @@ pub(super) fn register(registry: &mut Registry) {
         }
         let share = |n: &usize| *n as f64 / text.len() as f64;
         let bits = counts.iter().filter(|n| **n > 0).map(share).map(|p| -p * p.log2());
-        Ok(bits.sum::<f64>().into())
+        // Two digits are what it is given with.
+        Ok(((bits.sum::<f64>() * 100.0).floor() / 100.0).into())
     });
 
     let cidr = Signature::new("cidr_contains", "True when an address is in any of the ranges.")
@@ -57,31 +62,17 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let similarity = Signature::new("similarity", "The share of equal members of two sets.")
-        .required("set1", ArgType::Dict, "One set.")
-        .required("set2", ArgType::Dict, "The other.");
+        .required("set1", ArgType::Any, "One set.")
+        .required("set2", ArgType::Any, "The other.");
     registry.function_sync(similarity, |_, args| {
-        let (a, b) = (args.dict("set1")?, args.dict("set2")?);
+        // What is no set is like nothing.
+        let (Ok(a), Ok(b)) = (args.dict("set1"), args.dict("set2")) else {
+            return Ok(Value::Float(0.0));
+        };
         let same = a.iter().filter(|(k, v)| b.get(k).is_some_and(|w| equal(v, w))).count();
         let all = a.len() + b.len() - same;
-        Ok(if all == 0 { Value::Float(0.0) } else { (same as f64 / all as f64).into() })
-    });
-
-    let semver = Signature::new("semver", "The parts of a semantic version.");
-    let semver = semver.required("version", ArgType::String, "The version.");
-    registry.function_sync(semver, |_, args| {
-        let version = args.string("version")?;
-        let text = version.strip_prefix('v').unwrap_or(&version);
-        let (text, _) = text.split_once('+').unwrap_or((text, ""));
-        let (core, pre) = text.split_once('-').unwrap_or((text, ""));
-        let mut parts = core.split('.').map(|part| part.parse::<u32>());
-        let mut part = || parts.next().unwrap_or(Ok(0)).map_err(Error::failed);
-        Ok(Dict::new()
-            .with("Major", part()?)
-            .with("Minor", part()?)
-            .with("Patch", part()?)
-            .with("Prerelease", pre.to_string())
-            .with("Version", version.as_str())
-            .into())
+        let differ = (all - same) as f64;
+        Ok(if all == 0 { Value::Float(0.0) } else { (1.0 - differ / all as f64).into() })
     });
 }
 

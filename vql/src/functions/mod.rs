@@ -1,8 +1,10 @@
 //! The functions of the language which need no host.
 
 mod aggregate;
+mod cache;
 mod encode;
 mod format;
+mod generate;
 mod go_format;
 mod go_layout;
 mod grok;
@@ -19,6 +21,7 @@ mod numbers;
 mod paths;
 mod reflection;
 mod regexes;
+mod semver;
 mod serialize;
 mod strings;
 mod timestamp;
@@ -31,8 +34,10 @@ use crate::registry::Registry;
 /// Adds them all.
 pub(crate) fn register(registry: &mut Registry) {
     aggregate::register(registry);
+    cache::register(registry);
     encode::register(registry);
     format::register(registry);
+    generate::register(registry);
     grok::register(registry);
     humanize::register(registry);
     ip::register(registry);
@@ -47,6 +52,7 @@ pub(crate) fn register(registry: &mut Registry) {
     paths::register(registry);
     reflection::register(registry);
     regexes::register(registry);
+    semver::register(registry);
     serialize::register(registry);
     strings::register(registry);
     timestamp::register(registry);

@@ -62,28 +62,68 @@ struct Style {
     separators: &'static [char],
     separator: &'static str,
     rooted: bool,
+    /// Components with a separator in them stand in double quotes.
+    quoted: bool,
 }
 
 impl Style {
     fn new(path_type: Option<String>) -> Result<Style, Error> {
         Ok(match path_type.as_deref() {
-            None | Some("linux" | "generic" | "auto" | "file") => {
-                Style { separators: &['/'], separator: "/", rooted: true }
+            None | Some("linux" | "auto" | "file") => {
+                Style { separators: &['/'], separator: "/", rooted: true, quoted: false }
+            }
+            Some("generic") => {
+                Style { separators: &['/', '\\'], separator: "/", rooted: true, quoted: true }
             }
             Some("windows" | "registry" | "ntfs") => {
-                Style { separators: &['\\', '/'], separator: "\\", rooted: false }
+                Style { separators: &['\\', '/'], separator: "\\", rooted: false, quoted: true }
             }
             Some(other) => return Err(Error::failed(format!("unknown path type {other}"))),
         })
     }
 
     fn split(&self, path: &str) -> Vec<String> {
+        if self.quoted {
+            return split_quoted(path, self.separators);
+        }
         let parts = path.split(self.separators);
         parts.filter(|part| !part.is_empty()).map(String::from).collect()
     }
 
     fn join(&self, parts: &[String]) -> String {
         let root = if self.rooted && !parts.is_empty() { self.separator } else { "" };
+        let quote = |part: &String| match self.quoted && part.contains(['/', '\\', '"']) {
+            true => format!("\"{}\"", part.replace('"', "\"\"")),
+            false => part.clone(),
+        };
+        let parts: Vec<String> = parts.iter().map(quote).collect();
         format!("{root}{}", parts.join(self.separator))
     }
+}
+
+/// The components of a path in which those in double quotes may hold separators;
+/// a quote in them is doubled.
+fn split_quoted(path: &str, separators: &[char]) -> Vec<String> {
+    let (mut parts, mut part, mut quoted) = (Vec::new(), String::new(), false);
+    let mut chars = path.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                part.push('"');
+            }
+            '"' if quoted => quoted = false,
+            '"' if part.is_empty() => quoted = true,
+            c if !quoted && separators.contains(&c) => {
+                if !part.is_empty() {
+                    parts.push(std::mem::take(&mut part));
+                }
+            }
+            c => part.push(c),
+        }
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
 }

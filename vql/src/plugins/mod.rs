@@ -8,6 +8,7 @@ mod fifo;
 mod flatten;
 mod foreach;
 mod query;
+mod sequence;
 mod simple;
 mod tables;
 
@@ -25,6 +26,7 @@ pub(crate) fn register(registry: &mut Registry) {
     flatten::register(registry);
     foreach::register(registry);
     query::register(registry);
+    sequence::register(registry);
     simple::register(registry);
     tables::register(registry);
 }

@@ -4,12 +4,15 @@
 use crate::Args;
 use crate::csv::{CsvHeader, CsvOptions, parse_csv};
 use crate::error::Error;
+use crate::eval::{call_lambda, truth};
 use crate::go_regex::{GoRegex, compile};
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::stream::from_rows;
 use crate::value::{Dict, Value};
 use futures::StreamExt;
+use std::time::Duration;
+use tokio::time::Instant;
 
 pub(super) fn register(registry: &mut Registry) {
     let csv = Signature::new("parse_csv", "The rows of CSV text.")
@@ -32,12 +35,51 @@ pub(super) fn register(registry: &mut Registry) {
 
     let batch = Signature::new("batch", "Several rows as one.")
         .arg("batch_size", ArgType::Int, "How many.")
+        .arg("batch_func", ArgType::Lambda, "Ends a batch with the row it is true for.")
+        .arg("timeout", ArgType::Int, "Seconds after which what there is is a batch.")
         .required("query", ArgType::Query, "The rows.");
-    registry.plugin_async(batch, |_, args, emitter| async move {
+    registry.plugin_async(batch, |scope, args, emitter| async move {
         const SIZE: i64 = 1000;
-        let size = args.opt_int("batch_size")?.filter(|n| *n > 0).unwrap_or(SIZE) as usize;
-        let mut batches = args.rows("query").chunks(size);
-        while let Some(rows) = batches.next().await {
+        let given = args.opt_int("batch_size")?.filter(|n| *n > 0);
+        let ends = args.lambda("batch_func")?;
+        let size = match (given, &ends) {
+            (None, Some(_)) => usize::MAX,
+            (given, _) => usize::try_from(given.unwrap_or(SIZE)).unwrap_or(usize::MAX),
+        };
+        let timeout = args.opt_int("timeout")?.filter(|n| *n > 0);
+        let timeout = timeout.map(|n| Duration::from_secs(n.unsigned_abs()));
+        let mut source = args.rows("query");
+        let mut rows = Vec::new();
+        let mut due: Option<Instant> = None;
+        loop {
+            let row = match due {
+                Some(due) => tokio::time::timeout_at(due, source.next()).await.ok(),
+                None => Some(source.next().await),
+            };
+            let full = match row {
+                Some(Some(row)) => {
+                    due = due.or_else(|| Some(Instant::now() + timeout?));
+                    let last = match &ends {
+                        Some(lambda) => {
+                            let verdict = call_lambda(lambda, &scope, vec![row.clone()]).await;
+                            truth(&verdict, &scope).await
+                        }
+                        None => false,
+                    };
+                    rows.push(row);
+                    last || rows.len() >= size
+                }
+                // The time is up.
+                None => true,
+                Some(None) => break,
+            };
+            if full {
+                due = None;
+                let batch = Value::list(std::mem::take(&mut rows));
+                emitter.send(Dict::new().with("rows", batch)).await?;
+            }
+        }
+        if !rows.is_empty() {
             emitter.send(Dict::new().with("rows", Value::list(rows))).await?;
         }
         Ok(())

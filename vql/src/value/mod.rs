@@ -131,7 +131,7 @@ impl Value {
         }
     }
 
-    fn is_nil_list(&self) -> bool {
+    pub(crate) fn is_nil_list(&self) -> bool {
         matches!(self, Value::List(l) if Arc::ptr_eq(l, &NIL_LIST))
     }
 

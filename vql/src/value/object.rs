@@ -28,6 +28,11 @@ pub trait Object: Any + Send + Sync + fmt::Debug {
         None
     }
 
+    /// `value[from:to]`, counted from the end when negative.
+    fn slice(&self, _from: Option<i64>, _to: Option<i64>) -> Option<Value> {
+        None
+    }
+
     /// The string form; `None` shows the JSON of the members.
     fn text(&self) -> Option<String> {
         None
@@ -53,6 +58,11 @@ pub trait Object: Any + Send + Sync + fmt::Debug {
 
     /// `self < other`; `None` when the two do not compare.
     fn less(&self, _other: &Value) -> Option<bool> {
+        None
+    }
+
+    /// `self > other`; `None` when the two do not compare.
+    fn greater(&self, _other: &Value) -> Option<bool> {
         None
     }
 

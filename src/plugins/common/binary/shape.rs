@@ -1,0 +1,154 @@
+//! Profiles, and structures as values.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+use vql::{Dict, Key, Object, Value};
+
+use super::reference;
+
+/// The structures of a profile by name.
+#[derive(Debug)]
+pub(super) struct Profile(BTreeMap<String, Shape>);
+
+/// One structure.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) size: Json,
+    pub(super) fields: Vec<Field>,
+}
+
+/// One field.
+#[derive(Debug)]
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) offset: Json,
+    pub(super) kind: String,
+    pub(super) options: Json,
+}
+
+impl Profile {
+    /// Reads a profile. People write comments and trailing commas into theirs,
+    /// which YAML takes and JSON does not.
+    pub(super) fn parse(text: &str) -> Result<Profile, String> {
+        let all: Vec<(String, Json, Vec<Vec<Json>>)> =
+            yaml_serde::from_str(first_value(text)).map_err(|e| format!("the profile: {e}"))?;
+        let mut shapes = BTreeMap::new();
+        for (name, size, fields) in all {
+            let fields = fields.into_iter().map(|f| {
+                let mut parts = f.into_iter();
+                let mut next = || parts.next().unwrap_or(Json::Null);
+                let (field, offset, kind, options) = (next(), next(), next(), next());
+                match (field, kind) {
+                    (Json::String(name), Json::String(kind)) => {
+                        Ok(Field { name, offset, kind, options })
+                    }
+                    _ => Err(format!(
+                        "the profile: {name}: a field is [name, offset, type, options]"
+                    )),
+                }
+            });
+            let fields = fields.collect::<Result<Vec<_>, _>>()?;
+            shapes.insert(name, Shape { size, fields });
+        }
+        Ok(Profile(shapes))
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Shape> {
+        self.0.get(name)
+    }
+}
+
+/// The first list or object of a text; what people leave behind it (a bracket too
+/// many) does not matter.
+fn first_value(text: &str) -> &str {
+    let (mut depth, mut quoted, mut escaped, mut comment) = (0usize, false, false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            '\n' => comment = false,
+            _ if comment => {}
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            '#' => comment = true,
+            '[' | '{' => depth += 1,
+            ']' | '}' if depth == 1 => return &text[..=at],
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    text
+}
+
+/// A structure that was read.
+#[derive(Clone, Debug)]
+pub(super) struct Struct {
+    fields: Dict,
+    places: BTreeMap<String, (i64, i64)>,
+    start: i64,
+    pub(super) size: i64,
+    parent: Value,
+}
+
+impl Struct {
+    pub(super) fn new(start: i64, parent: Value) -> Struct {
+        Struct { fields: Dict::new(), places: BTreeMap::new(), start, size: 0, parent }
+    }
+
+    pub(super) fn add(&mut self, name: &str, value: Value, start: i64, size: i64) {
+        self.fields.set(Key::new(name), value);
+        self.places.insert(name.to_owned(), (start, size));
+    }
+}
+
+impl Object for Struct {
+    fn type_name(&self) -> &'static str {
+        "*vtypes.StructObject"
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn members(&self) -> Vec<Key> {
+        self.fields.keys().cloned().collect()
+    }
+
+    fn member(&self, name: &str) -> Option<Value> {
+        if let Some(value) = self.fields.get(name) {
+            return Some(value.clone());
+        }
+        if let Some(field) = name.strip_prefix('@') {
+            let (start, size) = self.places.get(field)?;
+            let value = self.fields.get(field).cloned().unwrap_or_default();
+            return Some(reference(&value, *start, *size, self.start));
+        }
+        Some(match name {
+            "SizeOf" | "Size" => self.size.into(),
+            "StartOf" | "Start" | "OffsetOf" => self.start.into(),
+            "EndOf" | "End" => (self.start + self.size).into(),
+            "ParentOf" | "Parent" => self.parent.clone(),
+            _ => return None,
+        })
+    }
+
+    fn truth(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_a_profile_does_not_matter() {
+        assert_eq!(first_value("[[1, \"]\"], # ]\n {}\n] ]"), "[[1, \"]\"], # ]\n {}\n]");
+        assert_eq!(first_value("[1"), "[1");
+        let text = "[[\"A\", 4, [[\"a\", 0, \"uint32\"]]]\n]]";
+        assert_eq!(Profile::parse(text).unwrap().find("A").unwrap().fields.len(), 1);
+        assert!(Profile::parse("[[\"A\"").is_err());
+    }
+}

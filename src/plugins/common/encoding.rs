@@ -1,0 +1,83 @@
+//! `gunzip` and `crypto_rc4`: text that programs hide from readers.
+
+use std::io::Read;
+
+use vql::{ArgType, Error, Registry, Signature, Value};
+
+/// Most bytes a text may have after decompression.
+const LIMIT: u64 = 100 << 20;
+
+/// Adds the callables of this module.
+pub fn register(registry: &mut Registry) {
+    let gunzip = Signature::new("gunzip", "Decompresses what gzip compressed.");
+    registry.function_sync(
+        gunzip.required("string", ArgType::String, "The compressed text."),
+        |_, args| {
+            let data = args.bytes("string")?;
+            let mut out = Vec::new();
+            let stream = flate2::read::MultiGzDecoder::new(data.as_bytes());
+            stream.take(LIMIT + 1).read_to_end(&mut out).map_err(Error::failed)?;
+            match out.len() as u64 > LIMIT {
+                true => Err(Error::failed(format!("more than {LIMIT} bytes"))),
+                false => Ok(out.into()),
+            }
+        },
+    );
+    let rc4 = Signature::new("crypto_rc4", "RC4; what encrypts also decrypts.")
+        .required("string", ArgType::String, "The text.")
+        .required("key", ArgType::String, "The key, of 1 to 256 bytes.");
+    registry.function_sync(rc4, |_, args| {
+        let (text, key) = (args.bytes("string")?, args.bytes("key")?);
+        let out = rc4_of(text.as_bytes(), key.as_bytes());
+        out.map(Value::from).ok_or_else(|| Error::failed("a key has 1 to 256 bytes"))
+    });
+}
+
+/// Old and broken as a cipher; here it only reads what others wrote.
+fn rc4_of(text: &[u8], key: &[u8]) -> Option<Vec<u8>> {
+    if !(1..=256).contains(&key.len()) {
+        return None;
+    }
+    let mut state: Vec<u8> = (0..=255).collect();
+    let mut j = 0u8;
+    for i in 0..256 {
+        j = j.wrapping_add(state[i]).wrapping_add(key[i % key.len()]);
+        state.swap(i, usize::from(j));
+    }
+    let (mut i, mut j) = (0u8, 0u8);
+    let next = |byte: &u8| {
+        i = i.wrapping_add(1);
+        j = j.wrapping_add(state[usize::from(i)]);
+        state.swap(usize::from(i), usize::from(j));
+        let at = state[usize::from(i)].wrapping_add(state[usize::from(j)]);
+        byte ^ state[usize::from(at)]
+    };
+    Some(text.iter().map(next).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn rc4_of_a_known_text() {
+        let cipher = rc4_of(b"Plaintext", b"Key").unwrap();
+        assert_eq!(hex::encode(&cipher), "bbf316e8d940af0ad3");
+        assert_eq!(rc4_of(&cipher, b"Key").unwrap(), b"Plaintext");
+        assert!(rc4_of(b"x", b"").is_none());
+    }
+
+    #[tokio::test]
+    async fn gzip() {
+        let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        zip.write_all(b"hello\n").unwrap();
+        let mut registry = Registry::standard();
+        register(&mut registry);
+        let scope = vql::ScopeBuilder::new(std::sync::Arc::new(registry)).build();
+        scope.set("Zip", zip.finish().unwrap());
+        let text = "SELECT gunzip(string=Zip) AS G, gunzip(string='no') AS N FROM scope()";
+        let rows = vql::run(text, &scope).await.unwrap();
+        assert_eq!(Value::from(rows).to_json(), r#"[{"G":"hello\n","N":null}]"#);
+    }
+}
