@@ -16,9 +16,12 @@ pub mod lines;
 pub mod path;
 pub mod pathspec;
 pub mod process;
+pub mod s3;
 pub mod small;
+pub mod smtp;
 pub mod temp;
 pub mod upload;
+pub mod upload_directory;
 pub mod waiting;
 pub mod xml;
 pub mod zip;
@@ -105,8 +108,10 @@ pub fn register(registry: &mut Registry) {
     lines::register(registry);
     pathspec::register(registry);
     process::register(registry);
+    s3::register(registry);
     small::register(registry);
     temp::register(registry);
     upload::register(registry);
+    upload_directory::register(registry);
     waiting::register(registry);
 }

@@ -11,17 +11,26 @@ mod artifacts;
 mod clients;
 mod cluster;
 mod events;
+mod exports;
+pub mod files;
 mod flows;
 mod guard;
 pub mod hunt_results;
 mod hunts;
+mod mail;
 mod monitoring;
+mod notebooks;
 mod orgs;
+mod personal;
 mod results;
 pub mod session;
+mod store_path;
+mod timelines;
 mod tools;
 mod users;
 
+#[cfg(test)]
+mod own_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -36,11 +45,17 @@ pub fn register(registry: &mut Registry) {
     clients::register(registry);
     cluster::register(registry);
     events::register(registry);
+    exports::register(registry);
+    files::register(registry);
     flows::register(registry);
     hunts::register(registry);
+    mail::register(registry);
     monitoring::register(registry);
+    notebooks::register(registry);
     orgs::register(registry);
+    personal::register(registry);
     results::register(registry);
+    timelines::register(registry);
     tools::register(registry);
     users::register(registry);
 }
@@ -62,7 +77,9 @@ pub fn scope(
     let clock = session.server.env.clock.clone();
     let now = move || vql::Time::try_from(clock.now()).unwrap_or(vql::Time::UNIX_EPOCH);
     let env = Arc::new(session.server.env.clone());
+    let accessors = Arc::new(files::of_host(&session));
     ScopeBuilder::new(registry)
+        .extension(accessors)
         .log(log)
         .clock(now)
         .cancel(cancel)
