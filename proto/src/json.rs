@@ -64,6 +64,21 @@ pub fn to_named_object<M: Message + Name>(m: &M) -> Result<String, JsonError> {
     serialize(m, &SerializeOptions::new().use_proto_field_name(true))
 }
 
+/// As stock archives hold objects: indented by one space, snake_case, bare
+/// integers, enums by number, defaults omitted.
+pub fn to_indented<M: Message + Name>(m: &M) -> Result<String, JsonError> {
+    let options = SerializeOptions::new()
+        .use_proto_field_name(true)
+        .stringify_64_bit_integers(false)
+        .use_enum_numbers(true);
+    let name = M::full_name();
+    let mut out = Vec::new();
+    let format = serde_json::ser::PrettyFormatter::with_indent(b" ");
+    let mut ser = serde_json::Serializer::with_formatter(&mut out, format);
+    dynamic(m)?.serialize_with_options(&mut ser, &options).map_err(|e| fail(&name, e))?;
+    String::from_utf8(out).map_err(|e| fail(&name, e))
+}
+
 /// Reads either dialect; unknown fields are ignored, so that objects of newer
 /// servers still load.
 pub fn from_json<M: Message + Name + Default>(text: &[u8]) -> Result<M, JsonError> {

@@ -404,11 +404,12 @@ fn stats_message(id: &str, stats: FlowStats, urgent: bool) -> VeloMessage {
 }
 
 /// The request's period. Stock servers send a number of seconds in this field
-/// of milliseconds; nobody means so few milliseconds.
+/// of milliseconds, 2 unless configured; nobody means so few milliseconds. Our own
+/// sends 50 and means them.
 fn log_batch(request: &FlowRequest) -> Duration {
     match request.log_batch_time {
         0 => LOG_BATCH,
-        n if n < 100 => Duration::from_secs(n),
+        n if n < 20 => Duration::from_secs(n),
         n => Duration::from_millis(n),
     }
 }

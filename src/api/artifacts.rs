@@ -5,8 +5,9 @@ use serde_json::json;
 use tonic::Status;
 use velociraptor_proto::proto::set_artifact_request::Operation;
 use velociraptor_proto::proto::{
-    Artifact, ArtifactDescriptors, ClientEventTable, GetArtifactRequest, GetArtifactResponse,
-    GetArtifactsRequest, GetClientMonitoringStateRequest, SetArtifactRequest, SetArtifactResponse,
+    Artifact, ArtifactCollectorArgs, ArtifactDescriptors, ClientEventTable, GetArtifactRequest,
+    GetArtifactResponse, GetArtifactsRequest, GetClientMonitoringStateRequest, SetArtifactRequest,
+    SetArtifactResponse,
 };
 
 use super::status::status;
@@ -126,6 +127,29 @@ impl Api {
         done.map_err(|e| status(&e))?;
         audit(&self.server, &caller.org, &caller.name, "SetClientMonitoringState", details).await;
         Ok(())
+    }
+}
+
+impl Api {
+    pub(super) fn server_monitoring(
+        &self,
+        caller: &Caller,
+    ) -> Result<ArtifactCollectorArgs, Status> {
+        caller.require(Permission::ReadResults)?;
+        Ok(caller.org.monitoring.server_table())
+    }
+
+    pub(super) async fn change_server_monitoring(
+        &self,
+        caller: &Caller,
+        table: ArtifactCollectorArgs,
+    ) -> Result<ArtifactCollectorArgs, Status> {
+        caller.require(Permission::CollectServer)?;
+        let details = json!({ "artifacts": table.artifacts });
+        let done = self.server.set_server_monitoring(&caller.org, table).await;
+        done.map_err(|e| status(&e))?;
+        audit(&self.server, &caller.org, &caller.name, "SetServerMonitoringState", details).await;
+        Ok(caller.org.monitoring.server_table())
     }
 }
 

@@ -3,7 +3,7 @@
 use tonic::Status;
 use velociraptor_proto::proto::{
     ApiFlowRequest, ApiFlowRequestDetails, ArtifactCollectorArgs, ArtifactCollectorResponse,
-    AvailableDownloads, FlowDetails, StartFlowResponse,
+    FlowDetails, StartFlowResponse,
 };
 
 use super::status::status;
@@ -56,7 +56,8 @@ impl Api {
                 request.compiled_collector_args.clear();
             }
         }
-        let available_downloads = Some(AvailableDownloads::default());
+        let exports = self.server.flow_exports(&caller.org, &r.client_id, &r.flow_id).await;
+        let available_downloads = Some(exports.map_err(|e| status(&e))?);
         Ok(FlowDetails { context: Some(context), available_downloads })
     }
 

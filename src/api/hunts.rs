@@ -128,7 +128,11 @@ impl Api {
         Ok(ListHuntsResponse { items: items.collect(), total })
     }
 
-    pub(super) fn one_hunt(&self, caller: &Caller, r: &GetHuntRequest) -> Result<Hunt, Status> {
+    pub(super) async fn one_hunt(
+        &self,
+        caller: &Caller,
+        r: &GetHuntRequest,
+    ) -> Result<Hunt, Status> {
         caller.require(Permission::ReadResults)?;
         if r.hunt_id.is_empty() {
             return Ok(Hunt::default());
@@ -138,6 +142,9 @@ impl Api {
         if let Some(request) = &mut hunt.start_request {
             request.compiled_collector_args.iter_mut().for_each(redact);
         }
+        let exports = self.server.hunt_exports(&caller.org, &r.hunt_id).await;
+        let exports = exports.map_err(|e| status(&e))?;
+        hunt.stats.get_or_insert_default().available_downloads = Some(exports);
         Ok(hunt)
     }
 

@@ -27,6 +27,7 @@ mod artifacts;
 pub mod client;
 mod clients;
 mod events;
+mod exports;
 mod files;
 mod flows;
 mod hunts;
@@ -43,9 +44,7 @@ pub use query::run as run_query;
 /// Largest message accepted, in bytes: gRPC's usual 4 MiB.
 const MAX_RECEIVE: usize = 4 << 20;
 
-/// Parts of the datastore the API shows to nobody, unless configured
-/// (`security.denied_fs_accessor_prefix`).
-pub const DENIED_PREFIXES: [&str; 6] = ["acl", "backups", "config", "orgs", "secrets", "users"];
+pub use crate::services::server::DENIED_PREFIXES;
 
 /// What the API needs to know of the configuration.
 #[derive(Debug, Clone)]

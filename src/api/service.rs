@@ -138,7 +138,7 @@ impl Service for Api {
 
     async fn get_hunt(&self, r: Request<GetHuntRequest>) -> Result<Response<Hunt>, Status> {
         let caller = self.caller(&r, None).await?;
-        Ok(Response::new(self.one_hunt(&caller, r.get_ref())?))
+        Ok(Response::new(self.one_hunt(&caller, r.get_ref()).await?))
     }
 
     async fn get_hunt_tags(&self, r: Request<()>) -> Result<Response<HuntTags>, Status> {
@@ -176,6 +176,14 @@ impl Service for Api {
     ) -> Result<Response<GetTableResponse>, Status> {
         let caller = self.caller(&r, None).await?;
         Ok(Response::new(self.hunt_rows(&caller, r.get_ref()).await?))
+    }
+
+    async fn create_download_file(
+        &self,
+        r: Request<CreateDownloadRequest>,
+    ) -> Result<Response<CreateDownloadResponse>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.create_download(&caller, r.into_inner()).await?))
     }
 
     async fn list_clients(
@@ -264,5 +272,21 @@ impl Service for Api {
     ) -> Result<Response<()>, Status> {
         let caller = self.caller(&r, None).await?;
         self.change_monitoring(&caller, r.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_server_monitoring_state(
+        &self,
+        r: Request<()>,
+    ) -> Result<Response<ArtifactCollectorArgs>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.server_monitoring(&caller)?))
+    }
+
+    async fn set_server_monitoring_state(
+        &self,
+        r: Request<ArtifactCollectorArgs>,
+    ) -> Result<Response<ArtifactCollectorArgs>, Status> {
+        let caller = self.caller(&r, None).await?;
+        Ok(Response::new(self.change_server_monitoring(&caller, r.into_inner()).await?))
     }
 }

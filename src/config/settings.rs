@@ -28,6 +28,10 @@ pub struct Settings {
     pub cluster: Cluster,
     /// Keys of earlier rotations.
     pub rotation: Rotation,
+    /// Stores outside that event rows go to.
+    pub forward: Vec<Forward>,
+    /// Archives of collections and hunts.
+    pub exports: Exports,
 }
 
 /// `journal`.
@@ -162,6 +166,93 @@ impl Default for Gui {
             sort_rows: 1_000_000,
             kept_rows: 16_000_000,
         }
+    }
+}
+
+/// One of `forward`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Forward {
+    /// Name of the store, of letters, digits, `-` and `_`: what was delivered is
+    /// remembered under it.
+    pub name: String,
+    /// Where rows are POSTed to, one JSON object a line.
+    pub url: String,
+    /// Event artifacts, each with all its sources or as `Artifact/Source`.
+    pub artifacts: Vec<String>,
+    /// A file of further headers, one `Name: value` a line; read each time.
+    pub headers_file: String,
+    /// A file of certificates to trust besides the system's, PEM.
+    pub root_ca_file: String,
+    /// Take any certificate.
+    pub skip_verify: bool,
+    /// Rows of a delivery.
+    pub batch_rows: u64,
+    /// Bytes of a delivery.
+    pub batch_bytes: u64,
+    /// Seconds a delivery may take.
+    pub timeout_seconds: u64,
+    /// Bytes that may wait in journals for a store that is away; beyond, the oldest
+    /// are given up and counted.
+    pub backlog_bytes: u64,
+}
+
+impl Default for Forward {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            url: String::new(),
+            artifacts: vec![],
+            headers_file: String::new(),
+            root_ca_file: String::new(),
+            skip_verify: false,
+            batch_rows: 1000,
+            batch_bytes: 4 << 20,
+            timeout_seconds: 30,
+            backlog_bytes: 4 << 30,
+        }
+    }
+}
+
+impl Forward {
+    fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err(format!("forward: the name {name:?} is not letters, digits, - and _"));
+        }
+        let url = url::Url::parse(&self.url).map_err(|e| format!("forward {name}: url: {e}"))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(format!("forward {name}: url is not http or https"));
+        }
+        if self.artifacts.is_empty() {
+            return Err(format!("forward {name}: no artifacts are named"));
+        }
+        for (what, value) in [
+            ("batch_rows", self.batch_rows),
+            ("batch_bytes", self.batch_bytes),
+            ("timeout_seconds", self.timeout_seconds),
+            ("backlog_bytes", self.backlog_bytes),
+        ] {
+            if value == 0 {
+                return Err(format!("forward {name}: {what} is 0; the least is 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `exports`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Exports {
+    /// Archives made at the same time; others wait.
+    pub at_once: u64,
+}
+
+impl Default for Exports {
+    fn default() -> Self {
+        Self { at_once: 2 }
     }
 }
 
@@ -356,8 +447,20 @@ impl Settings {
     pub fn parse(text: &str) -> Result<Self, yaml_serde::Error> {
         let value: Option<Self> = yaml_serde::from_str(text)?;
         let value = value.unwrap_or_default();
-        value.cluster.check().map_err(<yaml_serde::Error as serde::de::Error>::custom)?;
+        value.check().map_err(<yaml_serde::Error as serde::de::Error>::custom)?;
         Ok(value)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.cluster.check()?;
+        let mut names = std::collections::BTreeSet::new();
+        for f in &self.forward {
+            f.check()?;
+            if !names.insert(&f.name) {
+                return Err(format!("forward: {} is there twice", f.name));
+            }
+        }
+        Ok(())
     }
 
     /// As YAML: only what differs from the defaults.
@@ -428,9 +531,22 @@ mod tests {
         for bad in ["jurnal: {}\n", "journal:\n  group: 5\n", "journal: 3\n", "- a\n"] {
             assert!(Settings::parse(bad).is_err(), "{bad}");
         }
-        let refused = |text| Settings::parse(text).unwrap_err().to_string();
+        let refused = |text: &str| Settings::parse(text).unwrap_err().to_string();
         let e = refused("cluster:\n  beat_ms: 0\n");
         assert!(e.contains("cluster.beat_ms is 0; the least is 10"), "{e}");
+        let forward = |more: &str| format!("forward:\n- name: a\n  url: http://h/x\n{more}");
+        let good = forward("  artifacts: [A]\n");
+        assert_eq!(Settings::parse(&good).unwrap().forward[0].batch_rows, 1000);
+        let e = refused(&forward(""));
+        assert!(e.contains("forward a: no artifacts are named"), "{e}");
+        let e = refused(&forward("  artifacts: [A]\n  batch_rows: 0\n"));
+        assert!(e.contains("batch_rows is 0"), "{e}");
+        let e = refused("forward:\n- {name: a/b, url: 'http://h/', artifacts: [A]}\n");
+        assert!(e.contains("a/b"), "{e}");
+        let e = refused("forward:\n- {name: a, url: 'ftp://h/', artifacts: [A]}\n");
+        assert!(e.contains("not http or https"), "{e}");
+        let e = refused(&format!("{good}{}", good.replace("forward:\n", "")));
+        assert!(e.contains("a is there twice"), "{e}");
         let e = refused("cluster:\n  backoff_ms: 9000\n");
         assert!(e.contains("cluster.backoff_max_ms is 5000; the least is 9000"), "{e}");
     }

@@ -231,6 +231,7 @@ impl Frontend {
             let early = Arc::new(Segment::of_path(""));
             who.org.state().note_post(&facts, &early);
         }
+        let under_way = self.server.backlogs.begin(self.server.journal.end());
         let committed = self.commit(who, &facts, remote, &mut fresh).await?;
         let mut at = committed.payload;
         let mut effects = Vec::new();
@@ -252,7 +253,7 @@ impl Frontend {
                 effects.push((state.apply_job(&facts, &i.job, &i.name), i.raw.clone()));
             }
         }
-        drop(open);
+        drop((open, under_way));
         for (effect, raw) in effects {
             self.server.act(&who.org, received, effect, &raw).await;
         }

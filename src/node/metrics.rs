@@ -12,6 +12,8 @@ use axum::routing::get;
 use crate::comms::server::Metrics;
 use crate::frontend::Frontend;
 use crate::frontend::admit::{Admission, Gate};
+use crate::services::Server;
+use crate::services::forward::Backlog;
 use crate::services::wakes::{BUCKETS, Measured};
 use crate::store::ops::CountingFs;
 
@@ -109,6 +111,37 @@ impl Text {
         });
         self.gauge("client_comms_concurrency", "POSTs being worked on.", load(&a.cpu.used));
         self.counter("frontend_timeout_rejections", "POSTs without a slot.", &a.cpu.refused);
+    }
+}
+
+impl Text {
+    /// Event rows to stores outside.
+    fn forward(&mut self, server: &Server) {
+        let load = |v: &AtomicU64| v.load(Ordering::Relaxed).to_string();
+        let now = server.env.clock.micros();
+        type Of<'a> = &'a dyn Fn(&Backlog) -> String;
+        let all: [(&str, &str, &str, Of<'_>); 9] = [
+            ("owed_messages", "gauge", "Messages not delivered.", &|b| b.owed().0.to_string()),
+            ("owed_bytes", "gauge", "Their bytes.", &|b| b.owed().1.to_string()),
+            ("limit_bytes", "gauge", "Bytes that may be owed.", &|b| {
+                b.sink.backlog_bytes.to_string()
+            }),
+            ("lag_seconds", "gauge", "Age of the oldest message not delivered.", &|b| {
+                (b.lag(now) as f64 / 1e6).to_string()
+            }),
+            ("rows_total", "counter", "Rows delivered.", &|b| load(&b.rows)),
+            ("batches_total", "counter", "Deliveries.", &|b| load(&b.batches)),
+            ("failures_total", "counter", "Attempts that failed.", &|b| load(&b.failures)),
+            ("refused_total", "counter", "Rows left out: not taken.", &|b| load(&b.refused)),
+            ("dropped_total", "counter", "Messages given up.", &|b| load(&b.dropped)),
+        ];
+        for (name, kind, help, of) in all {
+            let name = format!("velociraptor_forward_{name}");
+            let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for b in server.backlogs.all() {
+                let _ = writeln!(self.0, "{name}{{sink=\"{}\"}} {}", b.sink.name, of(b));
+            }
+        }
     }
 }
 
@@ -213,6 +246,16 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
     for (operation, n) in operations.counts().named() {
         let _ = writeln!(t.0, "{name}{{operation=\"{operation}\"}} {n}");
     }
+    t.forward(server);
+    let e = &server.exports;
+    t.gauge("velociraptor_exports_running", "Archives under way.", e.running() as u64);
+    t.gauge(
+        "velociraptor_exports_limit",
+        "Archives made at the same time.",
+        server.options.exports.at_once as u64,
+    );
+    t.counter("velociraptor_exports_total", "Archives finished.", &e.finished);
+    t.counter("velociraptor_exports_failed_total", "Archives that failed.", &e.failed);
     let r = &server.recruitment;
     t.counter("velociraptor_hunt_recruits_total", "Clients recruited by hunts.", &r.recruited);
     t.counter("velociraptor_hunt_failures_total", "Recruitments not stored.", &r.failed);

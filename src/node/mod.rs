@@ -5,11 +5,13 @@
 //! values; both run the same code.
 
 mod fleet;
+mod forward;
 mod gui;
 mod memory;
 mod metrics;
 pub mod offline;
 mod revoked;
+mod server_events;
 mod server_flows;
 
 use std::net::SocketAddr;
@@ -128,6 +130,20 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
         hunt_rate: c.frontend.limits().notifications_per_second,
         hunt_expiry: c.defaults.hunt_expiry(),
         default_client_monitoring: c.frontend.default_client_monitoring_artifacts.clone(),
+        mail: crate::services::mail::Options {
+            server: c.mail.server.clone(),
+            port: c.mail.server_port,
+            from: c.mail.from.clone(),
+            user: c.mail.auth_username.clone(),
+            password: c.mail.auth_password.clone(),
+            skip_verify: c.mail.skip_verify,
+        },
+        forward: s.forward.iter().map(forward::sink).collect(),
+        exports: crate::services::exports::Options {
+            at_once: usize::try_from(s.exports.at_once).unwrap_or(1),
+            timeout: c.defaults.export_timeout(),
+        },
+        default_server_monitoring: c.frontend.default_server_monitoring_artifacts.clone(),
         event_max_wait: (
             c.defaults.event_max_wait().as_secs(),
             c.defaults.event_max_wait_jitter().as_secs(),
@@ -256,6 +272,11 @@ impl Node {
         };
         node.run(&env, Side::Frontend, server.clone().keep_house(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, server.clone().recruit(node.stop.clone()).boxed());
+        for (backlog, to) in server.backlogs.all().iter().zip(&loaded.settings.forward) {
+            let stop = node.stop.clone();
+            let work = forward::run(server.clone(), backlog.clone(), to.clone(), stop);
+            node.run(&env, Side::Gui, work.boxed());
+        }
         node.run(&env, Side::Frontend, server.clone().watch_space(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, watch_store(frontend.clone(), node.stop.clone()).boxed());
         let watch = memory::watch(host.clone(), frontend.clone(), node.stop.clone());

@@ -15,10 +15,14 @@ use velociraptor_proto::journal::decision::Kind;
 use velociraptor_proto::proto::{VeloMessage, VqlCollectorArgs};
 use vql::ScopeBuilder;
 
+use super::server_events::Table;
+use crate::agent::events::MONITORING;
 use crate::agent::local::Local;
 use crate::agent::query::Extend;
 use crate::agent::settings::Settings;
 use crate::frontend::Frontend;
+use crate::plugins::common::Host;
+use crate::plugins::server::files::accessors;
 use crate::plugins::server::{Session, registry};
 use crate::services::flows::job::Hash;
 use crate::services::ids::{OrgId, Session as FlowSession};
@@ -35,7 +39,20 @@ const AGAIN: Duration = Duration::from_secs(2);
 const CONCURRENCY: usize = 20;
 
 /// Who a flow's queries run as: by flow and effective principal.
-type Callers = Arc<Mutex<BTreeMap<(String, String), Arc<Session>>>>;
+#[derive(Clone, Default)]
+pub(super) struct Callers(Arc<Mutex<BTreeMap<(String, String), Arc<Session>>>>);
+
+impl Callers {
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<(String, String), Arc<Session>>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes that queries of `flow` for `effective` run as this caller.
+    pub fn insert(&self, flow: &str, effective: &str, session: Session) {
+        let key = (flow.to_owned(), effective.to_owned());
+        self.with(|all| all.insert(key, Arc::new(session)));
+    }
+}
 
 /// Runs collections on the server until `stop`.
 pub(super) async fn run(frontend: Arc<Frontend>, stop: CancellationToken) {
@@ -53,9 +70,11 @@ pub(super) async fn run(frontend: Arc<Frontend>, stop: CancellationToken) {
                 }
             }
             let waits = org.state().clients.get(SERVER).is_some_and(|c| c.queue.has_work());
-            if let Some(runner) = agents.get(&org.id).filter(|_| waits) {
+            let Some(runner) = agents.get_mut(&org.id) else { continue };
+            if waits {
                 runner.turn(&server).await;
             }
+            runner.follow_table(&server).await;
         }
         tokio::select! {
             biased;
@@ -97,6 +116,7 @@ struct Runner {
     cipher: Hash,
     local: Arc<Local>,
     callers: Callers,
+    table: Table,
 }
 
 impl Runner {
@@ -114,16 +134,19 @@ impl Runner {
             Arc::new(move |builder: ScopeBuilder, session: &str, args: &VqlCollectorArgs| {
                 let flow = FlowSession::parse(session).flow;
                 let key = (flow, args.effective_principal.clone());
-                let known = known.lock().unwrap_or_else(PoisonError::into_inner);
-                match known.get(&key) {
-                    Some(caller) => builder.extension(caller.clone()),
+                match known.with(|all| all.get(&key).cloned()) {
+                    Some(caller) => {
+                        let accessors = Arc::new(accessors(&caller, &Host::default()));
+                        builder.extension(accessors).extension(caller)
+                    }
                     // Without a caller every callable of a server refuses.
                     None => builder,
                 }
             });
         let settings = Settings {
             nonce: org.nonce.clone(),
-            writeback: server.own_path("server", "writeback"),
+            // It has no file of its own.
+            writeback: String::new(),
             concurrency: CONCURRENCY,
             ..Settings::default()
         };
@@ -132,7 +155,15 @@ impl Runner {
         env.entropy.fill(&mut cipher);
         let (f, o, l, stop) = (frontend.clone(), org.clone(), local.clone(), stop.clone());
         env.spawn_gui(async move { pump(f, o, cipher, l, stop).await });
-        Ok(Runner { org: org.clone(), cipher, local, callers })
+        Ok(Runner { org: org.clone(), cipher, local, callers, table: Table::default() })
+    }
+
+    /// Runs the event artifacts that are to run on the server now.
+    async fn follow_table(&mut self, server: &Arc<Server>) {
+        let Runner { org, local, callers, table, .. } = self;
+        if let Err(e) = table.follow(server, org, local, callers).await {
+            tracing::error!(org = %org.id, error = %e, "event artifacts of the server stay as they are");
+        }
     }
 
     /// Takes what waits and starts it.
@@ -180,8 +211,7 @@ impl Runner {
                 principal: principal.to_owned(),
                 policy: server.users.policy(&self.org.id, principal).await?,
             };
-            let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-            callers.insert((flow.clone(), effective.to_owned()), Arc::new(session));
+            self.callers.insert(&flow, effective, session);
         }
         self.forget_callers();
         Ok(())
@@ -193,8 +223,7 @@ impl Runner {
         let over = |flow: &str| {
             state.flows.get(&(SERVER.to_owned(), flow.to_owned())).is_none_or(|f| f.over())
         };
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        callers.retain(|(flow, _), _| !over(flow));
+        self.callers.with(|all| all.retain(|(flow, _), _| flow == MONITORING || !over(flow)));
     }
 }
 
@@ -368,6 +397,109 @@ mod tests {
         let (server, stop) = world.start().await;
         let context = until(&server, &slow, over).await;
         assert!(context.status.contains("restarted"), "{context:?}");
+        stop.cancel();
+    }
+
+    const WATCH: &str = "name: Custom.Watch\ntype: SERVER_EVENT\nparameters:\n- name: Mark\n  \
+        default: one\nsources:\n- query: |\n    SELECT Mark, N, whoami() AS Who, ClientId FROM \
+        watch_monitoring(artifact='Custom.Beat') WHERE log(message='seen', dedup=-1)\n";
+    const BEAT: &str = "name: Custom.Beat\ntype: CLIENT_EVENT\nsources:\n- query: |\n    \
+        SELECT 1 AS N FROM scope()\n";
+
+    /// Rows of the event artifact that are stored, once they are as wanted.
+    async fn events(server: &Arc<Server>, logs: bool, wanted: impl Fn(&[String]) -> bool) {
+        use crate::services::events::EventKey;
+        let any = EventKey {
+            client: SERVER.into(),
+            artifact: "Custom.Watch".into(),
+            day: String::new(),
+            logs,
+        };
+        let mut rows = Vec::new();
+        let waiting = async {
+            loop {
+                rows.clear();
+                let view = server.events(&server.root(), &any).await.unwrap();
+                for (key, part) in view.live {
+                    let blob = server.event_rows(&key, &part).await.unwrap();
+                    rows.extend(String::from_utf8_lossy(&blob).lines().map(str::to_owned));
+                }
+                if wanted(&rows) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(120), waiting).await;
+        assert!(ended.is_ok(), "{rows:?}");
+    }
+
+    /// Rows of a client come until the watcher has taken `n` of them.
+    async fn beat(server: &Arc<Server>, mark: &str, n: u64) {
+        let org = server.root();
+        let row = || bytes::Bytes::from(format!("{{\"N\":{n},\"ClientId\":\"C.1\"}}\n"));
+        let stop = CancellationToken::new();
+        let sent = async {
+            // A watcher sees what comes after it has begun.
+            while !stop.is_cancelled() {
+                server.push_events(&org, "C.1", "Custom.Beat", row()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let want = format!("\"Mark\":\"{mark}\",\"N\":{n},\"Who\":\"VelociraptorServer\"");
+        let seen = async {
+            events(server, false, |rows| rows.iter().any(|r| r.contains(&want))).await;
+            stop.cancel();
+        };
+        tokio::join!(sent, seen);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn event_artifacts_run_on_the_server_until_the_table_changes() {
+        let world = World::new();
+        let (server, stop) = world.start().await;
+        let org = server.root();
+        for text in [WATCH, BEAT] {
+            server.set_artifact(&org, "admin", text).await.unwrap();
+        }
+        let table = |mark: &str| ArtifactCollectorArgs {
+            artifacts: vec!["Custom.Watch".into()],
+            specs: vec![ArtifactSpec {
+                artifact: "Custom.Watch".into(),
+                parameters: Some(ArtifactParameters {
+                    env: vec![VqlEnv {
+                        key: "Mark".into(),
+                        value: mark.into(),
+                        ..Default::default()
+                    }],
+                }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        server.set_server_monitoring(&org, table("one")).await.unwrap();
+        beat(&server, "one", 1).await;
+        events(&server, true, |logs| logs.iter().any(|l| l.contains("seen"))).await;
+        // Others take its place.
+        server.set_server_monitoring(&org, table("two")).await.unwrap();
+        beat(&server, "two", 2).await;
+        // What does not run here is refused, and nothing changes.
+        let wrong = ArtifactCollectorArgs {
+            artifacts: vec!["Custom.Beat".into()],
+            ..ArtifactCollectorArgs::default()
+        };
+        let refused = server.set_server_monitoring(&org, wrong).await.unwrap_err();
+        assert!(refused.to_string().contains("Custom.Beat"), "{refused}");
+        let none =
+            ArtifactCollectorArgs { artifacts: vec!["No.Such".into()], ..Default::default() };
+        let refused = server.set_server_monitoring(&org, none).await.unwrap_err();
+        assert!(refused.to_string().contains("No.Such not found"), "{refused}");
+        stop.cancel();
+
+        // The table outlives the process.
+        let (server, stop) = world.start().await;
+        assert_eq!(server.root().monitoring.server_table().artifacts, ["Custom.Watch"]);
+        beat(&server, "two", 3).await;
         stop.cancel();
     }
 }

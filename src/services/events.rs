@@ -263,6 +263,9 @@ pub fn decorate(rows: &[u8], members: &str) -> Bytes {
 /// The members stock adds to client event rows.
 pub fn client_members(client: &str, received: u64, artifact: &str) -> String {
     let quote = |s: &str| serde_json::Value::from(s).to_string();
+    if client == "server" {
+        return format!("\"_ts\":{},\"_Source\":{}", received / 1_000_000, quote(artifact));
+    }
     format!(
         "\"ClientId\":{},\"_ts\":{},\"_Source\":{}",
         quote(client),

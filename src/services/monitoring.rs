@@ -17,6 +17,7 @@ use super::compiler::{self, EventDefaults};
 use super::flows::job::hash;
 use super::server::{Org, Server, ServiceError};
 use super::state::MONITORING;
+use crate::store::paths::SERVER_CLIENT;
 use crate::store::{StoreError, paths};
 
 /// Versions remembered per content; more means that clients come from many
@@ -32,6 +33,9 @@ pub struct Monitoring {
 #[derive(Debug, Default)]
 struct Inner {
     table: ClientEventTable,
+    /// What the server itself watches, and how often that was changed.
+    server: ArtifactCollectorArgs,
+    server_changes: u64,
     /// Content hash (hex) to the versions that stand for it, oldest first.
     versions: Versions,
 }
@@ -47,6 +51,16 @@ impl Monitoring {
     /// The stored table.
     pub fn table(&self) -> ClientEventTable {
         self.with(|i| i.table.clone())
+    }
+
+    /// The event artifacts that run on the server.
+    pub fn server_table(&self) -> ArtifactCollectorArgs {
+        self.with(|i| i.server.clone())
+    }
+
+    /// Changes whenever that table does.
+    pub fn server_changes(&self) -> u64 {
+        self.with(|i| i.server_changes)
     }
 }
 
@@ -79,11 +93,47 @@ impl Server {
         let data = crate::store::objects::read_whole(&*self.env.fs, &path, 64 << 20).await;
         let data = data.map_err(StoreError::from)?;
         let versions = data.and_then(|d| serde_json::from_slice(&d).ok()).unwrap_or_default();
+        let server = self.tree.get(&paths::server_monitoring(&org.id)).await?;
+        let server = server.unwrap_or_else(|| ArtifactCollectorArgs {
+            artifacts: self.options.default_server_monitoring.clone(),
+            ..Default::default()
+        });
         org.monitoring.with(|i| {
             i.table = table;
             i.versions = versions;
+            i.server = server;
+            i.server_changes += 1;
         });
         Ok(())
+    }
+
+    /// Replaces what the server itself watches; its queries are restarted if that
+    /// makes others of them.
+    pub async fn set_server_monitoring(
+        &self,
+        org: &Org,
+        table: ArtifactCollectorArgs,
+    ) -> Result<(), ServiceError> {
+        let specs = compiler::specs(&table);
+        for spec in &specs {
+            if org.repository.get(&spec.artifact).is_none() {
+                return Err(ServiceError::NotFound(format!("artifact {}", spec.artifact)));
+            }
+        }
+        self.events_of(org, SERVER_CLIENT, &specs)?;
+        self.tree.set(&paths::server_monitoring(&org.id), &table).await?;
+        org.monitoring.with(|i| {
+            i.server = table;
+            i.server_changes += 1;
+        });
+        Ok(())
+    }
+
+    /// The event queries of the server itself, as they are compiled now.
+    pub fn server_events(&self, org: &Org) -> Result<VqlEventTable, ServiceError> {
+        let specs = compiler::specs(&org.monitoring.server_table());
+        let event = self.events_of(org, SERVER_CLIENT, &specs)?;
+        Ok(VqlEventTable { event, version: 0 })
     }
 
     /// Replaces the table; connected clients get theirs at once.
@@ -117,7 +167,11 @@ impl Server {
         specs: &[ArtifactSpec],
     ) -> Result<Vec<velociraptor_proto::proto::VqlCollectorArgs>, ServiceError> {
         let (max_wait, jitter) = self.options.event_max_wait;
-        let defaults = EventDefaults { max_wait, jitter };
+        let defaults = match client {
+            // Its rows have no way to go: nothing is gained by waiting for more.
+            SERVER_CLIENT => EventDefaults { max_wait: 1, jitter: 0 },
+            _ => EventDefaults { max_wait, jitter },
+        };
         let hide = |name: &str| self.hide(name);
         let metadata = BTreeMap::new();
         let options = self.compile_options(&hide, &metadata);

@@ -82,6 +82,16 @@ pub struct Options {
     pub snapshot_seconds: u64,
     /// Event artifacts of every client until an administrator chooses.
     pub default_client_monitoring: Vec<String>,
+    /// How archives of collections and hunts are made.
+    pub exports: super::exports::Options,
+    /// Event artifacts of the server itself until an administrator chooses.
+    pub default_server_monitoring: Vec<String>,
+    /// The mail server.
+    pub mail: super::mail::Options,
+    /// First parts of paths in the datastore that are nobody's to read.
+    pub denied_prefixes: Vec<String>,
+    /// Stores outside that event rows go to.
+    pub forward: Vec<super::forward::Sink>,
     /// Longest an event row waits on the client, seconds, and its spread.
     pub event_max_wait: (u64, u64),
     /// Folders of artifact definitions that count as built in.
@@ -115,6 +125,11 @@ impl Default for Options {
             hunt_expiry: Duration::from_secs(7 * 24 * 3600),
             snapshot_seconds: 300,
             default_client_monitoring: Vec::new(),
+            default_server_monitoring: Vec::new(),
+            exports: Default::default(),
+            forward: Vec::new(),
+            mail: Default::default(),
+            denied_prefixes: DENIED_PREFIXES.map(str::to_owned).into(),
             event_max_wait: (120, 20),
             definitions: Vec::new(),
             reserved_users: vec!["VelociraptorServer".into(), "GRPC_GW".into()],
@@ -122,6 +137,10 @@ impl Default for Options {
         }
     }
 }
+
+/// Parts of the datastore that are shown to nobody, unless configured
+/// (`security.denied_fs_accessor_prefix`).
+pub const DENIED_PREFIXES: [&str; 6] = ["acl", "backups", "config", "orgs", "secrets", "users"];
 
 /// Why a service call failed.
 #[derive(Debug, thiserror::Error)]
@@ -243,6 +262,12 @@ pub struct Server {
     pub recruitment: Recruitment,
     /// Held while files with stock names are made or removed in the background.
     pub housekeeping: tokio::sync::Mutex<()>,
+    /// Event rows that stores outside are owed.
+    pub backlogs: Arc<super::forward::Backlogs>,
+    /// When mail was sent.
+    pub mails: super::mail::Mails,
+    /// Archives being made.
+    pub exports: super::exports::Exports,
     /// Users and their rights.
     pub users: Users,
     /// Artifact definitions of the root organisation.
@@ -324,6 +349,12 @@ impl Server {
             counters: Counters::default(),
             recruitment: Recruitment::default(),
             housekeeping: tokio::sync::Mutex::default(),
+            exports: super::exports::Exports::new(&options.exports),
+            mails: Default::default(),
+            backlogs: Arc::new(super::forward::Backlogs::new(match options.role {
+                Role::Master => &options.forward,
+                Role::Minion => &[],
+            })),
             users: Users::new(
                 decided.clone(),
                 options.reserved_users.iter().cloned(),
@@ -355,6 +386,7 @@ impl Server {
         super::load::load_clients(&server).await?;
         super::hunts::load(&server).await?;
         super::checkpoint::read(&server).await?;
+        server.load_cursors().await?;
         super::recover::recover(&server, &old).await?;
         Ok(server)
     }
@@ -459,8 +491,9 @@ impl Server {
         }
     }
 
-    fn new_state(&self) -> OrgState {
+    fn new_state(&self, org: &OrgId) -> OrgState {
         let mut state = OrgState { sabotage: self.env.sabotage, ..OrgState::default() };
+        state.forward = Some((org.clone(), self.backlogs.clone()));
         state.hunts = Hunts::new(self.recruitment.signal.clone(), self.env.sabotage);
         if self.options.fleet.danger.no_tombstones {
             state.tombstones = Tombstones::without_memory();
@@ -477,7 +510,7 @@ impl Server {
             repository: self.repository_of(&id),
             monitoring: Monitoring::default(),
             gates: Gates::default(),
-            state: Mutex::new(self.new_state()),
+            state: Mutex::new(self.new_state(&id)),
         });
         self.orgs.write().unwrap_or_else(PoisonError::into_inner).insert(id, org.clone());
         org
@@ -538,7 +571,7 @@ impl Server {
                 repository: self.repository.clone(),
                 monitoring: Monitoring::default(),
                 gates: Gates::default(),
-                state: Mutex::new(self.new_state()),
+                state: Mutex::new(self.new_state(&OrgId::root())),
             })
         })
     }
@@ -685,6 +718,7 @@ impl Server {
         };
         let _open = org.gates.enter(vec![(client.to_owned(), MONITORING.to_owned())]).await;
         let kind = RecordKind::Events(event);
+        let _under_way = self.backlogs.begin(self.journal.end());
         let done = self.commit_worth(worth, kind, vec![rows.clone()], vec![]).await?;
         if !self.is_master() {
             return Ok(());

@@ -375,6 +375,17 @@ pub(super) fn blob(rows: &[serde_json::Value]) -> Bytes {
 
 impl Server {
     /// Writes a small set built in memory to its stock name.
+    /// Adds rows to a set of this process alone that has `there` rows; readers see
+    /// it before or after.
+    pub async fn add_rows(
+        &self,
+        stock: &FilePath,
+        there: u64,
+        rows: &Bytes,
+    ) -> Result<(), ServiceError> {
+        self.settle_rows(stock, there, rows).await
+    }
+
     pub(crate) async fn settle_rows(
         &self,
         stock: &FilePath,

@@ -16,8 +16,9 @@ use super::clients::Clients;
 use super::events::{EventKey, EventPart, EventTable, Filing, Form, day_of};
 use super::flows::job::{Hash, Job, hash};
 use super::flows::{LiveFlow, Outcome};
+use super::forward::Backlogs;
 use super::hunts::Hunts;
-use super::ids::Session;
+use super::ids::{OrgId, Session};
 use super::tasks::Verdict;
 use super::tombstones::{Buried, Tombstones};
 use crate::env::{Mutant, Sabotage};
@@ -100,9 +101,20 @@ pub struct OrgState {
     pub hunts: Hunts,
     /// A fault put in on purpose; see [`crate::env::sabotage`].
     pub sabotage: Sabotage,
+    /// Whose events these are, and who wants them.
+    pub forward: Option<(OrgId, Arc<Backlogs>)>,
 }
 
 impl OrgState {
+    /// Adds rows of a message to the events; false when they are there.
+    fn add_event(&mut self, key: EventKey, part: EventPart) -> bool {
+        let new = self.events.sets.entry(key.clone()).or_default().add(part.clone());
+        if let (true, Some((org, to))) = (new, &self.forward) {
+            to.put(org, &key, &part);
+        }
+        new
+    }
+
     /// Whether this message was taken before, as far as memory tells. `received`
     /// is when it came now, microseconds, and `name` its readable query name.
     pub fn known(
@@ -212,11 +224,7 @@ impl OrgState {
             extent: job.extent.clone(),
             form: Form::Job,
         };
-        if self.events.sets.entry(key.clone()).or_default().add(part) {
-            Effect::Events(key)
-        } else {
-            Effect::Duplicate
-        }
+        if self.add_event(key.clone(), part) { Effect::Events(key) } else { Effect::Duplicate }
     }
 
     fn apply_flow(
@@ -283,7 +291,7 @@ impl OrgState {
         id.extend_from_slice(&time.to_le_bytes());
         let (hash, form) = (hash(&id), Form::Lines);
         let part = EventPart { hash, received: time, rows: count, extent, form };
-        self.events.sets.entry(key).or_default().add(part);
+        self.add_event(key, part);
     }
 
     /// Applies a decision.

@@ -58,6 +58,8 @@ pub struct Users {
     reserved: BTreeSet<String>,
     denied: BTreeSet<Permission>,
     memory: Mutex<Memory>,
+    /// What users have of their own is changed by one at a time.
+    own: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -77,11 +79,16 @@ impl Users {
         denied: BTreeSet<Permission>,
     ) -> Users {
         let reserved = reserved.into_iter().map(|n| n.to_lowercase()).collect();
-        Users { tree, reserved, denied, memory: Mutex::default() }
+        Users { tree, reserved, denied, memory: Mutex::default(), own: Default::default() }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while preferences or messages of a user are read to be changed.
+    pub async fn writing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.own.lock().await
     }
 
     /// Permissions nobody holds.

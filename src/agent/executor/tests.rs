@@ -415,3 +415,12 @@ async fn what_is_not_authentic_or_not_known() {
 }
 
 use crate::agent::events::MONITORING;
+
+#[test]
+fn logs_of_our_own_server_do_not_wait_for_a_minute() {
+    let period = |n| super::log_batch(&FlowRequest { log_batch_time: n, ..Default::default() });
+    assert_eq!(period(0), Duration::from_secs(5));
+    assert_eq!(period(2), Duration::from_secs(2));
+    assert_eq!(period(50), Duration::from_millis(50));
+    assert_eq!(period(2000), Duration::from_secs(2));
+}

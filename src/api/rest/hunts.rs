@@ -54,11 +54,9 @@ pub(super) fn routes(rest: &Rest) -> Router {
         )
         .route(
             "/v1/GetHunt",
-            call(
-                rest,
-                false,
-                |r, c, m: GetHuntRequest| async move { text(&r.api.one_hunt(&c, &m)?) },
-            ),
+            call(rest, false, |r, c, m: GetHuntRequest| async move {
+                text(&r.api.one_hunt(&c, &m).await?)
+            }),
         )
         .route(
             "/v1/GetHuntTags",

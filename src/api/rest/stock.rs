@@ -5,10 +5,10 @@ use axum::extract::{Path, Request};
 use axum::routing::{get, post};
 use tonic::Status;
 use velociraptor_proto::proto::{
-    ApiFlowRequest, ArtifactCollectorArgs, ClientEventTable, GetArtifactRequest,
-    GetArtifactsRequest, GetClientMonitoringStateRequest, GetClientRequest, GetTableRequest,
-    LabelClientsRequest, NotificationRequest, SearchClientsRequest, SetArtifactRequest,
-    SetClientMetadataRequest,
+    ApiFlowRequest, ArtifactCollectorArgs, ClientEventTable, CreateDownloadRequest,
+    GetArtifactRequest, GetArtifactsRequest, GetClientMonitoringStateRequest, GetClientRequest,
+    GetTableRequest, LabelClientsRequest, NotificationRequest, SearchClientsRequest,
+    SetArtifactRequest, SetClientMetadataRequest,
 };
 
 use super::{Rest, download, text, traits};
@@ -87,6 +87,12 @@ pub(super) fn routes(rest: &Rest) -> Router {
                 }),
             )
             .route(
+                "/v1/CreateDownload",
+                call!(rest, post, CreateDownloadRequest, |r, c, m| async move {
+                    text(&r.api.create_download(&c, m).await?)
+                }),
+            )
+            .route(
                 "/v1/CancelFlow",
                 call!(rest, post, ApiFlowRequest, |r, c, m| async move {
                     text(&r.api.stop_flow(&c, m).await?)
@@ -148,6 +154,18 @@ pub(super) fn routes(rest: &Rest) -> Router {
             "/v1/SetClientMonitoringState",
             call!(rest, post, ClientEventTable, |r, c, m| async move {
                 r.api.change_monitoring(&c, m).await.and_then(empty)
+            }),
+        )
+        .route(
+            "/v1/GetServerMonitoringState",
+            call!(rest, get, ArtifactCollectorArgs, |r, c, _m| async move {
+                text(&r.api.server_monitoring(&c)?)
+            }),
+        )
+        .route(
+            "/v1/SetServerMonitoringState",
+            call!(rest, post, ArtifactCollectorArgs, |r, c, m| async move {
+                text(&r.api.change_server_monitoring(&c, m).await?)
             }),
         );
     clients.merge(flows).merge(artifacts).merge(traits::routes(rest)).merge(download::routes(rest))

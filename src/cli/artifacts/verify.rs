@@ -73,7 +73,9 @@ fn judged(base: Arc<Repository>, found: &[Found]) -> Vec<Report> {
     }
     let agent = plugins::local_registry();
     let server = plugins::server::registry();
-    let accessors = Accessors::endpoint(&Host::default()).names();
+    let mut accessors = Accessors::endpoint(&Host::default()).names();
+    // Queries of the server have it besides.
+    accessors.insert("fs".into());
     let judge =
         Judge { repository: &repository, agent: &agent, server: &server, accessors: &accessors };
     let one = |(file, refused): (&Found, Option<String>)| {

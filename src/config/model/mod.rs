@@ -60,10 +60,31 @@ pub struct Config {
     /// Key of hidden query names; see [`Config::obfuscation_nonce`].
     #[serde(rename = "obfuscation_nonce")]
     pub obfuscation_nonce_text: String,
+    /// Which server takes mail.
+    #[serde(rename = "Mail")]
+    pub mail: MailConfig,
     /// Defaults of services.
     pub defaults: Defaults,
     /// Security settings that are honoured.
     pub security: Security,
+}
+
+/// `Mail`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct MailConfig {
+    /// Who sends.
+    pub from: String,
+    /// The server.
+    pub server: String,
+    /// Its port; 0 is 587.
+    pub server_port: u64,
+    /// For authentication.
+    pub auth_username: String,
+    /// Its password.
+    pub auth_password: String,
+    /// Take any certificate.
+    pub skip_verify: bool,
 }
 
 /// What wrote a file, or what an agent is.
@@ -111,6 +132,7 @@ pub struct Defaults {
     inflight_check_time: i64,
     notebook_cell_timeout_min: i64,
     certificate_validity_days: i64,
+    export_max_timeout_sec: i64,
     /// Metadata fields that can be searched.
     pub indexed_client_metadata: Vec<String>,
 }
@@ -123,6 +145,11 @@ impl Defaults {
     /// How long a hunt recruits.
     pub fn hunt_expiry(&self) -> Duration {
         Duration::from_secs(positive(self.hunt_expiry_hours, 168).saturating_mul(3600))
+    }
+    /// Longest time an export may take, if it is said.
+    pub fn export_timeout(&self) -> Option<Duration> {
+        let seconds = u64::try_from(self.export_max_timeout_sec).ok().filter(|n| *n > 0);
+        seconds.map(Duration::from_secs)
     }
     /// How long agents gather event rows.
     pub fn event_max_wait(&self) -> Duration {

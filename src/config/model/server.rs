@@ -131,6 +131,8 @@ pub struct FrontendConfig {
     pub do_not_compress_artifacts: bool,
     /// First event table.
     pub default_client_monitoring_artifacts: Vec<String>,
+    /// Event artifacts of the server until its table is changed.
+    pub default_server_monitoring_artifacts: Vec<String>,
     /// Refuse to run as another user.
     pub run_as_user: String,
     /// Log lines that make a collection an error.

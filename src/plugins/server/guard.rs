@@ -11,8 +11,8 @@ use crate::services::acl::Permission::{
     self, Execve, FilesystemRead, FilesystemWrite, MachineState, Network,
 };
 
-/// Callables by name and what they need. A name may be a function, a plugin or
-/// both.
+/// Callables by name and what they need, some of them twice. A name may be a
+/// function, a plugin or both.
 const NEEDS: &[(&str, Permission)] = &[
     ("audit", MachineState),
     ("connections", MachineState),
@@ -57,6 +57,9 @@ const NEEDS: &[(&str, Permission)] = &[
     ("tempdir", FilesystemWrite),
     ("tempfile", FilesystemWrite),
     ("upload", FilesystemRead),
+    ("upload_directory", FilesystemWrite),
+    ("upload_s3", FilesystemRead),
+    ("upload_s3", Network),
     ("vfs_ls", FilesystemRead),
     ("watch_journald", FilesystemRead),
     ("watch_syslog", FilesystemRead),
@@ -70,9 +73,12 @@ const HARMLESS: &[&str] = &["clock", "crypto_rc4", "gunzip", "pathspec", "rand",
 
 /// What a callable needs. Whatever is neither part of the language nor known
 /// here looks at the machine.
-fn needed(name: &str, in_language: bool) -> Option<Permission> {
-    let known = NEEDS.iter().find(|(n, _)| *n == name).map(|(_, p)| *p);
-    known.or_else(|| (!in_language && !HARMLESS.contains(&name)).then_some(MachineState))
+fn needed(name: &str, in_language: bool) -> Vec<Permission> {
+    let known: Vec<_> = NEEDS.iter().filter(|(n, _)| *n == name).map(|(_, p)| *p).collect();
+    match known.is_empty() && !in_language && !HARMLESS.contains(&name) {
+        true => vec![MachineState],
+        false => known,
+    }
 }
 
 /// Puts a check before every callable that needs one. Callables that know a
@@ -81,16 +87,18 @@ pub(super) fn install(registry: &mut Registry) {
     let language = Registry::standard();
     let functions: Vec<_> = registry.functions().map(|s| s.name).collect();
     for name in functions {
-        let permission = needed(name, language.function(name).is_some());
-        if let (Some(inner), Some(permission)) = (registry.function(name), permission) {
-            registry.add_function(Arc::new(GuardedFunction { inner, permission }));
+        for permission in needed(name, language.function(name).is_some()) {
+            if let Some(inner) = registry.function(name) {
+                registry.add_function(Arc::new(GuardedFunction { inner, permission }));
+            }
         }
     }
     let plugins: Vec<_> = registry.plugins().map(|s| s.name).collect();
     for name in plugins {
-        let permission = needed(name, language.plugin(name).is_some());
-        if let (Some(inner), Some(permission)) = (registry.plugin(name), permission) {
-            registry.add_plugin(Arc::new(GuardedPlugin { inner, permission }));
+        for permission in needed(name, language.plugin(name).is_some()) {
+            if let Some(inner) = registry.plugin(name) {
+                registry.add_plugin(Arc::new(GuardedPlugin { inner, permission }));
+            }
         }
     }
 }
@@ -151,10 +159,11 @@ mod tests {
 
     #[test]
     fn whatever_is_not_known_looks_at_the_machine() {
-        assert_eq!(needed("something_new", false), Some(MachineState));
-        assert_eq!(needed("execve", false), Some(Execve));
-        assert_eq!(needed("parse_csv", true), Some(FilesystemRead));
-        assert_eq!(needed("format", true), None);
-        assert_eq!(needed("clock", false), None);
+        assert_eq!(needed("something_new", false), [MachineState]);
+        assert_eq!(needed("execve", false), [Execve]);
+        assert_eq!(needed("parse_csv", true), [FilesystemRead]);
+        assert_eq!(needed("upload_s3", false), [FilesystemRead, Network]);
+        assert_eq!(needed("format", true), []);
+        assert_eq!(needed("clock", false), []);
     }
 }

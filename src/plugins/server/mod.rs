@@ -13,17 +13,26 @@ mod clients;
 mod cluster;
 mod deletion;
 mod events;
+mod exports;
+pub mod files;
 mod flows;
 mod guard;
 pub mod hunt_results;
 mod hunts;
+mod mail;
 mod monitoring;
+mod notebooks;
 mod orgs;
+mod personal;
 mod results;
 pub mod session;
+mod store_path;
+mod timelines;
 mod tools;
 mod users;
 
+#[cfg(test)]
+mod own_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -39,11 +48,17 @@ pub fn register(registry: &mut Registry) {
     cluster::register(registry);
     deletion::register(registry);
     events::register(registry);
+    exports::register(registry);
+    files::register(registry);
     flows::register(registry);
     hunts::register(registry);
+    mail::register(registry);
     monitoring::register(registry);
+    notebooks::register(registry);
     orgs::register(registry);
+    personal::register(registry);
     results::register(registry);
+    timelines::register(registry);
     tools::register(registry);
     users::register(registry);
 }
@@ -68,7 +83,9 @@ pub fn scope(
     let server = &session.server;
     let written = server.counters.query_spilled_bytes.clone();
     let spill = spill::spill(&env, server.options.query_memory_bytes, written);
+    let accessors = Arc::new(files::of_host(&session));
     ScopeBuilder::new(registry)
+        .extension(accessors)
         .log(log)
         .clock(now)
         .cancel(cancel)

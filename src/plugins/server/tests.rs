@@ -51,6 +51,11 @@ async fn run(session: &Session, text: &str) -> (String, String) {
     (Value::from(rows).to_json(), log)
 }
 
+/// Runs a script as a user of this role.
+pub(crate) async fn run_as(server: &Arc<Server>, role: &str, text: &str) -> (String, String) {
+    run(&session(server, role), text).await
+}
+
 #[tokio::test]
 async fn clients_are_found_and_described() {
     let dir = tempfile::tempdir().unwrap();

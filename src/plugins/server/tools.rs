@@ -1,13 +1,11 @@
 //! `query` in other organisations and as other users, `help`, `verify`.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use vql::syntax::CallKind;
 use vql::{ArgType, Args, Dict, Error, Plugin, Registry, RowStream, Scope, Signature, Value};
 
 use super::session::Session;
-use crate::plugins::common::{Accessors, host};
 use crate::services::acl::Permission;
 use crate::services::repository::{Origin, Repository};
 use crate::services::verify::{Fault, Judge, stock};
@@ -133,7 +131,7 @@ fn verify(scope: &Scope, session: &Session, given: &str) -> Result<Value, Error>
     let repository = Repository::child_of(parent);
     let _ = repository.add(&text, Origin::Folder);
     let agent = crate::plugins::local_registry();
-    let accessors: BTreeSet<String> = Accessors::endpoint(&host(scope)).names();
+    let accessors = super::files::accessor_names(scope);
     let judge = Judge {
         repository: &repository,
         agent: &agent,

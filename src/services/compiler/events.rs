@@ -44,7 +44,9 @@ pub fn event_requests(
             continue;
         };
         let kind = Kind::of(&artifact);
-        if kind != Kind::ClientEvent {
+        // The server's own event queries are of another kind.
+        let wanted = if client_id == "server" { Kind::ServerEvent } else { Kind::ClientEvent };
+        if kind != wanted {
             let name = spec.artifact.clone();
             return Err(CompileError::WrongKind { name, kind: kind.name() });
         }

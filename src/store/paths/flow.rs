@@ -122,6 +122,11 @@ impl Flow<'_> {
         self.export(Zip, &format!("{}{}-{}{lock}", dashed(host), self.client, self.id))
     }
 
+    /// An exported zip of this name; an extension in it is not doubled.
+    pub fn download_named(&self, name: &str) -> FilePath {
+        self.export(Zip, name.strip_suffix(".zip").unwrap_or(name))
+    }
+
     /// The exported report.
     pub fn report(&self, host: &str) -> FilePath {
         self.export(Report, &format!("Report {}{}-{}", dashed(host), self.client, self.id))

@@ -49,6 +49,17 @@ pub struct Request {
     pub root_ca: String,
 }
 
+/// Whom to believe when a connection is encrypted.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Take any certificate.
+    pub skip_verify: bool,
+    /// Further certificates to trust, PEM.
+    pub root_ca: String,
+    /// Protocols offered on it, if any.
+    pub alpn: Vec<Vec<u8>>,
+}
+
 /// Sends and follows redirects; gives the answer and where it came from.
 pub async fn send(env: &Env, request: Request) -> Result<(http::Response<Incoming>, Url), Error> {
     let mut request = request;
@@ -86,7 +97,12 @@ async fn once(env: &Env, request: &Request) -> Result<http::Response<Incoming>, 
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let connect = async {
         let io = env.net.connect(bare, port).await.map_err(Error::failed)?;
-        if secure { encrypt(env, io, bare, request).await } else { Ok(io) }
+        let trust = Trust {
+            skip_verify: request.skip_verify,
+            root_ca: request.root_ca.clone(),
+            alpn: vec![b"http/1.1".to_vec()],
+        };
+        if secure { encrypt(env, io, bare, &trust).await } else { Ok(io) }
     };
     let io = timeout(CONNECT, connect)
         .await
@@ -116,20 +132,21 @@ async fn once(env: &Env, request: &Request) -> Result<http::Response<Incoming>, 
     answer.map_err(|_| Error::failed("no answer came in time"))?.map_err(Error::failed)
 }
 
-async fn encrypt(env: &Env, io: Conn, host: &str, request: &Request) -> Result<Conn, Error> {
-    let mut roots = tls::roots([request.root_ca.as_str()]).map_err(Error::failed)?;
+/// Encrypts a connection to `host`.
+pub async fn encrypt(env: &Env, io: Conn, host: &str, trust: &Trust) -> Result<Conn, Error> {
+    let mut roots = tls::roots([trust.root_ca.as_str()]).map_err(Error::failed)?;
     roots.add_parsable_certificates(SYSTEM.iter().cloned());
     let builder = ClientConfig::builder_with_details(env.crypto.clone(), tls::wall_clock(env))
         .with_safe_default_protocol_versions()
         .map_err(Error::failed)?;
-    let mut config = match request.skip_verify {
+    let mut config = match trust.skip_verify {
         false => builder.with_root_certificates(roots).with_no_client_auth(),
         true => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyServer(env.crypto.clone())))
             .with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols.clone_from(&trust.alpn);
     let name = ServerName::try_from(host.to_owned()).map_err(Error::failed)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, io).await;
     Ok(Box::pin(stream.map_err(Error::failed)?))

@@ -1,7 +1,11 @@
-//! Zip archives, read only: stored and deflated members, sizes over 4 GiB.
-//! Blocks; knows nothing of what is inside.
+//! Zip archives: stored and deflated members, sizes over 4 GiB. Reading blocks;
+//! writing ([`write`]) and locking with a password ([`lock`]) are bytes in, bytes
+//! out. Knows nothing of what is inside.
 
 use std::io::{self, Read, Seek, SeekFrom};
+
+pub mod lock;
+pub mod write;
 
 /// Bytes at the end searched for the directory: its record and the longest comment.
 const TAIL: u64 = 22 + 65_535;
@@ -201,6 +205,22 @@ fn dos_time(date: u16, time: u16) -> i64 {
     let (Ok(day), Ok(clock)) = (day, clock) else { return 0 };
     let moment = day.to_datetime(clock).to_zoned(jiff::tz::TimeZone::UTC);
     moment.map_or(0, |z| z.timestamp().as_second())
+}
+
+/// Date and time of Unix seconds, as if the clock were UTC; what cannot be told is
+/// the beginning of time.
+fn to_dos_time(seconds: i64) -> (u16, u16) {
+    let at = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+    let at = at.to_zoned(jiff::tz::TimeZone::UTC);
+    if !(1980..2108).contains(&at.year()) {
+        return (0, 0x21);
+    }
+    let part = |n: i8| n.unsigned_abs().into();
+    let (month, day): (u16, u16) = (part(at.month()), part(at.day()));
+    let (hour, minute, second): (u16, u16, u16) =
+        (part(at.hour()), part(at.minute()), part(at.second()));
+    let date = at.year().unsigned_abs().saturating_sub(1980) << 9 | month << 5 | day;
+    (hour << 11 | minute << 5 | second / 2, date)
 }
 
 /// An archive of `(name, content)`: for tests here and elsewhere.

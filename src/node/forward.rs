@@ -1,0 +1,211 @@
+//! Delivers event rows to stores outside, over HTTP: one delivery after the other, so
+//! that rows arrive in order, and again until it is taken. Every row has an id that
+//! stays the same, by which a store knows what it has already.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::config::settings;
+use crate::plugins::common::http::client::{Request, send};
+use crate::services::Server;
+use crate::services::forward::{Backlog, Batch, Line, Sink};
+
+/// How long the first wait before another attempt is; it doubles.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest wait between attempts.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How often it is looked for rows that nothing told of.
+const LOOK: Duration = Duration::from_secs(1);
+/// Largest file of headers.
+const MAX_HEADERS: usize = 64 << 10;
+/// Largest file of certificates.
+const MAX_CA: usize = 1 << 20;
+/// Bytes of an answer that are shown.
+const SHOWN: usize = 300;
+
+/// What the services know of a store.
+pub(super) fn sink(s: &settings::Forward) -> Sink {
+    Sink {
+        name: s.name.clone(),
+        artifacts: s.artifacts.clone(),
+        batch_rows: s.batch_rows.max(1),
+        batch_bytes: s.batch_bytes,
+        backlog_bytes: s.backlog_bytes,
+    }
+}
+
+/// Delivers to one store until `stop`.
+pub(super) async fn run(
+    server: Arc<Server>,
+    backlog: Arc<Backlog>,
+    to: settings::Forward,
+    stop: CancellationToken,
+) {
+    let mut wait = AGAIN;
+    while !stop.is_cancelled() {
+        let turn = async {
+            let Some(batch) = server.next_batch(&backlog).await? else { return Ok(false) };
+            deliver(&server, &backlog, &to, &batch).await?;
+            server.delivered(&backlog, &batch).await?;
+            Ok::<bool, anyhow::Error>(true)
+        };
+        let turned = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            turned = turn => turned,
+        };
+        match turned {
+            Ok(true) => {
+                wait = AGAIN;
+                continue;
+            }
+            Ok(false) => {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = backlog.filled() => {}
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+            }
+            Err(e) => {
+                backlog.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(sink = to.name, error = %e, seconds = wait.as_secs(),
+                    "event rows not delivered; again later");
+                let pause = server.env.jitter(wait, wait / 4);
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                wait = (wait * 2).min(LONGEST);
+            }
+        }
+    }
+}
+
+/// Delivers all rows of a batch. What a store calls wrong is delivered in smaller
+/// parts, and a single row that it will not take is left out and counted: the others
+/// must not wait for it, and it is in the datastore.
+async fn deliver(
+    server: &Server,
+    backlog: &Backlog,
+    to: &settings::Forward,
+    batch: &Batch,
+) -> anyhow::Result<()> {
+    let headers = headers(server, to).await?;
+    let root_ca = match to.root_ca_file.as_str() {
+        "" => String::new(),
+        path => text_file(server, path, MAX_CA).await?,
+    };
+    let url = Url::parse(&to.url)?;
+    let mut parts: Vec<&[Line]> = vec![&batch.lines];
+    while let Some(lines) = parts.pop().filter(|l| !l.is_empty()) {
+        let mut body = Vec::new();
+        for line in lines {
+            body.extend_from_slice(&line.json);
+            body.push(b'\n');
+        }
+        let mut all = headers.clone();
+        all.push((http::header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")));
+        let id = HeaderValue::from_str(&Batch::id(lines))?;
+        all.push((HeaderName::from_static("idempotency-key"), id));
+        let request = Request {
+            method: Method::POST,
+            url: url.clone(),
+            headers: all,
+            body: Bytes::from(body),
+            skip_verify: to.skip_verify,
+            root_ca: root_ca.clone(),
+        };
+        let limit = Duration::from_secs(to.timeout_seconds.max(1));
+        let exchange = async {
+            let (response, _) = send(&server.env, request).await?;
+            let status = response.status();
+            let text = shown(response.into_body()).await;
+            Ok::<_, anyhow::Error>((status, text))
+        };
+        let (status, text) = tokio::time::timeout(limit, exchange)
+            .await
+            .map_err(|_| anyhow::anyhow!("no answer within {} s", limit.as_secs()))??;
+        if status.is_success() {
+            backlog.rows.fetch_add(lines.len() as u64, Ordering::Relaxed);
+            backlog.batches.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        if !is_about_rows(status) {
+            anyhow::bail!("{status}: {text}");
+        }
+        if let [line] = lines {
+            backlog.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(sink = to.name, id = line.id, %status, text,
+                "the store does not take a row; it is left out");
+            continue;
+        }
+        let (first, second) = lines.split_at(lines.len() / 2);
+        parts.push(second);
+        parts.push(first);
+    }
+    Ok(())
+}
+
+/// Whether another attempt with the same rows would get the same answer.
+fn is_about_rows(status: StatusCode) -> bool {
+    [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY]
+        .contains(&status)
+}
+
+async fn shown(mut body: hyper::body::Incoming) -> String {
+    let mut out = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Some(data) = frame.data_ref() {
+            out.extend_from_slice(&data[..data.len().min(SHOWN - out.len())]);
+        }
+        if out.len() >= SHOWN {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&out).replace(char::is_control, " ")
+}
+
+async fn text_file(server: &Server, path: &str, limit: usize) -> anyhow::Result<String> {
+    let data = crate::env::fs::read_limited(&*server.env.fs, path, limit).await?;
+    String::from_utf8(data).map_err(|_| anyhow::anyhow!("{path}: is not text"))
+}
+
+/// Further headers, one `Name: value` a line; read each time, so that tokens can be
+/// changed while the server runs.
+async fn headers(
+    server: &Server,
+    to: &settings::Forward,
+) -> anyhow::Result<Vec<(HeaderName, HeaderValue)>> {
+    if to.headers_file.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = text_file(server, &to.headers_file, MAX_HEADERS).await?;
+    let mut out = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        // The value may be a secret: the error does not show it.
+        let wrong = || anyhow::anyhow!("{}:{}: no `Name: value`", to.headers_file, n + 1);
+        let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wrong())?;
+        let mut value = HeaderValue::from_str(value.trim()).map_err(|_| wrong())?;
+        value.set_sensitive(true);
+        out.push((name, value));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;
