@@ -11,6 +11,7 @@ pub mod compiler;
 pub mod complete;
 pub mod deliver;
 pub mod effects;
+pub mod event_list;
 pub mod event_view;
 pub mod events;
 pub mod fleet;
@@ -39,8 +40,10 @@ pub mod state;
 pub mod tables;
 pub mod tasks;
 pub mod tombstones;
+pub mod user_admin;
 pub mod users;
 pub mod verify;
+pub mod vfs;
 pub mod wakes;
 
 pub use fleet::Role;
