@@ -8,17 +8,23 @@ use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
-use velociraptor_proto::proto::{EventRequest, EventResponse, PushEventRequest};
+use velociraptor_proto::proto::{
+    Artifact, AvailableEvent, EventRequest, EventResponse, GetTableRequest, GetTableResponse,
+    ListAvailableEventResultsRequest, ListAvailableEventResultsResponse, PushEventRequest,
+};
 
 use super::status::status;
+use super::table::align;
 use super::{Api, Caller};
 use crate::services::acl::Permission;
-use crate::services::events::{EventBatch, decorate};
+use crate::services::events::{EventBatch, EventKey, decorate};
 use crate::services::repository::Kind;
 use crate::store::journal::Worth;
 
 /// A watcher that takes longer than this for one message is cut off.
 const SLOW: Duration = Duration::from_secs(5);
+/// Event rows of one answer at most.
+const MAX_EVENTS: u64 = 10_000;
 /// Messages a watcher may be behind before that time starts.
 const AHEAD: usize = 16;
 /// The queue that answers at once with what the master listens to.
@@ -27,7 +33,82 @@ const REGISTRATIONS: &str = "Server.Internal.MasterRegistrations";
 /// Event batches on their way to a watcher.
 pub type Watched = Pin<Box<dyn Stream<Item = Result<EventResponse, Status>> + Send>>;
 
+/// The server's own events have a client's place.
+fn event_client(id: &str) -> String {
+    if id.is_empty() { "server".to_owned() } else { id.to_owned() }
+}
+
+/// Midnight of a day, Unix seconds.
+fn midnight(day: &str) -> Option<i32> {
+    let day: jiff::civil::Date = day.parse().ok()?;
+    let at = day.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second();
+    i32::try_from(at).ok()
+}
+
 impl Api {
+    /// Event artifacts of which there is something; of one that is named the days.
+    pub(super) async fn available_events(
+        &self,
+        caller: &Caller,
+        r: &ListAvailableEventResultsRequest,
+    ) -> Result<ListAvailableEventResultsResponse, Status> {
+        caller.require(Permission::ReadResults)?;
+        let client = event_client(&r.client_id);
+        if r.artifact.is_empty() {
+            let found = self.server.event_names(&caller.org, &client).await;
+            let names = found.map_err(|e| status(&e))?;
+            let logs = names.into_keys().map(|artifact| {
+                let of = artifact.split('/').next().unwrap_or_default();
+                let definition = caller.org.repository.get(of).map(|a| Artifact::clone(&a));
+                AvailableEvent { artifact, definition, ..AvailableEvent::default() }
+            });
+            return Ok(ListAvailableEventResultsResponse { logs: logs.collect() });
+        }
+        let mut days = [Vec::new(), Vec::new()];
+        for (logs, days) in [false, true].into_iter().zip(&mut days) {
+            let key = EventKey {
+                client: client.clone(),
+                artifact: r.artifact.clone(),
+                day: String::new(),
+                logs,
+            };
+            let found = self.server.event_days(&caller.org, &key).await;
+            days.extend(found.map_err(|e| status(&e))?.iter().filter_map(|d| midnight(d)));
+        }
+        let [row_timestamps, log_timestamps] = days;
+        let one = AvailableEvent {
+            artifact: r.artifact.clone(),
+            row_timestamps,
+            log_timestamps,
+            ..AvailableEvent::default()
+        };
+        Ok(ListAvailableEventResultsResponse { logs: vec![one] })
+    }
+
+    /// Event rows from a time on, as stock pages ask for them.
+    pub(super) async fn event_table(
+        &self,
+        caller: &Caller,
+        r: &GetTableRequest,
+    ) -> Result<GetTableResponse, Status> {
+        caller.require(Permission::ReadResults)?;
+        let key = EventKey {
+            client: event_client(&r.client_id),
+            artifact: r.artifact.clone(),
+            day: String::new(),
+            logs: r.r#type.ends_with("_LOGS"),
+        };
+        let nanos = |s: i64| s.saturating_mul(1_000_000_000);
+        let to = if r.end_time == 0 { i64::MAX } else { nanos(r.end_time) };
+        let most = if r.rows == 0 { 10 } else { r.rows.min(MAX_EVENTS) };
+        let span = (nanos(r.start_time), to);
+        let found = self.server.event_range(&caller.org, &key, span, most as usize).await;
+        let rows = found.map_err(|e| status(&e))?.rows;
+        let rows: Vec<_> = rows.iter().filter_map(|r| serde_json::from_slice(r).ok()).collect();
+        let total = rows.len() as u64;
+        Ok(align(rows, total))
+    }
+
     pub(super) async fn push(
         &self,
         caller: Caller,

@@ -37,6 +37,7 @@ pub mod rest;
 mod service;
 pub mod status;
 mod table;
+mod vfs;
 
 pub use identity::Caller;
 pub use query::run as run_query;

@@ -15,7 +15,7 @@ use super::status::status;
 use super::{Api, Caller};
 use crate::services::acl::Permission;
 use crate::services::flows::Rows;
-use crate::services::tables::{Filter, Set, View};
+use crate::services::tables::{Filter, HuntRows, Of, Set, View};
 
 /// Rows of a page when the request does not say.
 const PAGE: u64 = 2000;
@@ -30,6 +30,16 @@ impl Api {
         r: GetTableRequest,
     ) -> Result<GetTableResponse, Status> {
         caller.require(Permission::ReadResults)?;
+        if !r.hunt_id.is_empty() && matches!(r.r#type.as_str(), "" | "HUNT_RESULTS") {
+            let set = self.hunt_set(caller, &r.hunt_id, &r.artifact).await?;
+            return self.view_of(&set, &r).await;
+        }
+        if matches!(
+            r.r#type.as_str(),
+            "CLIENT_EVENT" | "SERVER_EVENT" | "CLIENT_EVENT_LOGS" | "SERVER_EVENT_LOGS"
+        ) {
+            return self.event_table(caller, &r).await;
+        }
         if r.client_id.is_empty() || (r.flow_id.is_empty() && r.r#type != "CLIENT_FLOWS") {
             let text = "this server answers for tables of a client's collections only";
             return Err(Status::unimplemented(text));
@@ -63,6 +73,16 @@ impl Api {
             return finish(rows, total, &r, whole);
         };
         let set = self.set(caller, &r.client_id, &r.flow_id, which);
+        self.view_of(&set, &r).await
+    }
+
+    /// A page of a set as a stock request wants it: one filter, one order.
+    pub(super) async fn view_of(
+        &self,
+        set: &Set,
+        r: &GetTableRequest,
+    ) -> Result<GetTableResponse, Status> {
+        let (start, count) = page(r);
         let mut view = View::default();
         if !r.filter_regex.is_empty() {
             let filter = Filter::new(&r.filter_column, &r.filter_regex);
@@ -72,7 +92,7 @@ impl Api {
             // The flag named ascending by clients means descending.
             view.sort = Some((r.sort_column.clone(), r.sort_direction));
         }
-        let page = self.views.page(&set, &view, start, count).await.map_err(|e| status(&e))?;
+        let page = self.views.page(set, &view, start, count).await.map_err(|e| status(&e))?;
         let rows = page.rows.iter().filter_map(|(_, l)| serde_json::from_slice(l).ok()).collect();
         Ok(align(rows, page.matched))
     }
@@ -80,7 +100,22 @@ impl Api {
     /// A result set for somebody who may read it.
     pub(super) fn set(&self, caller: &Caller, client: &str, flow: &str, which: Rows) -> Set {
         let (server, org) = (self.server.clone(), caller.org.clone());
-        Set { server, org, client: client.to_owned(), flow: flow.to_owned(), which }
+        let of = Of::Flow { client: client.to_owned(), flow: flow.to_owned(), which };
+        Set { server, org, of }
+    }
+
+    /// What all clients of a hunt have in one result set, for somebody who may read it;
+    /// with no name the first that has a source.
+    pub(super) async fn hunt_set(
+        &self,
+        caller: &Caller,
+        hunt: &str,
+        name: &str,
+    ) -> Result<Set, Status> {
+        let (server, org) = (self.server.clone(), caller.org.clone());
+        let rows = HuntRows::find(&server, &org, hunt, name, &self.views.counted).await;
+        let rows = rows.map_err(|e| status(&e))?;
+        Ok(Set { server, org, of: Of::Hunt(rows.into()) })
     }
 
     pub(super) async fn client_flows(

@@ -79,6 +79,11 @@ const SOON: Duration = Duration::from_secs(30 * 86_400);
 pub fn check(doc: &Document, settings: &Settings, role: Role, now: SystemTime) -> Vec<Finding> {
     let mut c = Checker { doc, role, out: doc.problems().to_vec() };
     c.section(&doc.value, TOP, "");
+    if role.serves() {
+        for (path, message) in super::authenticator::problems(&doc.value["GUI"]) {
+            c.error(&path, message);
+        }
+    }
     if let Ok(config) = model(doc) {
         match role {
             Role::Tool => {}
@@ -161,12 +166,6 @@ impl Checker<'_> {
                         self.say(Level::Note, &path, "not offered by this server; ignored");
                     }
                     _ => {}
-                }
-                if section == "Authenticator" && name == "type" && self.role.serves() {
-                    let basic = v.as_str().is_some_and(|s| s.eq_ignore_ascii_case("basic"));
-                    if !basic {
-                        self.error(&path, "only Basic authentication is offered");
-                    }
                 }
             }
             match &key.ty {

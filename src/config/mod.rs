@@ -9,6 +9,7 @@
 //! This room knows files and keys, not services.
 
 pub mod api_client;
+pub mod authenticator;
 pub mod check;
 pub mod document;
 pub mod generate;

@@ -152,6 +152,8 @@ pub struct Gui {
     pub sort_rows: u64,
     /// Row numbers kept of filtered and sorted sets, 4 bytes each.
     pub kept_rows: u64,
+    /// Rows of one day of events that are shown as a table.
+    pub event_rows: u64,
 }
 
 impl Default for Gui {
@@ -165,6 +167,7 @@ impl Default for Gui {
             scan_rows: 50_000_000,
             sort_rows: 1_000_000,
             kept_rows: 16_000_000,
+            event_rows: 200_000,
         }
     }
 }

@@ -94,12 +94,15 @@ fn restrictions_stop_a_server_by_name() {
         (json!({"lockdown": true}), "lockdown"),
         (json!({"security": {"denied_plugins": ["execve"]}}), "security.denied_plugins"),
         (json!({"defaults": {"allowed_plugins": ["info"]}}), "defaults.allowed_plugins"),
-        (json!({"GUI": {"allowed_cidr": ["10.0.0.0/8"]}}), "GUI.allowed_cidr"),
+        (
+            json!({"GUI": {"authenticator": {"claims": {"override_acls": true}}}}),
+            "GUI.authenticator.claims.override_acls",
+        ),
         (json!({"GUI": {"authenticator": {"type": "SAML"}}}), "GUI.authenticator.type"),
         (
             json!({"GUI": {"authenticator": {"type": "multi",
             "sub_authenticators": [{"type": "Basic"}]}}}),
-            "GUI.authenticator.type",
+            "GUI.authenticator.sub_authenticators[0].type",
         ),
         (
             json!({"Frontend": {"require_client_certificates": true}}),

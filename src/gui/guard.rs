@@ -2,6 +2,7 @@
 //! headers that keep a browser from being turned against its user.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -9,12 +10,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateDer;
 use serde_json::json;
 use velociraptor_proto::proto::VelociraptorUser;
 
-use super::Gui;
 use super::session::{self, Session, Sessions};
+use super::{Entry, Gui};
 use crate::comms::server::PeerInfo;
+use crate::crypto::certs::Certificate;
 use crate::services::audit::audit;
 use crate::services::users::{SignedIn, verify_password};
 
@@ -32,9 +35,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 pub enum Proof {
     /// The cookie of a session.
     Session(Session),
-    /// A password with each request.
-    Basic(Box<VelociraptorUser>),
+    /// A password, or a certificate, with each request.
+    Each(Box<VelociraptorUser>),
 }
+
+/// Where a request comes from, once that is known.
+#[derive(Clone, Copy, Debug)]
+struct CameFrom(IpAddr);
 
 /// Why somebody is not let in.
 #[derive(Debug)]
@@ -51,6 +58,18 @@ pub enum Refused {
 
 /// The address a request comes from.
 pub fn address(request: &Request) -> IpAddr {
+    match request.extensions().get::<CameFrom>() {
+        Some(CameFrom(address)) => *address,
+        None => peer(request),
+    }
+}
+
+/// The certificate shown with the connection, if any.
+pub fn certificate(request: &Request) -> Option<Arc<CertificateDer<'static>>> {
+    request.extensions().get::<PeerInfo>().and_then(|p| p.certificate.clone())
+}
+
+fn peer(request: &Request) -> IpAddr {
     let peer = request.extensions().get::<PeerInfo>();
     peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.addr.ip())
 }
@@ -86,12 +105,21 @@ impl Gui {
     pub async fn identify(
         &self,
         headers: &HeaderMap,
+        certificate: Option<Arc<CertificateDer<'static>>>,
         from: IpAddr,
     ) -> Result<(SignedIn, Proof), Refused> {
-        if let Some((name, password)) = basic(headers) {
+        if matches!(self.options.entry, Entry::Certificates(_)) {
+            let shown = certificate.ok_or(Refused::Unknown)?;
+            let shown = Certificate::from_der(&shown).map_err(|_| Refused::Unknown)?;
+            let name = shown.name().ok_or(Refused::Unknown)?;
+            let user = self.certified(name).await?;
+            return Ok((SignedIn { name: user.name.clone() }, Proof::Each(Box::new(user))));
+        }
+        let passwords = self.options.entry == Entry::Passwords;
+        if let Some((name, password)) = basic(headers).filter(|_| passwords) {
             let user = self.check_password(&name, &password, from).await?;
             let who = SignedIn { name: user.name.clone() };
-            return Ok((who, Proof::Basic(Box::new(user))));
+            return Ok((who, Proof::Each(Box::new(user))));
         }
         let cookie = cookie(headers, &self.cookie_name).ok_or(Refused::Unknown)?;
         let env = &self.server.env;
@@ -109,7 +137,7 @@ impl Gui {
     pub fn token(&self, proof: &Proof) -> String {
         match proof {
             Proof::Session(s) => self.sessions.token(s),
-            Proof::Basic(user) => self.sessions.basic_token(user),
+            Proof::Each(user) => self.sessions.basic_token(user),
         }
     }
 
@@ -143,9 +171,10 @@ impl Gui {
 /// For everything below `/api`: nobody passes without a name.
 pub async fn api(State(gui): State<Gui>, mut request: Request, next: Next) -> Response {
     let from = address(&request);
-    let (who, proof) = match gui.identify(request.headers(), from).await {
+    let shown = certificate(&request);
+    let (who, proof) = match gui.identify(request.headers(), shown, from).await {
         Ok(found) => found,
-        Err(why) => return refuse(&why, request.headers()),
+        Err(why) => return gui.refuse(&why, request.headers()),
     };
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if !safe && let Some(what) = gui.forged(&request, Some(&proof)) {
@@ -155,33 +184,53 @@ pub async fn api(State(gui): State<Gui>, mut request: Request, next: Next) -> Re
         audit(&gui.server, &gui.server.root(), &who.name, "ForgedRequest", details).await;
         return message(StatusCode::FORBIDDEN, &format!("this request is not taken: {what}"));
     }
-    let token = gui.token(&proof);
+    let mut token = gui.token(&proof);
+    // Whoever gives themselves a new password stays signed in where they did it.
+    let renews = request.uri().path().ends_with("/v1/SetPassword");
     request.extensions_mut().insert(who);
     let mut answer = next.run(request).await;
+    if renews
+        && answer.status().is_success()
+        && let Proof::Session(session) = &proof
+        && let Ok(Some(user)) = gui.server.users.get(&session.user).await
+        && !user.locked
+        && !Sessions::is_of(session, &user)
+    {
+        let value = gui.sessions.begin(&gui.server.env, &user);
+        if let Some(new) = gui.sessions.read(&gui.server.env, &value) {
+            token = gui.sessions.token(&new);
+        }
+        let cookie = gui.cookie(&value, gui.options.session_seconds);
+        answer.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
     if let Ok(v) = HeaderValue::from_str(&token) {
         answer.headers_mut().insert(TOKEN, v);
     }
     answer
 }
 
-fn refuse(why: &Refused, headers: &HeaderMap) -> Response {
-    let mut answer = match why {
-        Refused::Unknown => message(StatusCode::UNAUTHORIZED, "sign in first"),
-        Refused::Wrong => message(StatusCode::UNAUTHORIZED, "user name or password is wrong"),
-        Refused::Locked(seconds) => {
-            let text = format!("too many failed log-ins; try again in {seconds} s");
-            let mut answer = message(StatusCode::TOO_MANY_REQUESTS, &text);
-            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
-            answer
+impl Gui {
+    fn refuse(&self, why: &Refused, headers: &HeaderMap) -> Response {
+        let mut answer = match why {
+            Refused::Unknown => message(StatusCode::UNAUTHORIZED, "sign in first"),
+            Refused::Wrong => message(StatusCode::UNAUTHORIZED, "user name or password is wrong"),
+            Refused::Locked(seconds) => {
+                let text = format!("too many failed log-ins; try again in {seconds} s");
+                let mut answer = message(StatusCode::TOO_MANY_REQUESTS, &text);
+                answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
+                answer
+            }
+            Refused::Store(e) => message(StatusCode::SERVICE_UNAVAILABLE, e),
+        };
+        // Scripts are asked for a password; a page would show a dialog nobody wants.
+        let asks =
+            self.options.entry == Entry::Passwords && !headers.contains_key("sec-fetch-mode");
+        if answer.status() == StatusCode::UNAUTHORIZED && asks {
+            let ask = HeaderValue::from_static("Basic realm=\"Restricted\", charset=\"UTF-8\"");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
         }
-        Refused::Store(e) => message(StatusCode::SERVICE_UNAVAILABLE, e),
-    };
-    // Scripts are asked for a password; a page would show a dialog nobody wants.
-    if answer.status() == StatusCode::UNAUTHORIZED && !headers.contains_key("sec-fetch-mode") {
-        let ask = HeaderValue::from_static("Basic realm=\"Restricted\", charset=\"UTF-8\"");
-        answer.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+        answer
     }
-    answer
 }
 
 /// An error as stock clients read it.
@@ -189,9 +238,19 @@ fn message(status: StatusCode, text: &str) -> Response {
     (status, axum::Json(json!({ "message": text }))).into_response()
 }
 
-/// Headers of every answer.
-pub async fn headers(State(gui): State<Gui>, request: Request, next: Next) -> Response {
-    let mut answer = next.run(request).await;
+/// Headers of every answer; and nobody from a network that is not let in.
+pub async fn headers(State(gui): State<Gui>, mut request: Request, next: Next) -> Response {
+    let networks = &gui.options.networks;
+    let from = networks.address(peer(&request), request.headers());
+    let mut answer = if networks.allow(from) {
+        if let Some(from) = from {
+            request.extensions_mut().insert(CameFrom(from));
+        }
+        next.run(request).await
+    } else {
+        tracing::warn!(from = ?from, "a request from a network that is not let in");
+        (StatusCode::FORBIDDEN, "the network you come from is not let in").into_response()
+    };
     let h = answer.headers_mut();
     let mut set = |name: &'static str, value: &'static str| {
         h.insert(name, HeaderValue::from_static(value));
@@ -215,7 +274,7 @@ pub async fn headers(State(gui): State<Gui>, request: Request, next: Next) -> Re
 }
 
 /// The value of a cookie.
-fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+pub fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     let all = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
     let mut pairs = all.flat_map(|v| v.split(';')).filter_map(|p| p.trim().split_once('='));
     pairs.find(|(n, _)| *n == name).map(|(_, v)| v.to_owned())

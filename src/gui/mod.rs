@@ -6,9 +6,16 @@
 
 mod assets;
 pub mod door;
+mod enter;
 mod guard;
+mod jwt;
+mod networks;
+mod oidc;
 mod pages;
 mod session;
+
+pub use networks::Networks;
+pub use oidc::Provider;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +47,22 @@ pub struct GuiOptions {
     pub door: door::Limits,
     /// Largest body of a request, bytes.
     pub max_body: usize,
+    /// How people show who they are.
+    pub entry: Entry,
+    /// From where they may come.
+    pub networks: Networks,
+}
+
+/// How people show who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// By a password of theirs here.
+    Passwords,
+    /// At an identity provider.
+    Providers(Vec<Provider>),
+    /// By a certificate of the deployment's CA; who is no user yet becomes one with
+    /// these roles, if there are any.
+    Certificates(Vec<String>),
 }
 
 impl Default for GuiOptions {
@@ -52,6 +75,8 @@ impl Default for GuiOptions {
             session_seconds: 12 * 3600,
             door: door::Limits::default(),
             max_body: 4 << 20,
+            entry: Entry::Passwords,
+            networks: Networks::default(),
         }
     }
 }
@@ -74,6 +99,7 @@ pub struct Inner {
     options: GuiOptions,
     sessions: Sessions,
     door: Door,
+    oidc: oidc::Oidc,
     assets: Assets,
     /// Differs between deployments, which may share a host name.
     cookie_name: String,
@@ -97,6 +123,7 @@ impl Gui {
             options,
             sessions,
             door,
+            oidc: oidc::Oidc::default(),
             assets: Assets::default(),
             cookie_name,
         }))
@@ -119,6 +146,7 @@ impl Gui {
             .route("/app/s/{build}/{*name}", get(pages::asset))
             .route("/app/login", get(pages::log_in).post(pages::signing_in))
             .route("/app/logoff", post(pages::log_off))
+            .route("/auth/{*way}", get(enter::way))
             .route("/app/{*screen}", get(pages::shell))
             .with_state(self.clone())
             .nest("/api", api);

@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::json;
 
-use super::Gui;
-use super::guard::{Proof, Refused, address};
+use super::guard::{Proof, Refused, address, certificate};
+use super::{Entry, Gui};
 use crate::services::acl::Permission;
 use crate::services::audit::audit;
 use crate::services::users::SignedIn;
@@ -61,14 +61,14 @@ impl Gui {
     }
 
     /// Where somebody goes after the log-in: only to pages of ours.
-    fn target(&self, wish: &str) -> String {
+    pub(super) fn target(&self, wish: &str) -> String {
         let base = &self.options.base_path;
         let ours = wish.strip_prefix(base.as_str()).is_some_and(|r| r.starts_with("/app/"));
         let plain = wish.chars().all(|c| c.is_ascii_graphic() && c != '\\') && !wish.contains("//");
         if ours && plain { wish.to_owned() } else { format!("{base}/app/clients") }
     }
 
-    fn cookie(&self, value: &str, seconds: u64) -> HeaderValue {
+    pub(super) fn cookie(&self, value: &str, seconds: u64) -> HeaderValue {
         let path = match self.options.base_path.as_str() {
             "" => "/",
             path => path,
@@ -81,7 +81,7 @@ impl Gui {
         HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
-    fn log_in_page(
+    pub(super) fn log_in_page(
         &self,
         status: StatusCode,
         to: &str,
@@ -97,40 +97,95 @@ impl Gui {
                 escaped(note)
             );
         }
-        let (focus_user, focus_password) = match user.is_empty() {
-            true => (" autofocus", ""),
-            false => ("", " autofocus"),
-        };
+        let (ways, about_ways) = self.ways_in(to, user);
         let body = format!(
             "<body class=\"gate\">\n<main id=\"main\">\n\
-             <p class=\"row brand-s\">{logo}<b>{product}</b></p>\n<h1>Sign in</h1>\n{said}\n\
-             <form class=\"stack\" method=\"post\" action=\"{base}/app/login\">\n\
-             <input type=\"hidden\" name=\"to\" value=\"{to}\">\n\
-             <div class=\"field\"><label for=\"user\">User name</label>\
-             <input class=\"in\" id=\"user\" name=\"user\" value=\"{user}\" autocomplete=\"username\" \
-             autocapitalize=\"none\" spellcheck=\"false\" required{focus_user}></div>\n\
-             <div class=\"field\"><label for=\"password\">Password</label>\
-             <input class=\"in\" id=\"password\" name=\"password\" type=\"password\" \
-             autocomplete=\"current-password\" required{focus_password}></div>\n\
-             <button class=\"btn primary big\" type=\"submit\">Sign in</button>\n</form>\n\
-             <p class=\"dim xs\">After several wrong passwords a user is locked out for some \
-             minutes. Every log-in is recorded.</p>\n</main>\n\
+             <p class=\"row brand-s\">{logo}<b>{product}</b></p>\n<h1>Sign in</h1>\n{said}\n{ways}\n\
+             <p class=\"dim xs\">{about_ways} Every log-in is recorded.</p>\n</main>\n\
              <aside><h2>{host}</h2><p class=\"mid\">Who signs in here acts on real machines. \
              What you do is written to the audit log with your name.</p>\
              <p class=\"dim xs\">{product} {about}</p></aside>\n</body>",
             logo = self.icon("logo"),
             product = crate::PRODUCT,
-            base = escaped(&self.options.base_path),
-            to = escaped(to),
-            user = escaped(user),
             host = escaped(&self.server.options.node),
             about = escaped(crate::ABOUT),
         );
         (status, self.document("Sign in", "", "", &body)).into_response()
     }
 
+    /// The form or the links by which people sign in, and a word about them.
+    fn ways_in(&self, to: &str, user: &str) -> (String, &'static str) {
+        let base = escaped(&self.options.base_path);
+        match &self.options.entry {
+            Entry::Passwords => {
+                let (focus_user, focus_password) = match user.is_empty() {
+                    true => (" autofocus", ""),
+                    false => ("", " autofocus"),
+                };
+                let form = format!(
+                    "<form class=\"stack\" method=\"post\" action=\"{base}/app/login\">\n\
+                     <input type=\"hidden\" name=\"to\" value=\"{to}\">\n\
+                     <div class=\"field\"><label for=\"user\">User name</label>\
+                     <input class=\"in\" id=\"user\" name=\"user\" value=\"{user}\" \
+                     autocomplete=\"username\" autocapitalize=\"none\" spellcheck=\"false\" \
+                     required{focus_user}></div>\n\
+                     <div class=\"field\"><label for=\"password\">Password</label>\
+                     <input class=\"in\" id=\"password\" name=\"password\" type=\"password\" \
+                     autocomplete=\"current-password\" required{focus_password}></div>\n\
+                     <button class=\"btn primary big\" type=\"submit\">Sign in</button>\n</form>",
+                    to = escaped(to),
+                    user = escaped(user),
+                );
+                (form, "After several wrong passwords a user is locked out for some minutes.")
+            }
+            Entry::Providers(all) => {
+                let to: String = url::form_urlencoded::byte_serialize(to.as_bytes()).collect();
+                let mut links = String::from("<div class=\"stack\">");
+                for p in all {
+                    let _ = write!(
+                        links,
+                        "<a class=\"btn primary big\" href=\"{base}/auth/{}/login?to={to}\">\
+                         Sign in with {}</a>",
+                        escaped(&p.route),
+                        escaped(&p.title)
+                    );
+                }
+                links.push_str("</div>");
+                (links, "Your organisation's identity provider says who you are.")
+            }
+            Entry::Certificates(_) => {
+                let text = format!(
+                    "<div class=\"note warn\">{}<p>Your browser showed no certificate of this \
+                     deployment, or one of somebody who is no user here. Install the one you \
+                     were given, restart the browser and open this page again.</p></div>",
+                    self.icon("key")
+                );
+                (text, "People show a certificate here.")
+            }
+        }
+    }
+
+    /// The log-in page for somebody who is not let in.
+    pub(super) fn refused_page(&self, why: Refused, to: &str, user: &str) -> Response {
+        let (status, note) = match why {
+            Refused::Locked(seconds) => {
+                let minutes = seconds.div_ceil(60);
+                let s = if minutes == 1 { "" } else { "s" };
+                let note = format!("Too many failed log-ins. Try again in {minutes} minute{s}.");
+                (StatusCode::TOO_MANY_REQUESTS, note)
+            }
+            Refused::Store(e) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("Users cannot be read at present: {e}"))
+            }
+            Refused::Wrong | Refused::Unknown => {
+                (StatusCode::UNAUTHORIZED, "User name or password is wrong.".to_owned())
+            }
+        };
+        self.log_in_page(status, to, user, Some(&note))
+    }
+
     /// The organisations in which somebody may read results.
-    async fn may_enter(&self, name: &str) -> Result<bool, Refused> {
+    pub(super) async fn may_enter(&self, name: &str) -> Result<bool, Refused> {
         for org in self.server.orgs() {
             let policy = self.server.users.policy(&org.id, name).await;
             let policy = policy.map_err(|e| Refused::Store(e.to_string()))?;
@@ -142,7 +197,7 @@ impl Gui {
     }
 }
 
-fn redirect(to: &str) -> Response {
+pub(super) fn redirect(to: &str) -> Response {
     let to = HeaderValue::from_str(to).unwrap_or_else(|_| HeaderValue::from_static("/"));
     (StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response()
 }
@@ -195,53 +250,21 @@ pub async fn signing_in(State(gui): State<Gui>, request: Request) -> Response {
         }
     }
     let to = gui.target(&to);
-    let checked = gui.check_password(&user, &password, from).await;
-    let refused = match checked {
-        Ok(found) => match gui.may_enter(&found.name).await {
-            Ok(true) => {
-                let details = json!({ "from": from.to_string() });
-                audit(&gui.server, &gui.server.root(), &found.name, "Login", details).await;
-                let value = gui.sessions.begin(&gui.server.env, &found);
-                let mut answer = redirect(&to);
-                let cookie = gui.cookie(&value, gui.options.session_seconds);
-                answer.headers_mut().insert(header::SET_COOKIE, cookie);
-                return answer;
-            }
-            Ok(false) => {
-                let note = format!(
-                    "The password is right, but {} has no rights here. An administrator can \
-                     give some: {} user grant {} --role reader",
-                    found.name,
-                    crate::PRODUCT,
-                    found.name
-                );
-                return gui.log_in_page(StatusCode::FORBIDDEN, &to, &user, Some(&note));
-            }
-            Err(e) => e,
-        },
-        Err(e) => e,
-    };
-    let (status, note) = match refused {
-        Refused::Locked(seconds) => {
-            let minutes = seconds.div_ceil(60);
-            let s = if minutes == 1 { "" } else { "s" };
-            let note = format!("Too many failed log-ins. Try again in {minutes} minute{s}.");
-            (StatusCode::TOO_MANY_REQUESTS, note)
-        }
-        Refused::Store(e) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("Users cannot be read at present: {e}"))
-        }
-        Refused::Wrong | Refused::Unknown => {
-            (StatusCode::UNAUTHORIZED, "User name or password is wrong.".to_owned())
-        }
-    };
-    gui.log_in_page(status, &to, &user, Some(&note))
+    if gui.options.entry != Entry::Passwords {
+        let note = "Passwords are not taken here.";
+        return gui.log_in_page(StatusCode::FORBIDDEN, &to, "", Some(note));
+    }
+    match gui.check_password(&user, &password, from).await {
+        Ok(found) => gui.let_in(&found, from, &to).await,
+        Err(e) => gui.refused_page(e, &to, &user),
+    }
 }
 
 /// Somebody leaves.
 pub async fn log_off(State(gui): State<Gui>, request: Request) -> Response {
     let from = address(&request);
-    if let Ok((who, proof)) = gui.identify(request.headers(), from).await {
+    let shown = certificate(&request);
+    if let Ok((who, proof)) = gui.identify(request.headers(), shown, from).await {
         if gui.forged(&request, Some(&proof)).is_some() {
             return (StatusCode::FORBIDDEN, "not signed out: the request is not from our page")
                 .into_response();
@@ -260,7 +283,8 @@ pub async fn log_off(State(gui): State<Gui>, request: Request) -> Response {
 /// Any screen: the scripts draw it, by its address.
 pub async fn shell(State(gui): State<Gui>, request: Request) -> Response {
     let from = address(&request);
-    let found = gui.identify(request.headers(), from).await;
+    let shown = certificate(&request);
+    let found = gui.identify(request.headers(), shown, from).await;
     let (SignedIn { name }, proof) = match found {
         Ok(found) => found,
         Err(Refused::Store(e)) => {

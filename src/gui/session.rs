@@ -67,6 +67,20 @@ impl Sessions {
         B64.encode(tag.as_ref())
     }
 
+    /// Text that is given away and believed when it comes back, with its signature.
+    pub fn seal(&self, purpose: &str, text: &str) -> String {
+        let text = B64.encode(text);
+        format!("{text}.{}", self.sign(purpose, &text))
+    }
+
+    /// The text of [`Sessions::seal`], if it is that.
+    pub fn unseal(&self, purpose: &str, sealed: &str) -> Option<String> {
+        let (text, tag) = sealed.split_once('.')?;
+        let right = self.sign(purpose, text);
+        constant_time::verify_slices_are_equal(right.as_bytes(), tag.as_bytes()).ok()?;
+        String::from_utf8(B64.decode(text).ok()?).ok()
+    }
+
     /// Part of the cookie's name: deployments on one host differ by it.
     pub fn name(&self) -> String {
         self.sign("name", "").chars().filter(char::is_ascii_alphanumeric).take(8).collect()

@@ -283,3 +283,6 @@ async fn everything_lies_below_the_base_path() {
     assert!(answer.headers().contains_key("strict-transport-security"));
     assert!(text(answer).await.contains("data-base=\"/vr\""));
 }
+
+#[path = "enter_tests.rs"]
+mod enter_tests;

@@ -81,13 +81,14 @@ impl Server {
         let hasty = self.env.sabotage.is(Mutant::SettleAtComplete);
         for org in self.orgs() {
             let _alone = self.housekeeping.lock().await;
-            let (dirty, announce, uploads, flows, events) = {
+            let (dirty, announce, browse, uploads, flows, events) = {
                 let state = org.state();
                 let pick = |f: &dyn Fn(&super::flows::LiveFlow) -> bool| -> Vec<FlowKey> {
                     state.flows.iter().filter(|(_, v)| f(v)).map(|(k, _)| k.clone()).collect()
                 };
                 let dirty = pick(&|f| f.dirty && f.context.is_some());
                 let announce = pick(&|f| f.ready_to_announce(now));
+                let browse = pick(&|f| f.to_browse());
                 let uploads = pick(&|f| {
                     f.uploads.values().any(|u| u.winner().is_some_and(|(_, a)| !a.settled))
                 });
@@ -109,7 +110,7 @@ impl Server {
                     .chain(state.events.filing.keys())
                     .cloned()
                     .collect();
-                (dirty, announce, uploads, flows, events)
+                (dirty, announce, browse, uploads, flows, events)
             };
             // Files with stock names are the master's alone.
             let sure = || self.standing.may_decide();
@@ -121,6 +122,9 @@ impl Server {
             }
             for key in uploads.into_iter().take_while(|_| sure()) {
                 log(&key, super::settle_uploads::place_complete(self, &org, &key).await);
+            }
+            for key in browse.into_iter().take_while(|_| sure()) {
+                log(&key, self.browse(&org, &key).await);
             }
             for key in flows.into_iter().take_while(|_| sure()) {
                 log(&key, self.settle_flow(&org, &key).await);

@@ -15,6 +15,7 @@ pub mod deletion;
 mod deletion_tests;
 pub mod deliver;
 pub mod effects;
+pub mod event_list;
 pub mod event_view;
 pub mod events;
 pub mod exports;
@@ -47,8 +48,10 @@ pub mod state;
 pub mod tables;
 pub mod tasks;
 pub mod tombstones;
+pub mod user_admin;
 pub mod users;
 pub mod verify;
+pub mod vfs;
 pub mod wakes;
 
 pub use fleet::Role;

@@ -219,6 +219,8 @@ pub struct Org {
     pub monitoring: Monitoring,
     /// Order between what is added to its flows and what is decided about them.
     pub gates: Gates,
+    /// One at a time changes what is known of endpoints' folders.
+    pub(super) browsing: tokio::sync::Mutex<()>,
     state: Mutex<OrgState>,
 }
 
@@ -510,6 +512,7 @@ impl Server {
             repository: self.repository_of(&id),
             monitoring: Monitoring::default(),
             gates: Gates::default(),
+            browsing: tokio::sync::Mutex::default(),
             state: Mutex::new(self.new_state(&id)),
         });
         self.orgs.write().unwrap_or_else(PoisonError::into_inner).insert(id, org.clone());
@@ -571,6 +574,7 @@ impl Server {
                 repository: self.repository.clone(),
                 monitoring: Monitoring::default(),
                 gates: Gates::default(),
+                browsing: tokio::sync::Mutex::default(),
                 state: Mutex::new(self.new_state(&OrgId::root())),
             })
         })

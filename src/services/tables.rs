@@ -12,19 +12,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use regex::{Regex, RegexBuilder};
 
+use super::events::EventKey;
 use super::flows::Rows;
 use super::server::{Org, Server, ServiceError};
 
 mod cells;
+mod hunt;
 
 use cells::{Key, pick};
 pub use cells::{cell_text, columns};
+pub use hunt::{Counted, HuntRows, sets_of};
 
 /// Rows read and looked at together.
 const CHUNK: u64 = 8192;
 /// Longest filter, in bytes, and largest compiled one.
 const MAX_PATTERN: usize = 4096;
 const MAX_PROGRAM: usize = 4 << 20;
+/// Days of events held at most.
+const MAX_DAYS: usize = 8;
 /// Different values that are counted at most.
 const MAX_VALUES: usize = 100_000;
 
@@ -37,11 +42,18 @@ pub struct Limits {
     pub sort_rows: u64,
     /// Row numbers kept for further pages, over all views.
     pub kept_rows: usize,
+    /// Rows of one day of events.
+    pub event_rows: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { scan_rows: 50_000_000, sort_rows: 1_000_000, kept_rows: 16_000_000 }
+        Self {
+            scan_rows: 50_000_000,
+            sort_rows: 1_000_000,
+            kept_rows: 16_000_000,
+            event_rows: 200_000,
+        }
     }
 }
 
@@ -106,29 +118,101 @@ pub struct Set {
     pub server: Arc<Server>,
     /// Organisation.
     pub org: Arc<Org>,
-    /// Client id.
-    pub client: String,
-    /// Flow id.
-    pub flow: String,
-    /// Which of its sets.
-    pub which: Rows,
+    /// Which rows.
+    pub of: Of,
+}
+
+/// Which rows a set has.
+#[derive(Clone, Debug)]
+pub enum Of {
+    /// One of the sets of a flow.
+    Flow {
+        /// Client id.
+        client: String,
+        /// Flow id.
+        flow: String,
+        /// Which of its sets.
+        which: Rows,
+    },
+    /// Some rows of such a set, in a row.
+    Section {
+        /// Client id.
+        client: String,
+        /// Flow id.
+        flow: String,
+        /// Which of its sets.
+        which: Rows,
+        /// The first.
+        from: u64,
+        /// The one after the last.
+        to: u64,
+    },
+    /// What all clients of a hunt have, one after the other.
+    Hunt(Arc<HuntRows>),
+    /// Rows in memory.
+    Held(Arc<Held>),
+}
+
+/// Rows in memory, with a name that changes when they do.
+pub struct Held {
+    /// Whose rows they are, for views that are kept.
+    pub name: String,
+    /// JSON objects.
+    pub rows: Vec<Bytes>,
+    /// There are more than are held.
+    pub cut: bool,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl std::fmt::Debug for Set {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{:?}", self.client, self.flow, self.which)
+        self.of.fmt(f)
     }
 }
 
 impl Set {
     /// Rows in all.
     pub async fn total(&self) -> Result<u64, ServiceError> {
-        self.server.row_count(&self.org, &self.client, &self.flow, &self.which).await
+        match &self.of {
+            Of::Flow { client, flow, which } => {
+                self.server.row_count(&self.org, client, flow, which).await
+            }
+            Of::Section { client, flow, which, from, to } => {
+                // The collection may have been deleted since.
+                let all = self.server.row_count(&self.org, client, flow, which).await?;
+                Ok(all.min(*to).saturating_sub(*from))
+            }
+            Of::Hunt(hunt) => Ok(hunt.total()),
+            Of::Held(held) => Ok(held.rows.len() as u64),
+        }
     }
 
     /// Rows as they lie, from `start` on.
     pub async fn rows(&self, start: u64, count: u64) -> Result<Vec<Bytes>, ServiceError> {
-        self.server.rows(&self.org, &self.client, &self.flow, &self.which, start, count).await
+        match &self.of {
+            Of::Flow { client, flow, which } => {
+                self.server.rows(&self.org, client, flow, which, start, count).await
+            }
+            Of::Section { client, flow, which, from, to } => {
+                let first = from.saturating_add(start);
+                let count = count.min(to.saturating_sub(first));
+                match count {
+                    0 => Ok(Vec::new()),
+                    n => self.server.rows(&self.org, client, flow, which, first, n).await,
+                }
+            }
+            Of::Hunt(hunt) => hunt.rows(&self.server, &self.org, start, count).await,
+            Of::Held(held) => {
+                let rows = held.rows.iter().skip(usize::try_from(start).unwrap_or(usize::MAX));
+                let count = usize::try_from(count).unwrap_or(usize::MAX);
+                Ok(rows.take(count).cloned().collect())
+            }
+        }
     }
 
     /// The rows of these numbers.
@@ -186,12 +270,41 @@ pub struct Counts {
 pub struct Views {
     limits: Limits,
     kept: Mutex<VecDeque<(String, Arc<Order>)>>,
+    /// Rows that clients of hunts have.
+    pub counted: Counted,
+    held: Mutex<VecDeque<Arc<Held>>>,
 }
 
 impl Views {
     /// With these limits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, kept: Mutex::default() }
+        Self { limits, ..Self::default() }
+    }
+
+    /// What happened on one day, as a set.
+    pub async fn day(
+        &self,
+        server: &Arc<Server>,
+        org: &Arc<Org>,
+        key: &EventKey,
+    ) -> Result<Set, ServiceError> {
+        let name = server.event_stamp(org, key).await?;
+        let found = {
+            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.iter().find(|h| h.name == name).cloned()
+        };
+        let held = match found {
+            Some(held) => held,
+            None => {
+                let day = server.event_day(org, key, self.limits.event_rows).await?;
+                let held = Arc::new(Held { name, rows: day.rows, cut: day.cut });
+                let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                all.push_front(held.clone());
+                all.truncate(MAX_DAYS);
+                held
+            }
+        };
+        Ok(Set { server: server.clone(), org: org.clone(), of: Of::Held(held) })
     }
 
     /// Rows `start` and following of a view.

@@ -91,6 +91,7 @@ impl Rest {
         let mut asked = Asked {
             client: r.client_id,
             flow: r.flow_id,
+            hunt: r.hunt_id,
             kind: r.r#type,
             name: r.artifact,
             ..Asked::default()
@@ -113,7 +114,7 @@ impl Rest {
         format: Format,
         name: String,
     ) -> Result<Response, Status> {
-        let (set, view) = (self.asked_set(caller, asked)?, asked.view()?);
+        let (set, view) = (self.asked_set(caller, asked).await?, asked.view()?);
         let total = set.total().await.map_err(|e| status(&e))?;
         let mut numbers = None;
         if !view.is_plain() {
@@ -122,12 +123,14 @@ impl Rest {
             numbers = Some(order.map_err(|e| status(&e))?);
         }
         let details = json!({
-            "client_id": asked.client, "flow_id": asked.flow, "name": asked.name, "kind": asked.kind,
+            "client_id": asked.client, "flow_id": asked.flow, "hunt_id": asked.hunt,
+            "name": asked.name, "kind": asked.kind,
         });
         audit(&self.api.server, &caller.org, &caller.name, "ExportTable", details).await;
         let ending = if format == Format::Csv { "csv" } else { "jsonl" };
         let kind = if asked.name.is_empty() { &asked.kind } else { &asked.name };
         let name = match name.as_str() {
+            "" if !asked.hunt.is_empty() => format!("{}-{kind}.{ending}", asked.hunt),
             "" => format!("{}-{}-{kind}.{ending}", asked.client, asked.flow),
             given => given.to_owned(),
         };

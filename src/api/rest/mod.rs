@@ -12,23 +12,31 @@ use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use futures::future::BoxFuture;
 use prost::{Message, Name};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use tower::ServiceExt as _;
 use velociraptor_proto::gateway;
 
 use super::{Api, Caller};
 use crate::services::users::SignedIn;
 
 mod download;
+mod events;
 mod fleet;
 mod hunts;
 mod live;
 mod stock;
 mod table;
 mod traits;
+mod users;
+mod vfs;
+
+/// Names of calls that are looked up at once.
+const MAX_CALLS: usize = 50;
 
 /// Limits of the HTTP API.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +45,13 @@ pub struct RestOptions {
     pub max_body: usize,
     /// Event streams open at once.
     pub live_streams: usize,
+    /// People sign in elsewhere: pages offer no passwords.
+    pub password_less: bool,
 }
 
 impl Default for RestOptions {
     fn default() -> Self {
-        Self { max_body: 4 << 20, live_streams: 500 }
+        Self { max_body: 4 << 20, live_streams: 500, password_less: false }
     }
 }
 
@@ -75,10 +85,21 @@ impl Rest {
 
     /// As a router, without the leading `/api`.
     pub fn router(&self) -> Router {
-        Router::new()
+        let all = Router::new()
             .merge(stock::routes(self))
             .merge(hunts::routes(self))
             .merge(fleet::routes(self))
+            .merge(events::routes(self))
+            .merge(users::routes(self))
+            .merge(vfs::routes(self));
+        let probed = all.clone();
+        all.route(
+            "/fleet/calls",
+            get(move |request: Request| {
+                let probed = probed.clone();
+                async move { json(calls(probed, &parameters(&request)).await) }
+            }),
+        )
     }
 
     /// The caller, in the organisation that the request names. Nothing of the request
@@ -155,6 +176,21 @@ impl Rest {
         };
         call(self.clone(), caller, message).await
     }
+}
+
+/// Which of the stock calls that are named (`name`) are served: pages show no button
+/// for others.
+async fn calls(all: Router, asked: &[(String, String)]) -> String {
+    let mut found = serde_json::Map::new();
+    let plain = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_alphanumeric());
+    for (_, name) in asked.iter().filter(|(k, n)| k == "name" && plain(n)).take(MAX_CALLS) {
+        // A method that nothing takes: what is there refuses it, what is not is not found.
+        let probe = Request::builder().method("TRACE").uri(format!("/v1/{name}"));
+        let Ok(probe) = probe.body(axum::body::Body::empty()) else { continue };
+        let Ok(answer) = all.clone().oneshot(probe).await;
+        found.insert(name.clone(), (answer.status() != StatusCode::NOT_FOUND).into());
+    }
+    serde_json::Value::from(found).to_string()
 }
 
 /// The parameters of a request's address.

@@ -14,8 +14,9 @@ use super::{Rest, failed, json, parameters};
 use crate::api::Caller;
 use crate::api::status::status;
 use crate::services::acl::Permission;
+use crate::services::events::EventKey;
 use crate::services::flows::Rows;
-use crate::services::tables::{Filter, Set, View, columns};
+use crate::services::tables::{Filter, Of, Set, View, columns, sets_of};
 
 /// Rows of a page at most.
 const MAX_PAGE: u64 = 1000;
@@ -29,8 +30,12 @@ const MAX_VALUES: usize = 200;
 pub(super) struct Asked {
     pub client: String,
     pub flow: String,
+    pub hunt: String,
     pub kind: String,
+    /// Rows of the set before and after which there are none.
+    pub section: Option<(u64, u64)>,
     pub name: String,
+    pub day: String,
     pub start: u64,
     pub rows: u64,
     pub sort: String,
@@ -50,10 +55,16 @@ impl Asked {
             match k.as_str() {
                 "client_id" => a.client = v,
                 "flow_id" => a.flow = v,
+                "hunt_id" => a.hunt = v,
                 "kind" => a.kind = v,
                 "name" => a.name = v,
+                "day" => a.day = v,
                 "column" => a.column = v,
                 "sort" => a.sort = v,
+                "section" => {
+                    let (from, to) = v.split_once('-').unwrap_or((v.as_str(), ""));
+                    a.section = Some((number(&k, from)?, number(&k, to)?));
+                }
                 "start" => a.start = number(&k, &v)?,
                 "rows" => a.rows = number(&k, &v)?.min(MAX_PAGE),
                 "f" => {
@@ -86,8 +97,14 @@ impl Asked {
 }
 
 pub(super) fn routes(rest: &Rest) -> Router {
-    let (page, count) = (rest.clone(), rest.clone());
+    let (page, count, sets) = (rest.clone(), rest.clone(), rest.clone());
     Router::new()
+        .route(
+            "/fleet/hunt_sets",
+            get(move |r: Request| async move {
+                sets.hunt_sets(r).await.map_or_else(|e| failed(&e), json)
+            }),
+        )
         .route(
             "/fleet/table",
             get(move |r: Request| async move { page.page(r).await.map_or_else(|e| failed(&e), json) }),
@@ -100,21 +117,54 @@ pub(super) fn routes(rest: &Rest) -> Router {
 
 impl Rest {
     /// The set that is asked for, if the caller may read results.
-    pub(super) fn asked_set(&self, caller: &Caller, a: &Asked) -> Result<Set, Status> {
+    pub(super) async fn asked_set(&self, caller: &Caller, a: &Asked) -> Result<Set, Status> {
         caller.require(Permission::ReadResults)?;
+        if !a.hunt.is_empty() && matches!(a.kind.as_str(), "" | "results") {
+            return self.api.hunt_set(caller, &a.hunt, &a.name).await;
+        }
+        if matches!(a.kind.as_str(), "events" | "event_logs") {
+            let key = EventKey {
+                client: a.client.clone(),
+                artifact: a.name.clone(),
+                day: a.day.clone(),
+                logs: a.kind == "event_logs",
+            };
+            let day = self.api.views.day(&self.api.server, &caller.org, &key).await;
+            return day.map_err(|e| status(&e));
+        }
         let which = match a.kind.as_str() {
             "" | "results" if !a.name.is_empty() => Rows::Results(a.name.clone()),
             "log" => Rows::Logs,
             "" | "results" => return Err(Status::invalid_argument("no result set is named")),
             other => return Err(Status::invalid_argument(format!("kind: `{other}` is not known"))),
         };
-        Ok(self.api.set(caller, &a.client, &a.flow, which))
+        let mut set = self.api.set(caller, &a.client, &a.flow, which);
+        if let (Some((from, to)), Of::Flow { client, flow, which }) = (a.section, set.of.clone()) {
+            set.of = Of::Section { client, flow, which, from, to };
+        }
+        Ok(set)
+    }
+
+    /// The result sets of a hunt, with their rows.
+    async fn hunt_sets(&self, request: Request) -> Result<String, Status> {
+        let caller = self.caller(&request).await?;
+        caller.require(Permission::ReadResults)?;
+        let asked = Asked::read(&request)?;
+        let hunt = self.api.server.hunt(&caller.org, &asked.hunt, false);
+        let hunt = hunt.ok_or_else(|| Status::not_found("Not Found"))?;
+        let mut items = Vec::new();
+        for name in sets_of(&caller.org, &hunt.artifacts) {
+            let set = self.api.hunt_set(&caller, &asked.hunt, &name).await?;
+            let rows = set.total().await.map_err(|e| status(&e))?;
+            items.push(serde_json::json!({ "name": name, "rows": rows }));
+        }
+        Ok(serde_json::json!({ "items": items }).to_string())
     }
 
     async fn page(&self, request: Request) -> Result<String, Status> {
         let caller = self.caller(&request).await?;
         let asked = Asked::read(&request)?;
-        let (set, view) = (self.asked_set(&caller, &asked)?, asked.view()?);
+        let (set, view) = (self.asked_set(&caller, &asked).await?, asked.view()?);
         let began = tokio::time::Instant::now();
         let page = self.api.views.page(&set, &view, asked.start, asked.rows).await;
         let page = page.map_err(|e| status(&e))?;
@@ -137,10 +187,11 @@ impl Rest {
             let _ = write!(rows, "{comma}{{\"n\":{n},\"row\":{text}}}");
         }
         Ok(format!(
-            "{{\"columns\":{},\"rows\":[{rows}],\"total\":{},\"matched\":{},\"micros\":{}}}",
+            "{{\"columns\":{},\"rows\":[{rows}],\"total\":{},\"matched\":{},\"cut\":{},\"micros\":{}}}",
             Value::from(names),
             page.total,
             page.matched,
+            matches!(&set.of, Of::Held(held) if held.cut),
             began.elapsed().as_micros()
         ))
     }
@@ -148,7 +199,7 @@ impl Rest {
     async fn count(&self, request: Request) -> Result<String, Status> {
         let caller = self.caller(&request).await?;
         let asked = Asked::read(&request)?;
-        let (set, view) = (self.asked_set(&caller, &asked)?, asked.view()?);
+        let (set, view) = (self.asked_set(&caller, &asked).await?, asked.view()?);
         let counts = self.api.views.count(&set, &view, &asked.column, MAX_VALUES).await;
         let counts = counts.map_err(|e| status(&e))?;
         let values: Vec<Value> = (counts.values.into_iter())

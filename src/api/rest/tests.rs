@@ -368,3 +368,144 @@ async fn hunts_are_made_started_and_listed() {
     let flows = lab.json(&format!("/v1/GetHuntFlows?hunt_id={id}&rows=10")).await;
     assert!(flows["columns"].is_null() || flows["columns"][0] == "ClientId", "{flows}");
 }
+
+#[tokio::test]
+async fn users_are_told_in_stock_shapes() {
+    let lab = lab().await;
+    let all = lab.json("/v1/GetGlobalUsers").await;
+    let names: Vec<_> = all["users"].as_array().unwrap().iter().map(|u| &u["name"]).collect();
+    // Who may not read results belongs to no organisation that others see.
+    assert_eq!(names, ["ann", "inv", "rob"]);
+    assert_eq!(all["users"][0]["orgs"][0]["id"], "root");
+    assert!(!all.to_string().contains("password"), "{all}");
+    let roles = lab.json("/v1/GetUserRoles?name=inv&org=root").await;
+    assert_eq!(roles["roles"], json!(["investigator"]));
+    assert!(roles["all_roles"].as_array().unwrap().contains(&json!("reader")));
+    let wish = json!({ "name": "rob", "org": "root", "roles": ["analyst"] });
+    let (status, text) = lab.post("inv", "/v1/SetUserRoles", wish.clone()).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{text}");
+    assert_eq!(lab.post("ann", "/v1/SetUserRoles", wish).await, (StatusCode::OK, "{}".into()));
+    let roles = lab.json("/v1/GetUserRoles?name=rob").await;
+    assert_eq!((&roles["roles"], &roles["org"]), (&json!(["analyst"]), &json!("root")));
+    let new = json!({ "name": "eve", "orgs": ["root"], "roles": ["reader"], "add_new_user": true });
+    assert_eq!(lab.post("ann", "/v1/CreateUser", new).await.0, StatusCode::OK);
+    let (status, text) = lab.get("rob", "/fleet/users").await;
+    assert!(status == StatusCode::OK && text.contains("\"eve\""), "{text}");
+    // A reader sees who there is, and nothing of their rights.
+    assert!(text.contains("\"rights\":null") && !text.contains("administrator\"],"), "{text}");
+    let one = json!({ "name": "eve" });
+    assert_eq!(lab.post("inv", "/fleet/users/delete", one.clone()).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(lab.post("ann", "/fleet/users/delete", one).await.0, StatusCode::OK);
+    let (status, _) = lab.post("api", "/v1/SetPassword", json!({ "password": "abc" })).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (status, _) = lab.post("api", "/v1/SetPassword", json!({ "password": "abcd" })).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn folders_are_pointers_into_collections() {
+    let lab = lab().await;
+    let org = lab.server.root();
+    let rows = "{\"Name\":\"a\",\"Mode\":\"drwx\"}\n{\"Name\":\"b\",\"Mode\":\"-rw\"}\n\
+                {\"Name\":\"c\",\"Mode\":\"-rw\"}\n{\"Name\":\"d\",\"Mode\":\"drwx\"}\n";
+    lab.rows(Rows::Results("System.VFS.ListDirectory/Listing".into()), rows).await;
+    let folder = ["auto".to_owned(), "x".to_owned()];
+    let at = crate::store::paths::Client { org: &org.id, id: CLIENT };
+    let listing = velociraptor_proto::proto::VfsListResponse {
+        client_id: CLIENT.into(),
+        flow_id: "F.1".into(),
+        artifact: "System.VFS.ListDirectory/Listing".into(),
+        total_rows: 3,
+        start_idx: 1,
+        end_idx: 4,
+        ..Default::default()
+    };
+    lab.server.tree.set(&at.vfs(&folder), &listing).await.unwrap();
+    let components = "vfs_components[]=auto&vfs_components[]=x";
+    let found = lab.json(&format!("/v1/VFSListDirectory/{CLIENT}?{components}")).await;
+    assert_eq!(found["Response"], r#"[{"Name":"d","Mode":"drwx"}]"#, "{found}");
+    let path = format!("/v1/VFSListDirectoryFiles?client_id={CLIENT}&{components}");
+    let table = lab.json(&format!("{path}&rows=2&start_row=1")).await;
+    assert_eq!(table["columns"], json!(["Download", "Name", "Mode"]));
+    assert_eq!(
+        (&table["rows"][0]["json"], &table["total_rows"]),
+        (&json!(r#"["","c","-rw"]"#), &json!("3"))
+    );
+    let sorted = lab.json(&format!("{path}&sort_column=Name&sort_direction=true&rows=1")).await;
+    assert_eq!(sorted["rows"][0]["json"], r#"["","d","drwx"]"#);
+    // A file on its way, and what became of it.
+    let file = ["x".to_owned(), "c".to_owned()];
+    lab.server.note_fetching(&org, CLIENT, "auto", &file, "F.2").await.unwrap();
+    let table = lab.json(&path).await;
+    assert!(table["rows"][1]["json"].as_str().unwrap().contains("\"in_flight\":true"), "{table}");
+    let stat = lab
+        .json(&format!(
+            "/v1/VFSStatDownload?client_id={CLIENT}&accessor=auto&components=x&components=c"
+        ))
+        .await;
+    assert_eq!((&stat["flow_id"], &stat["in_flight"]), (&json!("F.2"), &json!(true)));
+    let stat = lab.json(&format!("/v1/VFSStatDirectory?client_id={CLIENT}&{components}")).await;
+    assert_eq!((&stat["download_version"], &stat["Response"]), (&json!("1"), &Value::Null));
+    // Nothing is known of others, and only who may collect asks for more.
+    let none =
+        lab.json(&format!("/v1/VFSStatDirectory?client_id={CLIENT}&vfs_components=ntfs")).await;
+    assert_eq!(none, json!({}));
+    let ask = json!({ "client_id": CLIENT, "vfs_components": ["auto", "x"] });
+    assert_eq!(
+        lab.post("rob", "/v1/VFSRefreshDirectory", ask.clone()).await.0,
+        StatusCode::FORBIDDEN
+    );
+    let (status, text) = lab.post("inv", "/v1/VFSRefreshDirectory", ask).await;
+    assert!(status == StatusCode::OK && text.contains("[\\\"x\\\"]"), "{status} {text}");
+}
+
+#[tokio::test]
+async fn events_of_a_day_are_a_table() {
+    let lab = lab().await;
+    let org = lab.server.root();
+    for n in 0..3 {
+        crate::services::audit::audit(&lab.server, &org, "ann", "Tried", json!({ "n": n })).await;
+    }
+    let names = lab.json("/fleet/events?client_id=server").await;
+    assert_eq!(
+        names["items"][0],
+        json!({ "name": "Server.Audit.Logs", "rows": true, "logs": false })
+    );
+    let days = lab.json("/fleet/event_days?client_id=server&name=Server.Audit.Logs").await;
+    let day = days["items"][0].as_str().unwrap();
+    let path =
+        format!("/fleet/table?client_id=server&kind=events&name=Server.Audit.Logs&day={day}");
+    let table = lab.json(&format!("{path}&f=details:%22n%22:%5B12%5D&sort=-_ts")).await;
+    assert_eq!(
+        (&table["matched"], &table["total"], &table["cut"]),
+        (&json!(2), &json!(3), &json!(false))
+    );
+    crate::services::audit::audit(&lab.server, &org, "ann", "Tried", json!({})).await;
+    assert_eq!(lab.json(&path).await["total"], 4);
+    for bad in ["", "2026-13-01", "yesterday"] {
+        let (status, _) = lab
+            .get(
+                "inv",
+                &format!(
+                    "/fleet/table?client_id=server&kind=events&name=Server.Audit.Logs&day={bad}"
+                ),
+            )
+            .await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{bad}");
+    }
+    let asked = json!({ "artifact": "Server.Audit.Logs" });
+    let (_, text) = lab.post("rob", "/v1/ListAvailableEventResults", asked).await;
+    assert!(text.contains("row_timestamps"), "{text}");
+    let stock = lab
+        .json("/v1/GetTable?type=SERVER_EVENT&artifact=Server.Audit.Logs&start_time=0&rows=2")
+        .await;
+    assert_eq!(stock["total_rows"], "2");
+    assert_eq!(lab.get("api", &path).await.0, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn pages_know_which_calls_there_are() {
+    let lab = lab().await;
+    let found = lab.json("/fleet/calls?name=GetTable&name=NoSuchCall&name=../x").await;
+    assert_eq!(found, json!({ "GetTable": true, "NoSuchCall": false }));
+}

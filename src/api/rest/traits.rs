@@ -51,6 +51,7 @@ impl Rest {
             permissions: Some(permissions),
             org: named(&caller.org.id),
             org_name: caller.org.name.clone(),
+            password_less: self.options.password_less,
             base_path: self.base_path.to_string(),
             ..Default::default()
         };

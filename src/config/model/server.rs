@@ -1,5 +1,6 @@
 //! What only servers and callers of the API read.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -54,8 +55,12 @@ pub struct GuiConfig {
     pub gw_certificate: String,
     /// Its key, PEM.
     pub gw_private_key: String,
-    /// How users prove who they are; only `Basic` is offered.
+    /// How users prove who they are.
     pub authenticator: Authenticator,
+    /// Networks from which people are let in, as `10.0.0.0/8`; none lets all in.
+    pub allowed_cidr: Vec<String>,
+    /// Header in which a proxy says where somebody is.
+    pub forwarded_proxy_header: String,
     /// Users made at the first start, with all rights.
     pub initial_users: Vec<GuiUser>,
 }
@@ -72,12 +77,50 @@ impl GuiConfig {
 }
 
 /// `GUI.authenticator`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Authenticator {
     /// Kind; compared without regard to case.
     #[serde(rename = "type")]
     pub kind: String,
+    /// Where the provider's discovery document is.
+    pub oidc_issuer: String,
+    /// Tells several providers apart; part of the address of its log-in.
+    pub oidc_name: String,
+    /// Further parameters of the address people are sent to.
+    pub oidc_auth_url_params: BTreeMap<String, String>,
+    /// Our id at the provider.
+    pub oauth_client_id: String,
+    /// Our secret there.
+    pub oauth_client_secret: String,
+    /// Which claims say who somebody is.
+    pub claims: OidcClaims,
+    /// Do not pin users to what never changes at the provider.
+    pub disable_email_to_sub_pin: bool,
+    /// Azure's directory.
+    pub tenant: String,
+    /// Roles of people with a certificate who are no users yet.
+    pub default_roles_for_unknown_user: Vec<String>,
+    /// Minutes a log-in lasts; 0 leaves it to our own setting.
+    pub default_session_expiry_min: u64,
+    /// Several providers.
+    pub sub_authenticators: Vec<Authenticator>,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// `GUI.authenticator.claims`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OidcClaims {
+    /// The claim that is the user's name.
+    pub username: String,
+    /// Take an address that the provider does not call verified.
+    pub allow_unverified_email: bool,
 }
 
 /// One of `GUI.initial_users`.

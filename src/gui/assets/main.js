@@ -1,30 +1,42 @@
-// Starts the screens.
+// Starts the screens. Those of the first minutes come with the page, others when they
+// are opened.
 
 import { learn_rights } from "./lib/api.js";
 import * as keys from "./lib/keys.js";
 import { screen, start as start_routes } from "./lib/route.js";
 import { failed } from "./lib/say.js";
 import * as shell from "./shell.js";
-import { show_artifacts } from "./screens/artifacts.js";
 import { show_clients } from "./screens/clients.js";
-import { show_cluster } from "./screens/cluster.js";
-import { show_collect } from "./screens/collect.js";
 import { show_flow } from "./screens/flow.js";
 import { show_flows } from "./screens/flows.js";
-import { show_help } from "./screens/help.js";
 import { show_host } from "./screens/host.js";
-import { show_hunt, show_hunts } from "./screens/hunts.js";
+
+// A screen whose script is fetched when it is opened; by then somebody may have gone on.
+function later(pattern, fetch_script, name) {
+  screen(pattern, async (context) => {
+    try {
+      const script = await fetch_script();
+      if (!context.signal.aborted) await script[name](context);
+    } catch (e) {
+      if (!context.signal.aborted) document.getElementById("main").append(failed(e));
+    }
+  });
+}
 
 screen("clients", show_clients);
 screen("host/{client}", show_host);
 screen("host/{client}/collections", show_flows);
-screen("collect", show_collect);
-screen("hunts", show_hunts);
-screen("hunt/{hunt}", show_hunt);
+later("collect", () => import("./screens/collect.js"), "show_collect");
+later("hunts", () => import("./screens/hunts.js"), "show_hunts");
+later("hunt/{hunt}", () => import("./screens/hunts.js"), "show_hunt");
 screen("flow/{client}/{flow}", show_flow);
-screen("artifacts", show_artifacts);
-screen("cluster", show_cluster);
-screen("help", show_help);
+later("artifacts", () => import("./screens/artifacts.js"), "show_artifacts");
+later("cluster", () => import("./screens/cluster.js"), "show_cluster");
+later("host/{client}/files", () => import("./screens/files.js"), "show_files");
+later("host/{client}/shell", () => import("./screens/shells.js"), "show_shells");
+later("events/{client}", () => import("./screens/events.js"), "show_events");
+later("users", () => import("./screens/users.js"), "show_users");
+later("help", () => import("./screens/help.js"), "show_help");
 
 try {
   await learn_rights();

@@ -6,12 +6,15 @@ import { count, set_zone, size, time, zone, zone_name } from "./lib/format.js";
 import { everywhere } from "./lib/keys.js";
 import * as live from "./lib/live.js";
 import { go, show } from "./lib/route.js";
+import { change_password } from "./parts/password.js";
 
 const NAV = [
   ["clients", "Clients", "host", ["clients", "host", "flow", "collect"]],
   ["hunts", "Hunts", "hunt", ["hunts", "hunt"]],
   ["artifacts", "Artifacts", "artifact", ["artifacts"]],
+  ["events/server", "Server events", "list", ["events"]],
   ["cluster", "Cluster", "cluster", ["cluster"]],
+  ["users", "Users", "users", ["users"], () => me.may.server_admin || me.may.org_admin],
 ];
 
 const main = h("main", { id: "main", class: "main" });
@@ -27,7 +30,7 @@ let section = "";
 let clients = 0;
 
 function draw_nav() {
-  fill(nav, NAV.map(([path, text, name, inside]) =>
+  fill(nav, NAV.filter(([, , , , may]) => !may || may()).map(([path, text, name, inside]) =>
     h("li", {}, h("a", { href: app(path), title: text, "aria-current": inside.includes(section) ? "page" : undefined },
       icon(name), h("span", {}, text), path === "clients" && clients > 0 && h("small", {}, count(clients))))));
 }
@@ -59,8 +62,9 @@ function user_menu() {
     try { localStorage.setItem("density", e.target.value); } catch { /* storage is off */ }
   } }, ["dense", "compact", "relaxed"].map((d) =>
     h("option", { value: d, selected: d === document.documentElement.dataset.density }, `${d} rows`)));
-  return menu(h("summary", { class: "me", "aria-label": `User ${me.name}` }, initials),
+  return menu(h("summary", { class: "me" }, h("span", { "aria-hidden": "true" }, initials), h("span", { class: "vh" }, `User ${me.name}`)),
     h("p", {}, `${me.name} · ${me.org}`), h("div", { class: "stack tight pad" }, choose, density), h("hr"),
+    !me.password_less && h("button", { type: "button", onclick: () => change_password(me.name, 4) }, "Change password"),
     h("button", { type: "button", onclick: log_off }, "Sign out"));
 }
 

@@ -5,19 +5,11 @@ use std::future::Future;
 use serde_json::{Map, Value};
 
 use crate::services::flows::Rows;
-use crate::services::repository::source_name;
+use crate::services::tables::sets_of;
 use crate::services::{Org, Server, ServiceError};
 
 /// Rows read at a time.
 const PAGE: u64 = 1000;
-
-/// The result sets that a hunt may have, by name.
-fn available(org: &Org, artifacts: &[String]) -> Vec<String> {
-    let defined = artifacts.iter().filter_map(|a| org.repository.get(a));
-    defined
-        .flat_map(|a| a.sources.iter().map(|s| source_name(&a.name, &s.name)).collect::<Vec<_>>())
-        .collect()
-}
 
 /// Calls `see` with each row of `artifact` (the first result set if none is named)
 /// of each client, with the columns that say whose it is, until it returns false.
@@ -34,7 +26,7 @@ where
 {
     let hunt = server.hunt(org, hunt_id, false);
     let hunt = hunt.ok_or_else(|| ServiceError::NotFound(format!("hunt {hunt_id}")))?;
-    let sets = available(org, &hunt.artifacts);
+    let sets = sets_of(org, &hunt.artifacts);
     let name = match artifact {
         "" => sets.first().or(hunt.artifacts.first()).cloned().unwrap_or_default(),
         a => a.to_owned(),

@@ -27,6 +27,8 @@ const PATIENCE: u64 = 3_600_000_000;
 
 /// The same for a flow of which a query failed: limits make an agent drop rows.
 const FAILED_PATIENCE: u64 = 300_000_000;
+/// How often the file browser is told of a flow whose telling fails.
+const BROWSE_TRIES: u8 = 5;
 
 /// What a committed job meant to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,8 @@ pub struct LiveFlow {
     pub ended_at: Option<u64>,
     /// The completion event was published.
     pub announced: bool,
+    /// How often the file browser may still be told what it found.
+    pub browse_left: u8,
     /// Context objects on disk differ from what is known.
     pub dirty: bool,
     /// Parts of its files were kept when it was settled last.
@@ -110,6 +114,7 @@ impl LiveFlow {
             last_received: 0,
             ended_at: None,
             announced: false,
+            browse_left: BROWSE_TRIES,
             dirty: true,
             kept_parts: false,
             legacy: Legacy::default(),
@@ -400,6 +405,14 @@ impl LiveFlow {
                 self.context.is_none() && quiet && self.uploads_complete()
             }
         }
+    }
+
+    /// Whether it found folders or files that the file browser is to know of.
+    pub fn to_browse(&self) -> bool {
+        let request = self.context.as_ref().and_then(|c| c.request.as_ref());
+        self.announced
+            && self.browse_left > 0
+            && request.is_some_and(crate::services::vfs::concerns)
     }
 
     /// Whether the end may be announced: all of it is here, or waited for.

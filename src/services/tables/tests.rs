@@ -13,7 +13,8 @@ async fn set(dir: &tempfile::TempDir, n: u64) -> Set {
     let which = Rows::Results("Linux.Sys.Pslist".into());
     let at = rows_path(&server.root(), CLIENT, "F.1", &which);
     server.settle_rows(&at, 0, &Bytes::from(text)).await.unwrap();
-    Set { org: server.root(), server, client: CLIENT.into(), flow: "F.1".into(), which }
+    let of = Of::Flow { client: CLIENT.into(), flow: "F.1".into(), which };
+    Set { org: server.root(), server, of }
 }
 
 fn pids(page: &Page) -> Vec<String> {

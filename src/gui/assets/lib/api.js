@@ -113,4 +113,5 @@ export async function learn_rights() {
   me.may = traits.interface_traits?.Permissions ?? {};
   me.org = traits.interface_traits?.org ?? "root";
   me.orgs = traits.orgs ?? [];
+  me.password_less = !!traits.interface_traits?.password_less;
 }

@@ -34,7 +34,7 @@ export function csv_field(id, get, set) {
         h("div", { class: "row foot-pad" }, btn("Edit as table", { kind: "ghost", onclick: () => { as_text = false; draw(); } })));
       return;
     }
-    fill(box, h("table", { class: "grid" }, h("thead", {}, h("tr", {}, head.map((c) => h("th", { scope: "col" }, c)), h("th", { class: "fit" }, h("span", { class: "vh" }, "Remove")))),
+    fill(box, h("table", { class: "grid" }, h("thead", {}, h("tr", {}, head.map((c) => h("th", { scope: "col" }, c)), h("th", { class: "fit", scope: "col" }, h("span", { class: "vh" }, "Remove")))),
       h("tbody", {}, rows.map((r, n) => h("tr", {}, head.map((c, i) => h("td", {}, h("input", {
         class: "in", id: n === 0 && i === 0 ? id : undefined, "aria-label": `${c}, row ${n + 1}`, value: r[i] ?? "", spellcheck: "false",
         oninput: (e) => { r[i] = e.target.value; save(); },

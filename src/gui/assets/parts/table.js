@@ -35,9 +35,12 @@ const numeric = (v) => typeof v === "number" || v instanceof Long;
 const pathlike = /path|command|exe|key|hash|sha|md5|cmd|url|line/i;
 
 export class ResultTable {
-  // `set`: what `/fleet/table` is asked; `note`: said where there are no rows.
-  constructor({ set, signal, none }) {
-    Object.assign(this, { set, signal, none, at: 0, data: null, columns: [], open: false });
+  // `set`: what `/fleet/table` is asked; `none`: said where there are no rows; `first`:
+  // columns that come first; `off`: not shown; `links`: where a column's cell leads,
+  // made of names this server gave; `cells`: how a column is drawn; `pane`: what stands
+  // at the right of a chosen row.
+  constructor({ set, signal, none, first = [], off = [], links = {}, cells = {}, pane = row_pane }) {
+    Object.assign(this, { set, signal, none, first, off, links, cells, pane, at: 0, data: null, columns: [], open: false });
     this.grid_head = h("thead");
     this.grid_body = h("tbody");
     this.foot = h("div", { class: "tbl-foot" });
@@ -123,11 +126,15 @@ export class ResultTable {
       fill(this.foot);
       return;
     }
-    const shown = this.columns.filter((c) => !this.hidden.has(c));
+    const rank = (c) => (this.first.includes(c) ? 0 : 1);
+    const shown = this.columns.filter((c) => !this.hidden.has(c) && !this.off.includes(c)).sort((a, b) => rank(a) - rank(b));
     this.draw_head(shown, d.rows);
     fill(this.grid_body, d.rows.map(({ n, row }) => h("tr", { "data-row": n }, shown.map((c) => {
       const v = row?.[c];
-      return h("td", { class: this.kinds.get(c) }, this.kinds.get(c) === "fluid" ? h("code", {}, cell(v)) : cell(v));
+      const kind = this.kinds.get(c);
+      if (this.cells[c]) return h("td", { class: kind }, this.cells[c](v, row));
+      const link = typeof v === "string" && v && this.links[c];
+      return h("td", { class: kind }, link ? h("a", { href: link(v, row) }, cell(v)) : kind === "fluid" ? h("code", {}, cell(v)) : cell(v));
     }))));
     if (d.rows.length === 0) {
       fill(this.scroll, empty(this.start > 0 ? "There are no more rows" : "No row passes the filters",
@@ -244,7 +251,7 @@ export class ResultTable {
     if (!found) return;
     this.open = true;
     this.mark();
-    this.show_side(row_pane(this, found));
+    this.show_side(this.pane(this, found));
   }
 
   async count(column) {

@@ -48,7 +48,7 @@ function field(ctx, artifact, p) {
     reset.hidden = !is_changed;
   }
   const label = p.friendly_name || p.name;
-  fill(el, h("label", { for: id }, hostile(label), h("small", {}, p.type || "string")),
+  fill(el, h("label", { for: p.type === "csv" ? undefined : id }, hostile(label), h("small", {}, p.type || "string")),
     h("div", { class: "ctl" }, widget(p, id, get, set), reset), error, p.description && h("p", { class: "help" }, hostile(p.description)));
   check();
   return el;

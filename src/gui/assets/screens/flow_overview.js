@@ -4,9 +4,11 @@ import { get } from "../lib/api.js";
 import { btn, dot, fill, h, hostile, sec, skeleton } from "../lib/dom.js";
 import { count, from_micros, size, span, time, time_title } from "../lib/format.js";
 import { copy, failed } from "../lib/say.js";
+import { follow_exports } from "../parts/exports.js";
 import { is_over } from "./flows.js";
 
 export function show_overview(ctx) {
+  const zips = h("div", {});
   const draw = () => {
     const f = ctx.data, r = f.request ?? {};
     const made = from_micros(f.create_time), began = from_micros(f.start_time), last = from_micros(f.active_time);
@@ -35,9 +37,11 @@ export function show_overview(ctx) {
           fact("Time limit", limit(r.timeout, span)), fact("Rows at most", limit(r.max_rows, count)), fact("Bytes at most", limit(r.max_upload_bytes, size)),
           fact("CPU limit", limit(r.cpu_limit, (n) => `${n} %`)))),
         sec("Sums", "", h("dl", { class: "kv" }, fact("Rows", count(f.total_collected_rows)), fact("Log lines", count(f.total_logs)),
-          fact("Files", count(f.total_uploaded_files)), fact("Bytes", `${size(f.total_uploaded_bytes)} of ${size(f.total_expected_uploaded_bytes)} expected`)))))));
+          fact("Files", count(f.total_uploaded_files)), fact("Bytes", `${size(f.total_uploaded_bytes)} of ${size(f.total_expected_uploaded_bytes)} expected`))),
+        zips))));
   };
   draw();
+  follow_exports(zips, { client_id: ctx.client, flow_id: ctx.flow }, ctx.signal, async () => (await get("/v1/GetFlowDetails", { client_id: ctx.client, flow_id: ctx.flow }, { signal: ctx.signal })).available_downloads);
   return { update: draw };
 }
 

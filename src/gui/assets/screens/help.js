@@ -6,7 +6,7 @@ import { page } from "../shell.js";
 const KEYS = [
   ["Anywhere", [["/", "search"], ["Ctrl /", "this page"], ["Alt D", "cluster"], ["Alt A", "artifacts"], ["Esc", "close"]]],
   ["Lists and tables", [["j k", "next row, row before"], ["Enter", "open"], ["x", "mark"], ["n p", "next page, page before"], ["f", "filters"], [".", "show new rows"], ["l", "label"], ["c", "collect"]]],
-  ["Host", [["p", "processes"], ["v", "find files"], ["s", "shell"], ["c", "collect"], ["l", "label"], ["Alt C", "collections"]]],
+  ["Host", [["p", "processes"], ["v", "files"], ["s", "shell"], ["c", "collect"], ["l", "label"], ["Alt C", "collections"]]],
   ["Collection", [["Alt O", "overview"], ["Alt R", "results"], ["Alt L", "logs"], ["Alt U", "uploads"], ["y y", "copy the link"], ["y v", "copy as VQL"], ["y c", "copy as command line"], ["y a", "copy as API call"]]],
   ["Collect", [["Alt A P R V", "steps"], ["Ctrl → ←", "next step, step before"], ["Ctrl L", "launch"]]],
 ];
@@ -18,6 +18,7 @@ const SEARCH = [
 
 export async function show_help() {
   const { body } = page({ title: "Keyboard and help" });
+  body.tabIndex = 0;
   const table = (rows) => h("dl", { class: "kv keys" }, rows.map(([k, t]) => [h("dt", {}, h("kbd", {}, k)), h("dd", {}, t)]));
   fill(body, h("div", { class: "cols" },
     KEYS.map(([title, rows]) => h("div", { class: "w4" }, sec(title, "", table(rows)))),

@@ -24,6 +24,9 @@ export async function host_name(client, signal) {
 export const host_tabs = (client, current) => [
   ["Overview", app(`host/${client}`), undefined, current === "overview"],
   ["Collections", app(`host/${client}/collections`), undefined, current === "collections"],
+  ["Files", app(`host/${client}/files`), undefined, current === "files"],
+  ["Shell", app(`host/${client}/shell`), undefined, current === "shell"],
+  ["Events", app(`events/${client}`), undefined, current === "events"],
 ];
 
 // Artifacts of quick buttons, by what the host runs.
@@ -79,20 +82,17 @@ export async function show_host({ client, signal }) {
     processes: () => start(quick.processes),
     sockets: () => start(quick.sockets),
     files: () => go(app("collect", { c: client, a: quick.files, step: "parameters" })),
-    shell: () => form(`Run a command on ${name}`, [
-      h("input", { class: "in mono", name: "command", autofocus: true, required: true, "aria-label": "Command", placeholder: "id; uptime" }),
-      h("p", { class: "dim xs" }, "It runs as the agent's user. The command and its output are kept as a collection."),
-    ], "Run", ({ command }) => launch(client, quick.shell, { Command: command }, { urgent: true })),
     collect: () => go(app("collect", { c: client })),
   };
   fill(acts,
     quick.processes && btn("Processes", { icon: "list", key: "p", onclick: do_.processes, id: "quick-processes" }),
     quick.sockets && btn("Sockets", { icon: "cluster", onclick: do_.sockets }),
-    quick.files && btn("Find files", { icon: "folder", key: "v", onclick: do_.files }),
-    quick.shell && btn("Shell", { icon: "terminal", key: "s", onclick: do_.shell }),
+    quick.files && btn("Find files", { icon: "search", onclick: do_.files }),
+    btn("Files", { icon: "folder", key: "v", href: app(`host/${client}/files`) }),
+    quick.shell && btn("Shell", { icon: "terminal", key: "s", href: app(`host/${client}/shell`) }),
     me.may.collect_client && btn("Collect", { icon: "plus", kind: "primary", key: "c", onclick: do_.collect }));
   here({
-    p: () => quick.processes && do_.processes(), v: () => quick.files && do_.files(), s: () => quick.shell && do_.shell(),
+    p: () => quick.processes && do_.processes(), v: () => go(app(`host/${client}/files`)), s: () => go(app(`host/${client}/shell`)),
     c: () => me.may.collect_client && do_.collect(), l: () => add_label(), "A-c": () => go(app(`host/${client}/collections`)),
   }, signal);
 

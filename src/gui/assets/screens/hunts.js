@@ -7,15 +7,16 @@ import { here } from "../lib/keys.js";
 import * as live from "../lib/live.js";
 import { adjust, go, params } from "../lib/route.js";
 import { ask, failed, toast } from "../lib/say.js";
+import { follow_exports } from "../parts/exports.js";
 import { page } from "../shell.js";
 
-const STATES = { RUNNING: ["run", "Running"], PAUSED: ["idle", "Not started"], STOPPED: ["off", "Stopped"], ARCHIVED: ["off", "Archived"] };
-const state_of = (x) => {
+export const STATES = { RUNNING: ["run", "Running"], PAUSED: ["idle", "Not started"], STOPPED: ["off", "Stopped"], ARCHIVED: ["off", "Archived"] };
+export const state_of = (x) => {
   const [kind, text] = STATES[x.state] ?? ["off", "Unknown"];
   return x.stats?.stopped && x.state === "RUNNING" ? ["off", "Ended"] : [kind, text];
 };
 const n = (x, key) => Number(x.stats?.[key] ?? 0);
-const every = (ms, signal, f) => {
+export const every = (ms, signal, f) => {
   const timer = setInterval(f, ms);
   signal.addEventListener("abort", () => clearInterval(timer));
 };
@@ -53,11 +54,16 @@ export async function show_hunts({ signal }) {
 
 const ROWS = 50;
 
+export const hunt_tabs = (hunt, now, x) => [["Overview", app(`hunt/${hunt}`), undefined, now === "overview"],
+  ["Results", app(`hunt/${hunt}`, { tab: "results" }), count(n(x, "total_collected_rows")), now === "results"]];
+
 export async function show_hunt({ hunt, signal }) {
   live.watch();
-  const { body, heading, status, acts } = page({ title: hunt, crumbs: [["Hunts", app("hunts")]] });
+  if (params().get("tab") === "results") { await (await import("./hunt_results.js")).show_hunt_results({ hunt, signal }); return; }
+  const { body, heading, status, acts, set_tabs } = page({ title: hunt, crumbs: [["Hunts", app("hunts")]], tabs: [] });
   fill(body, skeleton());
   let x = null;
+  const zips = h("div", {});
   const change = async (state, said) => {
     try {
       await post("/v1/ModifyHunt", { hunt_id: hunt, state });
@@ -78,6 +84,7 @@ export async function show_hunt({ hunt, signal }) {
     const t = await get("/v1/GetHuntFlows", { hunt_id: hunt, start_row: start, rows: ROWS }, { signal });
     if (signal.aborted) return;
     const rows = (t.rows ?? []).map((r) => Object.fromEntries(JSON.parse(r.json).map((v, i) => [t.columns[i], v])));
+    set_tabs(hunt_tabs(hunt, "overview", x));
     draw(rows, Number(t.total_rows ?? 0), start);
   };
   function draw(rows, total, start) {
@@ -119,11 +126,12 @@ export async function show_hunt({ hunt, signal }) {
         fact("Where", hostile(where), x.condition?.excluded_labels?.label?.length ? `, not labelled ${x.condition.excluded_labels.label.join(", ")}` : ""),
         fact("Hosts at most", Number(x.client_limit) ? count(x.client_limit) : "no limit"), h("dt", {}, "Ends"), h("dd", { title: time_title(ends) }, time(ends)),
         fact("By", hostile(x.creator ?? "")), fact("Hunt id", h("code", {}, hunt)), fact("Rows", count(n(x, "total_collected_rows"))), fact("Uploads", size(n(x, "total_uploaded_bytes"))),
-        (x.tags ?? []).length > 0 && fact("Tags", x.tags.map((t) => [h("span", { class: "tag" }, hostile(t)), " "]))))))); 
+        (x.tags ?? []).length > 0 && fact("Tags", x.tags.map((t) => [h("span", { class: "tag" }, hostile(t)), " "])))), zips)));
   }
   try { await load(); } catch (e) {
     if (e.name !== "AbortError") fill(body, e.status === 404 ? empty("No such hunt", h("p", {}, h("code", {}, hunt)), btn("Hunts", { href: app("hunts") })) : failed(e));
     return;
   }
+  follow_exports(zips, { hunt_id: hunt }, signal, async () => (await get("/v1/GetHunt", { hunt_id: hunt }, { signal })).stats?.available_downloads);
   every(3000, signal, () => load().catch(() => {}));
 }
