@@ -123,6 +123,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             ..Default::default()
         },
         spill_bytes: s.journal.spill_bytes as usize,
+        keep_bytes: s.journal.keep_bytes,
         settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),
         hunt_rate: c.frontend.limits().notifications_per_second,
         hunt_expiry: c.defaults.hunt_expiry(),
