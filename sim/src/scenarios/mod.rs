@@ -7,9 +7,11 @@ mod bursts;
 mod calm;
 mod clones;
 mod crashes;
+mod deletions;
 mod failover;
 mod fleet;
 mod hunts;
+mod keeping;
 mod masterless;
 mod store;
 mod takeover;
@@ -60,6 +62,8 @@ pub const ALL: &[Scenario] = &[
     masterless::SCENARIO,
     clones::SCENARIO,
     hunts::SCENARIO,
+    deletions::SCENARIO,
+    keeping::SCENARIO,
     weather::SCENARIO,
 ];
 
