@@ -1,5 +1,6 @@
 //! A flow stays open, and a task waits, while much passes: journals do not grow for
 //! ever, and a crash at any write of what is done about it loses and doubles nothing.
+#![allow(clippy::disallowed_methods)] // looks at files on disk
 
 use std::path::Path;
 
@@ -242,7 +243,7 @@ async fn a_crash_at_any_write_of_it_loses_and_doubles_nothing() {
     }
     server(&c).0.snapshot_clients().await;
     drop(c);
-    let mut at = 0;
+    let mut at = 0u64;
     loop {
         at += 1;
         let copy = tempfile::tempdir().unwrap();
@@ -265,15 +266,18 @@ async fn a_crash_at_any_write_of_it_loses_and_doubles_nothing() {
         check(&c, &l, 5, &["first"], n).await;
         // And the next one goes on where this one was.
         pass_of_housekeeping(server(&c).0).await;
-        check(&c, &l, 5, &["first"], n).await;
+        check(&c, &l, 5, &["first"], 0).await;
         take(&c, &l.client, &[rows(&l.flow, "Custom.L", 5, 5), log(&l.flow, "second")]).await;
-        check(&c, &l, 10, &["first", "second"], n).await;
+        check(&c, &l, 10, &["first", "second"], 0).await;
         let tasks = poll(&c, &crashing, &l.away, 0).await;
         assert!(tasks.iter().any(|t| t.session_id == l.task), "call {at}: {tasks:?}");
-        server(&c).0.settle_all().await;
-        drop(c);
-        let c = crashing.start_with(options()).await;
-        check(&c, &l, 10, &["first", "second"], n).await;
+        // Each start reads all artifacts: not after every one.
+        if at.is_multiple_of(8) || finished {
+            server(&c).0.settle_all().await;
+            drop(c);
+            let c = crashing.start_with(options()).await;
+            check(&c, &l, 10, &["first", "second"], n).await;
+        }
         if finished {
             break;
         }
