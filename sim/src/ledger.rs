@@ -207,6 +207,10 @@ pub struct ToldFlow {
     pub at: Duration,
     /// When its cancelling was answered.
     pub cancelled: Option<Duration>,
+    /// Somebody asked that it be deleted.
+    pub deleting: bool,
+    /// They were told that it is.
+    pub deleted: bool,
 }
 
 /// A user's change that was answered with success.

@@ -62,6 +62,7 @@ pub const CATCHES: &[Catch] = &[
     catch(Mutant::NoHuntLimit, "HUNT_EXACT", &["hunts"]),
     catch(Mutant::ForgetHuntEnds, "HUNT_EXACT", &["hunts"]),
     catch(Mutant::HuntWithoutPace, "HUNT_RATE", &["hunts"]),
+    catch(Mutant::UndeleteLate, "DURABLE_ACK", &["deletions"]),
     catch(Mutant::UnseededJitter, "SAME_SEED", &["calm"]),
 ];
 

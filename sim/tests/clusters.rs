@@ -15,9 +15,19 @@ fn run(scenario: &str, seed: u64, settings: Settings) -> Outcome {
 
 #[test]
 fn every_scenario_keeps_every_promise() {
-    for scenario in
-        ["calm", "crashes", "bursts", "backlog", "arrivals", "store", "clones", "failover", "hunts"]
-    {
+    for scenario in [
+        "calm",
+        "crashes",
+        "bursts",
+        "backlog",
+        "arrivals",
+        "store",
+        "clones",
+        "failover",
+        "hunts",
+        "deletions",
+        "keeping",
+    ] {
         let out = run(scenario, 1, Settings::default());
         assert!(out.violations.is_empty(), "{scenario}, seed 1:\n{out}");
     }

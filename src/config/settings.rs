@@ -44,6 +44,9 @@ pub struct Journal {
     pub spill_bytes: u64,
     /// Bytes after which the next journal file is begun.
     pub file_bytes: u64,
+    /// Bytes of closed journal files of one process above which flows that go on, and
+    /// tasks that wait, are put into stock files so that old ones can go; 0: never.
+    pub keep_bytes: u64,
     /// Milliseconds after which a POST that is not durable yet is answered 500.
     pub commit_timeout_ms: u64,
     /// Bytes kept free for decisions and the ends of flows when the store is full;
@@ -62,6 +65,7 @@ impl Default for Journal {
             group_bytes: 16 << 20,
             spill_bytes: 256 << 10,
             file_bytes: 256 << 20,
+            keep_bytes: 1 << 30,
             commit_timeout_ms: 20_000,
             reserve_bytes: None,
             danger_acknowledge_early: false,

@@ -26,6 +26,8 @@ use crate::services::Server;
 #[cfg(test)]
 mod deletion_tests;
 #[cfg(test)]
+mod early_tests;
+#[cfg(test)]
 mod full_tests;
 #[cfg(test)]
 mod history_tests;

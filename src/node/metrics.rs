@@ -223,6 +223,27 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
     );
     t.counter("velociraptor_journal_failures_total", "Groups that failed.", &j.failures);
     t.gauge("velociraptor_journal_files", "Journal files in use.", server.journal_files() as u64);
+    let early = &server.early;
+    t.gauge(
+        "velociraptor_journal_kept_bytes",
+        "Bytes of closed journal files, on a master of all processes.",
+        early.kept.load(std::sync::atomic::Ordering::Relaxed),
+    );
+    t.counter(
+        "velociraptor_flows_settled_early_total",
+        "Flows put into stock files before their end, so that old journals can go.",
+        &early.flows,
+    );
+    t.counter(
+        "velociraptor_event_files_early_total",
+        "Event files made before their day was over, so that old journals can go.",
+        &early.events,
+    );
+    t.counter(
+        "velociraptor_tasks_filed_early_total",
+        "Tasks that got files while they waited, so that old journals can go.",
+        &early.tasks,
+    );
     t.gauge(
         "velociraptor_journal_waiting_bytes",
         "Bytes accepted and not committed yet.",

@@ -126,6 +126,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
         },
         spill_bytes: s.journal.spill_bytes as usize,
         query_memory_bytes: usize::try_from(s.limits.query_memory_bytes).unwrap_or(usize::MAX),
+        keep_bytes: s.journal.keep_bytes,
         settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),
         hunt_rate: c.frontend.limits().notifications_per_second,
         hunt_expiry: c.defaults.hunt_expiry(),

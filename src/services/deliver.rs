@@ -77,6 +77,10 @@ impl Server {
             let reason = "This server restarted while the task was being sent, and the agent is \
                           too old to say whether it got it"
                 .to_owned();
+            // It may be in stock files alone.
+            if let Err(e) = self.reopen(org, source, &flow_id).await {
+                tracing::warn!(client = source, flow = flow_id, error = %e, "a flow is not read");
+            }
             let kind = Kind::FailFlow(FailFlow { flow_id, reason });
             if let Err(e) = self.decide(org, source, "", kind).await {
                 tracing::error!(client = source, error = %e, "end of a flow not stored");

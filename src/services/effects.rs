@@ -47,6 +47,10 @@ impl Server {
                 self.sessions.wake(&org.id, &client);
             }
             Effect::FlowLost((client, flow)) => {
+                // It may be in stock files alone.
+                if let Err(e) = self.reopen(org, &client, &flow).await {
+                    tracing::warn!(client, flow, error = %e, "a lost flow is not read");
+                }
                 let kind = Kind::FailFlow(FailFlow {
                     flow_id: flow.clone(),
                     reason: "Flow not known: the client restarted before it was finished".into(),

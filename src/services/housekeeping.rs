@@ -55,6 +55,9 @@ impl Server {
             }
             if last_garbage.elapsed() >= GARBAGE {
                 last_garbage = tokio::time::Instant::now();
+                if self.journal.space().level() < Level::Last && self.standing.may_decide() {
+                    self.settle_early().await;
+                }
                 self.collect_garbage().await;
             }
         }

@@ -40,6 +40,7 @@ pub mod repository;
 pub mod server;
 pub mod sessions;
 pub mod settle;
+pub mod settle_early;
 pub mod settle_events;
 pub mod settle_everything;
 mod settle_uploads;

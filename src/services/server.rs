@@ -65,6 +65,9 @@ pub struct Options {
     pub collection_error_regex: Option<String>,
     /// How the journal behaves.
     pub journal: journal::Options,
+    /// Bytes of closed journal files of one process above which what lives long is put
+    /// into stock files before its end; 0: never.
+    pub keep_bytes: u64,
     /// Upload chunks of more than this many bytes go to files beside the journal.
     pub spill_bytes: usize,
     /// On a minion: journal bytes that the master has not applied, beyond which
@@ -117,6 +120,7 @@ impl Default for Options {
             flows_in_flight: 4,
             collection_error_regex: None,
             journal: journal::Options::default(),
+            keep_bytes: 1 << 30,
             spill_bytes: 256 << 10,
             query_memory_bytes: 64 << 20,
             unreplicated_bytes: 16 << 30,
@@ -262,6 +266,8 @@ pub struct Server {
     pub counters: Counters,
     /// What recruits for hunts.
     pub recruitment: Recruitment,
+    /// What was put into stock files early.
+    pub early: super::settle_early::Early,
     /// Held while files with stock names are made or removed in the background.
     pub housekeeping: tokio::sync::Mutex<()>,
     /// Event rows that stores outside are owed.
@@ -350,6 +356,7 @@ impl Server {
             wakes: Default::default(),
             counters: Counters::default(),
             recruitment: Recruitment::default(),
+            early: Default::default(),
             housekeeping: tokio::sync::Mutex::default(),
             exports: super::exports::Exports::new(&options.exports),
             mails: Default::default(),

@@ -362,6 +362,10 @@ impl OrgState {
             }
             Some(Kind::Enrol(e)) => {
                 if !self.clients.deleted.enrolled(client, e.first_seen) {
+                    // Read late; or a key made by a clock that is behind, at the very
+                    // second of one that counts no more. That one goes too.
+                    let whole = (client.to_owned(), String::new());
+                    self.clients.deleted.suspect(whole, Default::default());
                     return;
                 }
                 let c = self.clients.entry(client);

@@ -112,7 +112,7 @@ fn answers(l: &Ledger, i: usize, b: &ClientBook, socket: bool, found: &mut Found
 /// A held client has its task at once; another within seconds of being held.
 fn woken(l: &Ledger, f: &ToldFlow, cluster: &Cluster, found: &mut Found) {
     let b = &l.clients[f.client];
-    if b.cloned || l.books(&b.id).count() > 1 || f.cancelled.is_some() {
+    if b.cloned || l.books(&b.id).count() > 1 || f.cancelled.is_some() || f.deleting {
         return;
     }
     // Given up: TASK_ONCE asks whether there was a reason.

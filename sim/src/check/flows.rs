@@ -60,6 +60,10 @@ pub async fn audit(c: &Handle, when: &str, found: &mut Found) {
     let books = c.books().lock().clone();
     for f in &books.flows {
         let id = books.clients[f.client].id.clone();
+        if f.deleting {
+            gone(c, &books, f, id, when, found).await;
+            continue;
+        }
         let told = ask(c, &books, f, id).await;
         match told {
             None => found.add("NO_HANG", format!("{when}: the master does not answer")),
@@ -71,6 +75,37 @@ pub async fn audit(c: &Handle, when: &str, found: &mut Found) {
     // acknowledged before is.
     events(c, &books, when, found).await;
     facts(c, &books, when, found).await;
+}
+
+/// What users were told is deleted is not there, in whatever form.
+async fn gone(
+    c: &Handle,
+    books: &Ledger,
+    f: &ToldFlow,
+    client: String,
+    when: &str,
+    found: &mut Found,
+) {
+    let flow = f.flow.clone();
+    let left = c.master().call(move |server| async move {
+        let org = server.root();
+        let shown = server.flow(&org, &client, &flow).await.map_err(|e| e.to_string())?;
+        let files = server.files_of_flow(&org, &client, &flow).await;
+        let files = files.map_err(|e| e.to_string())?;
+        let live = org.state().flows.contains_key(&(client, flow));
+        Ok::<_, String>((shown.is_some(), live, files.into_iter().map(|r| r.path).next()))
+    });
+    match left.await {
+        Err(_) => found.add("NO_HANG", format!("{when}: the master does not answer")),
+        Ok(Err(e)) => found.add("DURABLE_ACK", format!("{when}: {}: {e}", name(books, f))),
+        Ok(Ok(left)) => {
+            found.check(!f.deleted || left == (false, false, None), "DURABLE_ACK", || {
+                let (shown, live, file) = left;
+                let who = name(books, f);
+                format!("{when}: {who} was deleted; shown {shown}, in memory {live}, file {file:?}")
+            })
+        }
+    }
 }
 
 fn name(books: &Ledger, f: &ToldFlow) -> String {

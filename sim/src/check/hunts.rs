@@ -64,7 +64,15 @@ pub fn adopt(c: &Handle) {
             let known = books.flows.iter().any(|f| f.client == client && f.flow == flow);
             if let (Some(r), false) = (got, known) {
                 let (flow, plan) = (flow.clone(), h.plan.clone());
-                new.push(ToldFlow { client, flow, plan, at: r.at, cancelled: None });
+                new.push(ToldFlow {
+                    client,
+                    flow,
+                    plan,
+                    at: r.at,
+                    cancelled: None,
+                    deleting: false,
+                    deleted: false,
+                });
             }
         }
     }

@@ -20,7 +20,7 @@ pub async fn watch(c: Handle) {
         patience(&mut c.books().lock());
         let flows: Vec<(String, String)> = {
             let books = c.books().lock();
-            let all = books.flows.iter();
+            let all = books.flows.iter().filter(|f| !f.deleting);
             all.map(|f| (books.clients[f.client].id.clone(), f.flow.clone())).collect()
         };
         let seen = c.master().call(move |server| async move {

@@ -30,7 +30,7 @@ pub async fn at_rest(c: &Handle, found: &mut Found) {
         }
     }
     let over: Vec<(String, String)> = (books.flows.iter())
-        .filter(|f| whole(&books, f))
+        .filter(|f| !f.deleting && whole(&books, f))
         .map(|f| (books.clients[f.client].id.clone(), f.flow.clone()))
         .collect();
     let live = c.master().call(move |server| async move {
@@ -103,6 +103,15 @@ fn sets(books: &Ledger, store: &FileServer, found: &mut Found) {
     }
     for f in &books.flows {
         let id = &books.clients[f.client].id;
+        if f.deleting {
+            let root = format!("/clients/{id}/");
+            let all = store.names();
+            let file = all.iter().find(|p| p.contains(&root) && p.contains(&f.flow));
+            found.check(!f.deleted || file.is_none(), "DURABLE_ACK", || {
+                format!("after a clean stop {} of {id}, deleted, has {file:?}", f.flow)
+            });
+            continue;
+        }
         if half_uploaded(books, f) {
             continue; // pieces of a file have no stock form; the flow waits in the journal
         }

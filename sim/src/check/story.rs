@@ -29,6 +29,10 @@ pub fn tell(l: &Ledger, violations: &[Violation]) -> Vec<String> {
     }
     for f in l.flows.iter().filter(|f| named(&f.flow)) {
         all.push((f.at, format!("{}: the user is told that it is scheduled", f.flow)));
+        if f.deleting {
+            let told = if f.deleted { "" } else { ", and nobody is told so" };
+            all.push((f.at, format!("{} will be deleted{told}", f.flow)));
+        }
         if let Some(at) = f.cancelled {
             all.push((at, format!("{}: the user is told that it is cancelled", f.flow)));
         }

@@ -91,7 +91,11 @@ pub fn make(c: &Cluster) -> Result<Made, String> {
     let mut files = BTreeMap::new();
     for (i, name) in c.frontends().into_iter().enumerate() {
         let mut settings = json!({
-            "journal": { "file_bytes": c.journal_bytes, "spill_bytes": 64 << 10 },
+            "journal": {
+                "file_bytes": c.journal_bytes,
+                "keep_bytes": c.keep_bytes,
+                "spill_bytes": 64 << 10,
+            },
         });
         if c.minions > 0 {
             // Keys from the far end of those for clients.

@@ -184,6 +184,8 @@ impl Handle {
             plan,
             at,
             cancelled: None,
+            deleting: false,
+            deleted: false,
         });
         Some(flow)
     }
@@ -203,6 +205,31 @@ impl Handle {
             t.cancelled.get_or_insert(at);
         }
         true
+    }
+
+    /// Deletes a flow, which may run.
+    pub async fn delete_flow(&self, client: usize, flow: &str) -> bool {
+        let (id, f) = (self.id(client), flow.to_owned());
+        let note = |told: bool| {
+            let mut books = self.books.lock();
+            if let Some(t) = books.flows.iter_mut().find(|t| t.flow == flow) {
+                t.deleting = true;
+                t.deleted |= told;
+            }
+        };
+        note(false);
+        let call = move |server: Arc<Server>| async move {
+            let org = server.root();
+            let removed = server.delete_flow(&org, &id, &f, "user").await;
+            let removed = removed.map_err(|e| e.to_string())?;
+            match removed.into_iter().find(|r| !r.error.is_empty()) {
+                Some(r) => Err(format!("{}: {}", r.path, r.error)),
+                None => Ok(()),
+            }
+        };
+        let told = self.ask(format!("delete {flow}"), call).await.is_some();
+        note(told);
+        told
     }
 
     /// Labels a client.

@@ -62,6 +62,7 @@ pub struct Cluster {
     pub(crate) mount: MountOptions,
     pub(crate) faults: Option<Menu>,
     pub(crate) journal_bytes: u64,
+    pub(crate) keep_bytes: u64,
     pub(crate) traced: bool,
     pub(crate) start_spread: Duration,
     pub(crate) spare: Option<String>,
@@ -88,6 +89,7 @@ impl Cluster {
             mount: MountOptions::default(),
             faults: None,
             journal_bytes: 256 << 10,
+            keep_bytes: 1 << 30,
             traced: false,
             start_spread: Duration::from_secs(2),
             spare: None,
@@ -187,6 +189,12 @@ impl Cluster {
     /// Journal files are rolled at this size.
     pub fn journal_bytes(mut self, bytes: u64) -> Self {
         self.journal_bytes = bytes;
+        self
+    }
+
+    /// What lives long is put into stock files when this much is kept.
+    pub fn keep_bytes(mut self, bytes: u64) -> Self {
+        self.keep_bytes = bytes;
         self
     }
 

@@ -7,10 +7,12 @@ mod bursts;
 mod calm;
 mod clones;
 mod crashes;
+mod deletions;
 mod failover;
 mod faraway;
 mod fleet;
 mod hunts;
+mod keeping;
 mod masterless;
 mod roaming;
 mod sleepers;
@@ -67,6 +69,8 @@ pub const ALL: &[Scenario] = &[
     sleepers::SCENARIO,
     roaming::SCENARIO,
     faraway::SCENARIO,
+    deletions::SCENARIO,
+    keeping::SCENARIO,
     weather::SCENARIO,
 ];
 

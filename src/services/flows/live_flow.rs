@@ -195,6 +195,24 @@ impl LiveFlow {
         self.sets().flat_map(LiveSet::segments).chain(&self.pins)
     }
 
+    /// Whether what is here can be put into stock files although more will come: so
+    /// that what comes goes behind it. Pieces of files have no stock form, second
+    /// runs begin again at row 0, and of protocol 3 more is remembered than is stored.
+    pub fn can_pause(&self) -> bool {
+        self.context.is_some()
+            && !self.over()
+            && !self.legacy.old
+            && self.uploads_complete()
+            && self.reports.keys().all(String::is_empty)
+            && self.sets().all(|s| s.is_first_run() && !s.has_gap())
+    }
+
+    /// Bytes of messages that are in journals alone; contents of files apart, which
+    /// are linked.
+    pub fn live_bytes(&self) -> u64 {
+        self.sets().flat_map(LiveSet::parts).map(|(_, p)| p.extent.len).sum()
+    }
+
     fn sets(&self) -> impl Iterator<Item = &LiveSet> {
         self.results.values().chain([&self.logs, &self.transactions])
     }

@@ -82,7 +82,7 @@ impl LiveSet {
 
     fn end_of(&self, run: u32) -> u64 {
         let last = self.parts.range((run, 0)..=(run, u64::MAX)).next_back();
-        last.map_or(0, |(k, p)| k.1 + p.rows)
+        last.map_or(if run == 0 { self.base } else { 0 }, |(k, p)| k.1 + p.rows)
     }
 
     fn overlaps(&self, run: u32, start: u64, rows: u64) -> bool {
@@ -134,6 +134,11 @@ impl LiveSet {
             expect.1 = start + p.rows;
         }
         false
+    }
+
+    /// Whether all of it is of the first run.
+    pub fn is_first_run(&self) -> bool {
+        self.parts.keys().all(|(run, _)| *run == 0)
     }
 
     /// The parts in row order, with the row each starts at in the whole set.
@@ -204,6 +209,10 @@ mod tests {
         assert_eq!(s.add(0, Some(4), &job(1, 3)), Placed::Conflict);
         assert_eq!(s.add(0, Some(10), &job(2, 3)), Placed::New);
         assert_eq!(s.rows(), 13);
+        // An agent without row numbers goes on behind them too.
+        let mut s = LiveSet::new(Order::ByRow, 10);
+        assert_eq!(s.add(0, None, &job(1, 3)), Placed::New);
+        assert!(!s.has_gap() && s.is_first_run());
     }
 
     #[test]

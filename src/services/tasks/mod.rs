@@ -74,7 +74,7 @@ struct Task {
     claims: Vec<Claim>,
     /// Who had it and gave it back: the file may still say otherwise.
     returned: Option<ProcessId>,
-    _pin: Option<Arc<Segment>>,
+    pin: Option<Arc<Segment>>,
 }
 
 /// A minion has written that it reaches for a task.
@@ -150,7 +150,7 @@ impl Queue {
             filed: false,
             claims: Vec::new(),
             returned: None,
-            _pin: pin,
+            pin,
         };
         self.tasks.insert(task.message.task_id, task);
     }
@@ -168,6 +168,33 @@ impl Queue {
                 *held = Some(pin.clone());
             }
         }
+    }
+
+    /// Tasks that wait, to which nobody has the right, and whose record is in one of
+    /// these.
+    pub fn waiting_in(&self, old: &BTreeSet<Arc<Segment>>) -> Vec<VeloMessage> {
+        let waits = |t: &&Task| {
+            t.state == State::Queued
+                && !t.granted
+                && !t.filed
+                && t.pin.as_ref().is_some_and(|p| old.contains(p))
+        };
+        self.tasks.values().filter(waits).map(|t| t.message.clone()).collect()
+    }
+
+    /// A task that waits has a file of the stock queue: its record is not needed. If
+    /// it was sent meanwhile, the file says too little, and its record holds those that
+    /// came later.
+    pub fn file_made(&mut self, id: u64) {
+        let pin = match self.tasks.get_mut(&id) {
+            Some(t) if t.state == State::Queued && !t.granted => {
+                t.pin = None;
+                None
+            }
+            Some(t) => t.pin.clone(),
+            None => None,
+        };
+        self.filed.insert(id, pin);
     }
 
     /// Files of the stock queue that say nothing any more.
