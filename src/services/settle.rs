@@ -20,6 +20,7 @@ use super::server::{Counters, Org, Server, ServiceError};
 use super::state::FlowKey;
 use crate::env::Mutant;
 use crate::env::fs::parent;
+use crate::store::journal::Extents;
 use crate::store::resultset::SetWriter;
 use crate::store::{FilePath, StoreError, StoreKind, paths};
 
@@ -163,8 +164,9 @@ impl Server {
                 w.row(&row).await?;
             }
         }
+        let mut journals = Extents::new(&*self.env.fs);
         for (_, part) in set.parts() {
-            let blob = self.journal_rows(&part.extent).await?;
+            let blob = self.journal_rows(&mut journals, &part.extent).await?;
             w.jsonl(&blob).await?;
         }
         w.finish().await?;

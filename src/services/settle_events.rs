@@ -17,7 +17,7 @@ use super::server::{Org, Server, ServiceError};
 use super::state::MONITORING;
 use crate::env::Mutant;
 use crate::env::fs::parent;
-use crate::store::journal::Segment;
+use crate::store::journal::{Extents, Segment};
 use crate::store::paths::{EventKind, Events};
 use crate::store::resultset::TimedWriter;
 use crate::store::{FilePath, StoreError, StoreKind};
@@ -50,7 +50,17 @@ impl Server {
         key: &EventKey,
         part: &EventPart,
     ) -> Result<bytes::Bytes, ServiceError> {
-        let raw = part.extent.read(&*self.env.fs).await.map_err(StoreError::from)?;
+        self.event_rows_in(&mut Extents::new(&*self.env.fs), key, part).await
+    }
+
+    /// The same for one part of several, whose journals stay open meanwhile.
+    pub async fn event_rows_in(
+        &self,
+        journals: &mut Extents<'_>,
+        key: &EventKey,
+        part: &EventPart,
+    ) -> Result<bytes::Bytes, ServiceError> {
+        let raw = journals.read(&part.extent).await.map_err(StoreError::from)?;
         match part.form {
             Form::Lines => Ok(raw),
             Form::Job => {
@@ -266,8 +276,9 @@ impl Server {
         index: &str,
     ) -> Result<(), ServiceError> {
         let mut w = TimedWriter::create(&*self.env.fs, data, index).await?;
+        let mut journals = Extents::new(&*self.env.fs);
         for part in in_order(parts) {
-            let rows = self.event_rows(key, &part).await?;
+            let rows = self.event_rows_in(&mut journals, key, &part).await?;
             for row in job::lines(&rows) {
                 w.row((part.received as i64).saturating_mul(1000), row).await?;
             }

@@ -6,10 +6,8 @@ import shutil
 import signal
 import subprocess
 
-from hosts import STORE, Failed, until
+from hosts import PATIENCE, STORE, Failed, until
 
-# Everything on UML kernels is slow, and the machine may be busy.
-PATIENCE = 120
 METRICS = "http://127.0.0.1:8003/metrics"
 HEALTH = "https://127.0.0.1:8000/healthz"
 
@@ -141,7 +139,7 @@ class Cluster:
         """`datastore status` and `settle` on the master's host; what they say."""
         def told(*words):
             argv = [self.binary, "-c", self.config(self.master), "datastore", *words, "--json"]
-            status, out = self.master.run(*argv, patience=4 * PATIENCE)
+            status, out = self.master.run(*argv, patience=3 * PATIENCE)
             found = re.search(r"^\{.*^\}|^\{.*\}$", out, re.S | re.M)
             if status != 0 or not found:
                 raise Failed(f"datastore {' '.join(words)}: status {status}: {out}")

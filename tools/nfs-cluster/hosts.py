@@ -29,6 +29,8 @@ SERVER = "10.77.0.1"
 STORE = "/run/store"
 CACHE = "lookupcache=positive,actimeo=1"
 MEMORY = "768M"
+# Everything on UML kernels is slow, and the machine may be busy.
+PATIENCE = 180
 GANESHA = """
 NFS_CORE_PARAM {{ Bind_addr = 10.77.0.1; NFS_Port = 2049; MNT_Port = 12050;
   NLM_Port = 12051; Rquota_Port = 12052; Protocols = 3, 4; Enable_NLM = false;
@@ -89,7 +91,7 @@ class Host:
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )
         log.close()
-        until(f"{self.name} comes up", self.answers, 60)
+        until(f"{self.name} comes up", self.answers, PATIENCE)
 
     def answers(self):
         """Whether host.py is there."""
@@ -122,7 +124,7 @@ class Host:
             kind = f"vers={self.lab.version},addr={SERVER},clientaddr=10.77.0.1{self.no}"
             source = f"{SERVER}:/export"
         options = f"{kind},hard,{CACHE}"
-        until(f"{self.name} mounts", lambda: self._mounted(options, source), 60)
+        until(f"{self.name} mounts", lambda: self._mounted(options, source), PATIENCE)
 
     def _mounted(self, options, source):
         try:

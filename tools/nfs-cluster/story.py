@@ -6,7 +6,7 @@ import time
 
 import audit
 from cluster import Cluster, Outside
-from hosts import STORE, Failed, sh, until
+from hosts import PATIENCE, STORE, Failed, sh, until
 
 POOL = 12
 ROWS = 300
@@ -51,13 +51,8 @@ class Story:
     def set_up(self):
         """Boots, configures, checks, starts."""
         c, hosts = self.c, self.lab.hosts
-        boots = [threading.Thread(target=h.boot) for h in hosts]
-        for t in boots:
-            t.start()
-        c.configure()
         self.blob.write_bytes(random.Random(4).randbytes(BLOB))
-        for t in boots:
-            t.join()
+        self.together(c.configure, *[h.boot for h in hosts])
         for h in hosts:
             h.mount()
         self.note(f"{len(hosts)} hosts are up, NFS {self.lab.version} is mounted")
@@ -110,7 +105,7 @@ class Story:
             rows = c.query("SELECT client_id FROM clients() WHERE os_info.hostname") or []
             return len(rows) == wanted and rows
 
-        rows, took = until("clients are enrolled and interrogated", enrolled, 120)
+        rows, took = until("clients are enrolled and interrogated", enrolled, PATIENCE)
         self.clients = sorted(r["client_id"] for r in rows)
         held = [int(c.metrics(h)["velociraptor_clients_held"]) for h in self.lab.hosts]
         self.note(f"{wanted} clients are enrolled and interrogated ({took:.1f} s); held: {held}")
@@ -139,7 +134,7 @@ class Story:
         time.sleep(1.5)
         begun = time.monotonic()
         hurt()
-        until(f"{name}: seen", seen, 60)
+        until(f"{name}: seen", seen, PATIENCE)
         time.sleep(max(0, seconds - (time.monotonic() - begun)))
         heal()
         hurt_for = time.monotonic() - begun

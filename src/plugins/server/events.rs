@@ -12,7 +12,7 @@ use crate::services::event_view::EventView;
 use crate::services::events::EventKey;
 use crate::services::flows::job::lines;
 use crate::services::repository::{Kind, source_name};
-use crate::store::journal::Worth;
+use crate::store::journal::{Extents, Worth};
 use crate::store::resultset::with_ts;
 
 /// A span of time, Unix nanoseconds.
@@ -126,12 +126,13 @@ pub(super) async fn stored(
     while let Some(row) = rows.next().await.map_err(Error::failed)? {
         send(emitter, &row.shown()).await?;
     }
+    let mut journals = Extents::new(&*server.env.fs);
     for (key, part) in live {
         let nanos = i64::try_from(part.received).unwrap_or(i64::MAX).saturating_mul(1000);
         if nanos < window.from || nanos >= window.to {
             continue;
         }
-        let blob = server.event_rows(&key, &part).await.map_err(failed)?;
+        let blob = server.event_rows_in(&mut journals, &key, &part).await.map_err(failed)?;
         for line in lines(&blob) {
             send(emitter, &with_ts(&blob.slice_ref(line), nanos / 1_000_000)).await?;
         }

@@ -8,7 +8,7 @@ use velociraptor_proto::proto::VeloMessage;
 use super::job;
 use super::live_set::LiveSet;
 use crate::services::server::{Org, Server, ServiceError};
-use crate::store::journal::Extent;
+use crate::store::journal::{Extent, Extents};
 use crate::store::{FilePath, StoreError};
 
 /// Which rows of a flow.
@@ -49,9 +49,13 @@ impl Server {
         Ok(crate::store::resultset::row_count(&self.tree, path).await?)
     }
 
-    /// Reads the rows in one extent of a journal.
-    pub async fn journal_rows(&self, extent: &Extent) -> Result<Bytes, ServiceError> {
-        let raw = extent.read(&*self.env.fs).await.map_err(StoreError::from)?;
+    /// Reads the rows in one extent of several, whose journals stay open meanwhile.
+    pub async fn journal_rows(
+        &self,
+        journals: &mut Extents<'_>,
+        extent: &Extent,
+    ) -> Result<Bytes, ServiceError> {
+        let raw = journals.read(extent).await.map_err(StoreError::from)?;
         self.readable_rows(&raw)
     }
 
@@ -110,6 +114,7 @@ impl Server {
             let n = count.min(set.base - start);
             out = crate::store::resultset::read_rows(&self.tree, &path, start, n).await?;
         }
+        let mut journals = Extents::new(&*self.env.fs);
         for (at, part) in set.parts() {
             if out.len() as u64 >= count {
                 break;
@@ -117,7 +122,7 @@ impl Server {
             if at + part.rows <= start {
                 continue;
             }
-            let blob = self.journal_rows(&part.extent).await?;
+            let blob = self.journal_rows(&mut journals, &part.extent).await?;
             let skip = start.saturating_sub(at) as usize;
             for line in job::lines(&blob).skip(skip) {
                 if out.len() as u64 >= count {

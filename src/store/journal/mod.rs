@@ -7,6 +7,7 @@
 //! derived from records later. This module knows records, not what they mean.
 
 mod epoch;
+mod extents;
 mod feed;
 mod frame;
 mod position;
@@ -22,6 +23,7 @@ pub use epoch::{
     Epoch, Listed, journal_path, list_epochs, list_files, list_processes, marker_path, process_dir,
     spill_path, take_epoch,
 };
+pub use extents::Extents;
 pub use feed::{Feed, Group};
 pub use frame::{FrameError, HEADER, decode_frame, encode_frame};
 pub use position::Position;

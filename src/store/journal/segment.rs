@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::epoch::{journal_path, spill_path};
 use super::process::ProcessId;
-use crate::env::{FileSystem, Open};
+use crate::env::{File, FileSystem, Open};
 
 /// One journal or spill file. Two are equal if they have the same path.
 #[derive(Debug)]
@@ -120,7 +120,11 @@ pub struct Extent {
 impl Extent {
     /// Reads the bytes; fewer than promised is `UnexpectedEof`.
     pub async fn read(&self, fs: &dyn FileSystem) -> io::Result<Bytes> {
-        let f = fs.open(&self.segment.path, Open::Read).await?;
+        self.read_from(&*fs.open(&self.segment.path, Open::Read).await?).await
+    }
+
+    /// The same from the open file.
+    pub(super) async fn read_from(&self, f: &dyn File) -> io::Result<Bytes> {
         let len = usize::try_from(self.len).map_err(io::Error::other)?;
         let data = f.read_at(self.offset, len).await?;
         if data.len() != len {

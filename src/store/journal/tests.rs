@@ -239,3 +239,32 @@ async fn a_file_that_lost_its_name_takes_nothing_more() {
     assert_eq!(b.end.file, 1);
     assert_eq!(read_back(&env, dir).await.0.len(), 1);
 }
+
+#[tokio::test]
+async fn many_extents_cost_one_opening_of_each_file() {
+    let tmp = tempfile::tempdir().unwrap();
+    let env = crate::env::real::env();
+    let fs = crate::store::ops::CountingFs::new(env.fs.clone());
+    let segments: Vec<Arc<Segment>> = (0..3)
+        .map(|n| Arc::new(Segment::of_path(format!("{}/{n}", tmp.path().display()))))
+        .collect();
+    for s in &segments {
+        std::fs::write(&s.path, "0123456789".repeat(100)).unwrap();
+    }
+    let extent =
+        |n: u64| Extent { segment: segments[n as usize % 3].clone(), offset: n * 10, len: 10 };
+    let mut journals = Extents::new(&fs);
+    for n in 0..100 {
+        assert_eq!(journals.read(&extent(n)).await.unwrap(), "0123456789");
+    }
+    assert_eq!(fs.counts().open, 3);
+    // What was written since is there; what is not there is an error each time.
+    let beyond = Extent { segment: segments[0].clone(), offset: 1000, len: 3 };
+    for _ in 0..2 {
+        let e = journals.read(&beyond).await.unwrap_err();
+        assert_eq!(e.kind(), std::io::ErrorKind::UnexpectedEof);
+    }
+    std::fs::write(&segments[0].path, "0123456789".repeat(100) + "new").unwrap();
+    assert_eq!(journals.read(&beyond).await.unwrap(), "new");
+    assert_eq!(journals.read(&extent(0)).await.unwrap(), "0123456789");
+}
