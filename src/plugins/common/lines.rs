@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Value};
 
 use super::accessor::{Accessor, accessor, path_of};
@@ -51,6 +52,9 @@ pub fn register(registry: &mut Registry) {
 struct Lines {
     reader: Option<Box<dyn BufRead + Send>>,
     longest: usize,
+    /// Told when nobody wants lines any more: a line may be as long as its file.
+    stop: CancellationToken,
+    _stop_with_us: DropGuard,
 }
 
 impl Lines {
@@ -62,7 +66,12 @@ impl Lines {
     ) -> Result<Option<Lines>, Error> {
         let (a, p) = (a.clone(), path.clone());
         match blocking(scope, move || a.open(&p)).await? {
-            Ok(file) => Ok(Some(Lines { reader: Some(Box::new(BufReader::new(file))), longest })),
+            Ok(file) => {
+                let stop = CancellationToken::new();
+                let reader: Box<dyn BufRead + Send> = Box::new(BufReader::new(file));
+                let _stop_with_us = stop.clone().drop_guard();
+                Ok(Some(Lines { reader: Some(reader), longest, stop, _stop_with_us }))
+            }
             Err(e) => {
                 scope.log(Level::Default, format!("{}: {e}", path.to_text()));
                 Ok(None)
@@ -72,11 +81,11 @@ impl Lines {
 
     async fn next(&mut self, scope: &Scope) -> Result<Vec<Vec<u8>>, Error> {
         let Some(mut reader) = self.reader.take() else { return Ok(Vec::new()) };
-        let longest = self.longest;
+        let (longest, stop) = (self.longest, self.stop.clone());
         let read = move || {
             let mut out = Vec::new();
             while out.len() < 500 {
-                match line(&mut *reader, longest) {
+                match line(&mut *reader, longest, &stop) {
                     Ok(Some(l)) => out.push(l),
                     Ok(None) | Err(_) => break,
                 }
@@ -90,10 +99,17 @@ impl Lines {
 }
 
 /// One line without its end; what is longer than `longest` is cut.
-fn line(reader: &mut dyn BufRead, longest: usize) -> std::io::Result<Option<Vec<u8>>> {
+fn line(
+    reader: &mut dyn BufRead,
+    longest: usize,
+    stop: &CancellationToken,
+) -> std::io::Result<Option<Vec<u8>>> {
     let mut out = Vec::new();
     let mut any = false;
     loop {
+        if stop.is_cancelled() {
+            return Ok(None);
+        }
         let data = reader.fill_buf()?;
         if data.is_empty() {
             break;

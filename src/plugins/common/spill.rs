@@ -91,13 +91,16 @@ mod tests {
     async fn paths_come_back_as_paths() {
         let text = "LET Rows <= SELECT _value AS N, OSPath + ('x', str(str=_value)) AS P \
             FROM foreach(row={ SELECT * FROM stat(filename='/') }, \
-                         query={ SELECT _value, OSPath FROM range(start=0, end=500) }) \
+                         query={ SELECT _value, OSPath FROM range(start=0, end=30000) }) \
             SELECT N, P, P.Basename AS B, P[0] AS First FROM Rows ORDER BY N DESC";
         let (expected, none) = query(MEMORY, text).await;
         assert_eq!(none, 0);
-        let (rows, written) = query(10_000, text).await;
+        let (rows, written) = query(5_000_000, text).await;
         assert!(written > 20_000, "{written}");
         assert_eq!(rows, expected);
-        assert!(rows.starts_with(r#"[{"N":499,"P":"/x/499","B":"499","First":"x"}"#), "{rows}");
+        assert!(
+            rows.starts_with(r#"[{"N":29999,"P":"/x/29999","B":"29999","First":"x"}"#),
+            "{rows}"
+        );
     }
 }
