@@ -22,6 +22,7 @@ type Call = Box<dyn FnOnce(Arc<Server>) -> BoxFuture<'static, ()> + Send>;
 enum Message {
     Call(Call),
     Stop(oneshot::Sender<()>),
+    Retire(oneshot::Sender<()>),
 }
 
 /// The frontend is not there, or went away before it answered.
@@ -71,6 +72,13 @@ impl Remote {
         self.sender().ok_or(Gone)?.send(Message::Stop(tx)).map_err(|_| Gone)?;
         rx.await.map_err(|_| Gone)
     }
+
+    /// The same as its service manager does it: its clients are sent away first.
+    pub async fn retire(&self) -> Result<(), Gone> {
+        let (tx, rx) = oneshot::channel();
+        self.sender().ok_or(Gone)?.send(Message::Retire(tx)).map_err(|_| Gone)?;
+        rx.await.map_err(|_| Gone)
+    }
 }
 
 /// Runs a frontend until its host crashes. A start that fails is tried again, as
@@ -100,6 +108,10 @@ pub async fn serve(name: String, remote: Remote, env: impl Fn() -> Option<Env>) 
             match message {
                 Some(Message::Call(call)) => drop(tokio::spawn(call(node.server.clone()))),
                 Some(Message::Stop(done)) => break End::Stopped(done),
+                Some(Message::Retire(done)) => {
+                    node.drain().await;
+                    break End::Stopped(done);
+                }
                 None => break End::Lost,
             }
         };

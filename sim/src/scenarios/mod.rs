@@ -7,6 +7,7 @@ mod bursts;
 mod calm;
 mod clones;
 mod crashes;
+mod drain;
 mod failover;
 mod fleet;
 mod hunts;
@@ -56,6 +57,7 @@ pub const ALL: &[Scenario] = &[
     failover::SCENARIO,
     failover::BALANCED,
     fleet::SCENARIO,
+    drain::SCENARIO,
     takeover::SCENARIO,
     masterless::SCENARIO,
     clones::SCENARIO,

@@ -23,6 +23,7 @@ mod role;
 pub mod running;
 pub mod standing;
 pub mod status;
+pub mod steering;
 mod table;
 mod tail;
 pub mod task_files;
@@ -63,6 +64,8 @@ pub struct Options {
     /// Nobody is served: every other process has ended, and what they left is put
     /// into stock files.
     pub offline: bool,
+    /// How clients are shared among nodes.
+    pub balance: steering::Balance,
     /// Breaks promises on purpose, for the tests that show that they are kept.
     pub danger: Danger,
 }
@@ -87,6 +90,7 @@ impl Default for Options {
             tombstone: Duration::from_secs(600),
             tombstone_hashes: 4 << 20,
             offline: false,
+            balance: steering::Balance::default(),
             danger: Danger::default(),
         }
     }
