@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod comms;
 pub mod config;
 pub mod crypto;
+pub mod demo;
 pub mod env;
 pub mod frontend;
 pub mod gui;

@@ -32,8 +32,9 @@ LEVELS = {
     "agent": 5,
     "node": 6,
     "pool": 6,
-    "cli": 7,
-    "main": 8,
+    "demo": 7,
+    "cli": 8,
+    "main": 9,
 }
 
 # Imports that the levels forbid and that stand all the same: (from, to) -> why.

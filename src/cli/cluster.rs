@@ -78,6 +78,8 @@ fn shown(row: &Map<String, Value>, now: u64) -> Map<String, Value> {
     let n = |key| number(row, key);
     let state = match (row["Connected"] == true, row["StoreError"].as_str().unwrap_or("")) {
         (false, _) => format!("away {}", span(n("SinceSeconds"))),
+        (true, "") if row.get("Drained").is_some_and(|d| d == true) => "drained".into(),
+        (true, "") if row.get("Leaving").is_some_and(|d| d == true) => "ending".into(),
         (true, "") => format!("up {}", span(n("SinceSeconds"))),
         (true, e) => format!("store: {e}"),
     };

@@ -1,8 +1,8 @@
 //! `frontend`: serve clients, the API and the GUI from a configuration file.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use super::Context;
+use super::{Context, frontend_drain};
 use crate::config::load::check_user;
 use crate::config::{Config, Flags, load_node};
 use crate::node::{Displaced, Extras, Node};
@@ -10,25 +10,30 @@ use crate::plugins;
 use crate::store::mounts::{self, Weight};
 
 /// Arguments of `frontend`.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 #[command(after_long_help = "Runs in the foreground until SIGTERM or SIGINT: then no new \
     connections are taken, requests under way are finished, and what is complete is put into \
-    stock files. Everything a client was acknowledged is on stable storage at any moment, so a \
+    stock files. Where there are other nodes, clients are sent to them first (`drain` in the \
+    settings). Everything a client was acknowledged is on stable storage at any moment, so a \
     harder end loses nothing.\n\n\
     One process at a time is master of a datastore. A second one waits a few seconds to see \
     whether the first still lives, says which one it is, and ends with status 3; so does a master \
     whose role was taken by another with --takeover.\n\n\
     A configuration that asks for a restriction this program does not implement stops the start; \
     the message names the key and its line.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct FrontendArgs {
+    #[command(subcommand)]
+    command: Option<FrontendCommand>,
+
     /// Run as a minion: serve clients alone, led by the master.
     #[arg(long)]
-    minion: bool,
+    pub(super) minion: bool,
 
     /// Which node this is: `<host name>-<port>` of an entry of ExtraFrontends. Default:
     /// node.name of the settings, or the master.
     #[arg(long, value_name = "NAME")]
-    node: Option<String>,
+    pub(super) node: Option<String>,
 
     /// Take the master role even from a master that lives; that one then ends. For when it
     /// cannot be stopped where it runs.
@@ -36,8 +41,17 @@ pub struct FrontendArgs {
     takeover: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum FrontendCommand {
+    /// Take a node out of service, or back: through the master's API.
+    Drain(frontend_drain::DrainArgs),
+}
+
 /// Serves until told to stop.
 pub async fn run(args: FrontendArgs, ctx: &Context) -> anyhow::Result<()> {
+    if let Some(FrontendCommand::Drain(args)) = args.command {
+        return frontend_drain::run(args, ctx).await;
+    }
     let path = ctx.config_path()?;
     let flags = Flags { minion: args.minion, node: args.node };
     let settings = ctx.global.settings.as_deref();
@@ -54,6 +68,15 @@ pub async fn run(args: FrontendArgs, ctx: &Context) -> anyhow::Result<()> {
     };
     let node = Node::start_as(ctx.env.clone(), &loaded, &plan, extras).await?;
     if let Err(why) = until_stopped(&node).await? {
+        node.abandon().await;
+        return Err(why.into());
+    }
+    let displaced = tokio::select! {
+        biased;
+        why = node.displaced() => Some(why),
+        () = node.drain() => None,
+    };
+    if let Some(why) = displaced {
         node.abandon().await;
         return Err(why.into());
     }

@@ -17,7 +17,10 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod datastore;
+pub mod demo;
+mod demo_node;
 pub mod frontend;
+mod frontend_drain;
 pub mod golden;
 mod golden_mock;
 pub mod gui;
@@ -142,6 +145,11 @@ pub enum Command {
     /// Run many virtual clients, as load and as proof.
     #[command(name = "pool_client")]
     PoolClient(pool_client::PoolArgs),
+    /// Run a whole cluster on this machine, to look at and to break.
+    Demo(Box<demo::DemoArgs>),
+    /// What `demo --stalls` runs in place of `frontend`.
+    #[command(name = "demo_node", hide = true)]
+    DemoNode(demo_node::DemoNodeArgs),
     /// Run recorded queries and compare what they give.
     Golden(golden::GoldenArgs),
     /// Make users and say what they may do.
@@ -155,7 +163,7 @@ impl Command {
     fn log_level(&self) -> &'static str {
         match self {
             // Hundreds of agents that tell what they do.
-            Command::PoolClient(_) => "warn",
+            Command::PoolClient(_) | Command::Demo(_) => "warn",
             _ => "info",
         }
     }
@@ -163,11 +171,12 @@ impl Command {
     /// Whether it serves people, and so gets a runtime of its own for that side.
     fn serves(&self) -> bool {
         match self {
-            Command::Gui(_) | Command::Frontend(_) => true,
+            Command::Gui(_) | Command::Frontend(_) | Command::DemoNode(_) => true,
             Command::Client(_)
             | Command::Cluster(_)
             | Command::Config(_)
             | Command::Datastore(_)
+            | Command::Demo(_)
             | Command::Query(_)
             | Command::Artifacts(_)
             | Command::PoolClient(_)
@@ -209,6 +218,8 @@ async fn dispatch(command: Command, ctx: &Context) -> anyhow::Result<()> {
         Command::Config(args) => config::run(args, ctx).await,
         Command::Datastore(args) => datastore::run(args, ctx).await,
         Command::Cluster(args) => cluster::run(args, ctx).await,
+        Command::Demo(args) => demo::run(*args, ctx).await,
+        Command::DemoNode(args) => demo_node::run(args, ctx).await,
         Command::Query(args) => query::run(args, ctx).await,
         Command::Artifacts(args) => artifacts::run(args, ctx).await,
         Command::PoolClient(args) => pool_client::run(args, ctx).await,

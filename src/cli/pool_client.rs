@@ -143,7 +143,7 @@ pub async fn run(args: PoolArgs, ctx: &Context) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let options = pool::Options { persona: args.persona, ramp: args.ramp, churn };
     let begun = Instant::now();
-    pool::start(env, settings, &connector, keys, &options, &book, &stop);
+    pool::start(env, settings, &[connector], keys, &options, &book, &stop);
 
     let told = stop.child_token();
     {

@@ -25,6 +25,7 @@ pub mod rotate;
 pub mod schema;
 pub mod settings;
 pub mod split;
+pub mod steering;
 
 pub use check::{Finding, Level, Role};
 pub use document::Document;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::steering::{Balance, Drain};
 use serde::{Deserialize, Serialize};
 
 /// Name of the file beside the configuration when `--settings` is not given.
@@ -26,6 +27,10 @@ pub struct Settings {
     pub node: Node,
     /// What the nodes of the cluster know of each other.
     pub cluster: Cluster,
+    /// How a node that is taken out of service sends its clients away.
+    pub drain: Drain,
+    /// How clients are shared among nodes.
+    pub balance: Balance,
     /// Keys of earlier rotations.
     pub rotation: Rotation,
     /// Stores outside that event rows go to.

@@ -13,6 +13,8 @@ mod quarantine;
 mod reader;
 mod service;
 mod spill;
+mod steer;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -45,6 +47,8 @@ pub use ingest::IngestError;
 pub use open::{OpenError, Who};
 pub use peers::Peers;
 pub use service::Clients;
+pub use steer::{SentAway, SteerLimits};
+pub use ways::Ways;
 
 /// The comms identity: what `server.pem` serves, and the keys that open packets.
 #[derive(Clone, Debug)]
@@ -95,6 +99,8 @@ pub struct Limits {
     pub admission: AdmissionLimits,
     /// Bytes of POSTs of clients not enrolled yet that are kept.
     pub quarantine_bytes: usize,
+    /// How clients are sent to other nodes.
+    pub steer: SteerLimits,
 }
 
 impl Default for Limits {
@@ -106,6 +112,7 @@ impl Default for Limits {
             packet: crate::crypto::Limits::default(),
             admission: AdmissionLimits::default(),
             quarantine_bytes: 64 << 20,
+            steer: SteerLimits::default(),
         }
     }
 }
@@ -121,6 +128,7 @@ pub struct Frontend {
     waiting: Mutex<quarantine::Waiting>,
     spills: spill::Spills,
     health: Mutex<Result<(), String>>,
+    steered: steer::Steered,
 }
 
 impl std::fmt::Debug for Frontend {
@@ -136,6 +144,7 @@ impl Frontend {
             peers: Peers::new(limits.sessions),
             spills: spill::Spills::default(),
             health: Mutex::new(Ok(())),
+            steered: steer::Steered::default(),
             inflight: Mutex::default(),
             waiting: Mutex::default(),
             server,

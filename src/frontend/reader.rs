@@ -1,6 +1,7 @@
 //! Holding a client, and handing it its tasks.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use velociraptor_proto::proto::VeloMessage;
 
 use super::open::{Sender, Who};
 use super::quarantine::Parked;
+use super::steer::{LEAVING, Leave};
 use super::{Frontend, service};
 use crate::comms::server::{
     Answer, End, Hold, Proof, Push, ReaderAnswer, ReaderSession, Request, Transport,
@@ -25,7 +27,7 @@ use crate::services::deliver::CheckIn;
 use crate::services::fleet::relay::Opening;
 use crate::services::flows::job::{Hash, hash};
 use crate::services::server::Counters;
-use crate::services::sessions::Held;
+use crate::services::sessions::{Held, Key};
 use crate::services::tasks::{Reply, Way};
 
 /// Replies a held reader may have waiting for its socket.
@@ -33,11 +35,14 @@ const DEPTH: usize = 8;
 /// How often a held client's queue is looked at without a wake-up: for
 /// questions about flows that have gone quiet.
 const LOOK: Duration = Duration::from_secs(15);
+/// Longest that a client which is to leave may take to show that it has the tasks it
+/// was sent on its socket.
+const LAST_FRAMES: Duration = Duration::from_secs(10);
 /// Spread of a long poll's end, seconds (stock: up to 30).
 const POLL_SPREAD: Duration = Duration::from_secs(30);
 
 /// A reader that is held: shared by its task and the transport.
-struct HeldReader {
+pub(super) struct HeldReader {
     frontend: Arc<Frontend>,
     who: Who,
     held: Arc<Held>,
@@ -48,6 +53,11 @@ struct HeldReader {
     /// When tasks in frames became durable, microseconds, until they are written.
     durable: Mutex<VecDeque<(u64, u64)>>,
     over: Notify,
+    /// The client is to go to another frontend.
+    leave: Notify,
+    told: AtomicBool,
+    /// It came by a redirect.
+    redirected: bool,
 }
 
 impl Frontend {
@@ -71,6 +81,9 @@ impl Frontend {
             Ok(claim) => claim,
             Err(answer) => return ReaderAnswer::Done(answer),
         };
+        if let Some(answer) = self.elsewhere(&who.key(), head.transport) {
+            return ReaderAnswer::Done(answer);
+        }
         let (held, old) =
             self.server.sessions.register(&who.org.id, &who.source, who.cipher, &head.remote);
         if let Some(old) = old {
@@ -90,7 +103,11 @@ impl Frontend {
             frames: Mutex::default(),
             durable: Mutex::default(),
             over: Notify::new(),
+            leave: Notify::new(),
+            told: AtomicBool::new(false),
+            redirected: head.redirected,
         });
+        self.steered().held(reader.held.id, &reader);
         reader.tell_master(claim, Some(id), &head.remote);
         let jitter = self.server.env.jitter(Duration::from_secs(self.limits.max_poll), POLL_SPREAD);
         self.server.env.spawn(reader.clone().run(tx, id));
@@ -199,10 +216,56 @@ impl HeldReader {
                     self.over.notified().await;
                     return;
                 }
+                () = self.leave.notified() => return self.let_go(&tx).await,
                 () = self.held.woken(), if !deaf => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// Whose it is.
+    pub(super) fn key(&self) -> Key {
+        self.who.key()
+    }
+
+    /// Whether it was told to let its client go.
+    pub(super) fn told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Whether its client would follow a redirect at once.
+    pub(super) fn can_be_redirected(&self) -> bool {
+        self.transport == Transport::Http && !self.redirected
+    }
+
+    /// Lets the client go to another frontend.
+    pub(super) fn leave(&self) {
+        self.told.store(true, Ordering::Relaxed);
+        self.leave.notify_one();
+    }
+
+    async fn let_go(&self, tx: &mpsc::Sender<Push>) {
+        let how = self.frontend.way_out(self.transport);
+        if self.transport == Transport::Ws {
+            // A task on its way would be in doubt.
+            let end = Instant::now() + LAST_FRAMES;
+            let waits = || !self.frames.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+            while waits() && Instant::now() < end {
+                tokio::select! {
+                    biased;
+                    () = self.over.notified() => return,
+                    () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                }
+            }
+        }
+        self.frontend.has_left(&self.key(), how);
+        let push = match how {
+            Leave::Redirect => Push::End,
+            Leave::Status => Push::Status(500, LEAVING.into()),
+            Leave::Close => Push::Leave,
+        };
+        let _ = tx.send(push).await;
+        self.over.notified().await;
     }
 
     /// What may go out now, serialized; everything that needs a durable grant
@@ -356,6 +419,10 @@ impl ReaderSession for HeldReader {
         }
         if let Some(relay) = server.relay() {
             relay.closed(&self.who.key(), self.held.id);
+        }
+        self.frontend.steered().gone(self.held.id);
+        if self.transport == Transport::Http && matches!(end, End::Replied | End::Ended) {
+            self.frontend.comes_back(self.key());
         }
         tracing::debug!(client = self.who.source, ?end, "reader over");
         self.over.notify_one();

@@ -95,6 +95,10 @@ impl ClientService for Clients {
         self.0.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn draining(&self) -> bool {
+        self.0.leaves()
+    }
+
     fn admit(&self, head: &RequestHead) -> Result<(), Answer> {
         self.0.admission.admits(head)
     }

@@ -213,6 +213,27 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
         "Bytes of rows that queries put into temporary files.",
         &c.query_spilled_bytes,
     );
+    t.gauge(
+        "velociraptor_draining",
+        "1: clients are sent to other nodes.",
+        frontend.leaves().into(),
+    );
+    t.gauge("velociraptor_drain_left", "Clients still to be sent.", frontend.to_leave() as u64);
+    t.gauge(
+        "velociraptor_drain_rate_limit",
+        "Clients sent away in a second by a drain; 0: all at once.",
+        frontend.drain_rate().into(),
+    );
+    t.gauge(
+        "velociraptor_balance_rate_limit",
+        "Clients that each node with too many sends to others in a second.",
+        server.options.fleet.balance.per_second.into(),
+    );
+    t.kinds(
+        "velociraptor_clients_sent_away_total",
+        "Clients sent to other nodes, by how, and those that came back and were served.",
+        &frontend.sent_away().named(),
+    );
     let j = server.journal.stats();
     t.counter("velociraptor_journal_records_total", "Records committed.", &j.records);
     t.counter("velociraptor_journal_bytes_total", "Journal bytes written.", &j.bytes);

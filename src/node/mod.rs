@@ -33,8 +33,8 @@ use crate::comms::server::{
 use crate::comms::tls::{self, Alpn, ClientAuth, ServerOptions};
 use crate::config::{Loaded, NodePlan, NodeRole, model};
 use crate::env::{Env, Side};
-use crate::frontend::{AdmissionLimits, Clients, Frontend, Identity, Limits};
-use crate::services::fleet::{Role, standing, term};
+use crate::frontend::{AdmissionLimits, Clients, Frontend, Identity, Limits, SteerLimits, Ways};
+use crate::services::fleet::{Role, standing, steering, term};
 use crate::services::{Options, Server, ServiceError};
 use crate::store::StoreRoot;
 use crate::store::journal;
@@ -70,6 +70,7 @@ pub struct Node {
     stop: CancellationToken,
     /// What must live longer than everything that ends with `stop`.
     last_stop: CancellationToken,
+    frontend: Arc<Frontend>,
     fatal: tokio::sync::watch::Sender<Option<String>>,
     tasks: TaskTracker,
 }
@@ -122,6 +123,10 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
         fleet: crate::services::fleet::Options {
             tail_every: Duration::from_secs(s.cluster.tail_seconds),
             tombstone: Duration::from_secs(s.cluster.tombstone_seconds),
+            balance: steering::Balance {
+                per_second: s.balance.clients_per_second,
+                tolerance_percent: s.balance.tolerance_percent,
+            },
             ..Default::default()
         },
         spill_bytes: s.journal.spill_bytes as usize,
@@ -257,7 +262,8 @@ impl Node {
         if !minion {
             first_users(&server, c).await?;
         }
-        let frontend = frontend(&env, loaded, server.clone())?;
+        let alone = matches!(plan.role, NodeRole::Single);
+        let frontend = frontend(&env, loaded, server.clone(), alone)?;
         let mut node = Node {
             server: server.clone(),
             clients: ([0, 0, 0, 0], 0).into(),
@@ -268,6 +274,7 @@ impl Node {
             web: None,
             stop: CancellationToken::new(),
             last_stop: CancellationToken::new(),
+            frontend: frontend.clone(),
             fatal: tokio::sync::watch::Sender::new(None),
             tasks: TaskTracker::new(),
         };
@@ -280,6 +287,8 @@ impl Node {
         }
         node.run(&env, Side::Frontend, server.clone().watch_space(node.stop.clone()).boxed());
         node.run(&env, Side::Frontend, watch_store(frontend.clone(), node.stop.clone()).boxed());
+        let steer = frontend.clone().steer_clients(node.stop.clone());
+        node.run(&env, Side::Frontend, steer.boxed());
         let watch = memory::watch(host.clone(), frontend.clone(), node.stop.clone());
         node.run(&env, Side::Frontend, watch.boxed());
         match &plan.role {
@@ -452,6 +461,12 @@ impl Node {
         }
     }
 
+    /// Before [`Node::stop`], where there are other nodes: sends the clients to them,
+    /// for as long as the settings allow (`drain.stop_seconds`).
+    pub async fn drain(&self) {
+        self.frontend.send_all_away().await;
+    }
+
     /// Stops: no new connections, what is under way is finished, everything
     /// complete goes into stock files.
     pub async fn stop(self) {
@@ -472,7 +487,12 @@ impl Node {
 }
 
 /// The frontend of `loaded`, for `server`.
-fn frontend(env: &Env, loaded: &Loaded, server: Arc<Server>) -> anyhow::Result<Arc<Frontend>> {
+fn frontend(
+    env: &Env,
+    loaded: &Loaded,
+    server: Arc<Server>,
+    alone: bool,
+) -> anyhow::Result<Arc<Frontend>> {
     let c = &loaded.config;
     let l = c.frontend.limits();
     // A simulated run must not depend on the machine.
@@ -484,6 +504,14 @@ fn frontend(env: &Env, loaded: &Loaded, server: Arc<Server>) -> anyhow::Result<A
         enrolments: l.enrollments_per_second,
         client_bytes: l.per_client_upload_rate.unwrap_or(0),
         memory: l.memory.unwrap_or(0),
+    };
+    let drain = &loaded.settings.drain;
+    let ways = || Ways::new(c.frontend.hostname(), c.frontend.bind_port(), &c.client.server_urls);
+    let steer = SteerLimits {
+        ways: (!alone).then(ways),
+        per_second: drain.clients_per_second,
+        stop: Duration::from_secs(drain.stop_seconds),
+        notice: Duration::from_secs(drain.notice_seconds),
     };
     let older: Vec<String> = loaded.settings.rotation.old_private_keys.clone();
     let comms = Identity::new(&c.frontend.certificate, &c.frontend.private_key, &older)
@@ -497,6 +525,7 @@ fn frontend(env: &Env, loaded: &Loaded, server: Arc<Server>) -> anyhow::Result<A
             ..Default::default()
         },
         admission,
+        steer,
         ..Limits::default()
     };
     Ok(Frontend::new(server, comms, limits))

@@ -94,7 +94,7 @@ async fn work(
         tokio::time::sleep(rules.beat).await;
     }
     Processes::new(server.clone()).look().await;
-    let frontend = frontend(env, loaded, server.clone())?;
+    let frontend = frontend(env, loaded, server.clone(), true)?;
     frontend.take_over().await;
     frontend.hand_back();
     server.settle_everything(told).await.context("what was settled stays; run it again")

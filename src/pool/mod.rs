@@ -54,12 +54,12 @@ pub struct Options {
     pub churn: Option<Duration>,
 }
 
-/// Starts the clients, one for each key, and leaves them running until `stop`.
-/// Their ids are known to the book from the start.
+/// Starts the clients, one for each key, and leaves them running until `stop`; they
+/// take the connectors in turn. Their ids are known to the book from the start.
 pub fn start(
     env: &Env,
     settings: Settings,
-    connector: &ConnectorConfig,
+    connectors: &[ConnectorConfig],
     keys: Vec<PrivateKey>,
     options: &Options,
     book: &Arc<Book>,
@@ -67,7 +67,7 @@ pub fn start(
 ) {
     let settings = Arc::new(settings);
     let registry = run::registry();
-    for (n, key) in keys.into_iter().enumerate() {
+    for ((n, key), connector) in keys.into_iter().enumerate().zip(connectors.iter().cycle()) {
         let id = ClientId::of(key.public()).to_string();
         let one = Virtual {
             env: env.clone(),

@@ -18,6 +18,7 @@ use super::fleet::hub::{Hub, Order};
 use super::fleet::offers::Offers;
 use super::fleet::relay::Relay;
 use super::fleet::standing::{self, Standing};
+use super::fleet::steering::Steer;
 use super::fleet::task_files::TaskFiles;
 use super::fleet::{self, ProcessTable, Role};
 use super::gates::Gates;
@@ -288,6 +289,8 @@ pub struct Server {
     pub offers: Offers,
     /// On a minion: what became of those it reached for.
     pub claims: Claims,
+    /// Which nodes take clients.
+    pub steer: Steer,
     orgs: RwLock<BTreeMap<OrgId, Arc<Org>>>,
     task_counter: AtomicU64,
     handover: Handover,
@@ -376,6 +379,7 @@ impl Server {
             task_files: TaskFiles::new(&env, &fleet, &processes.me),
             offers: Offers::default(),
             claims: Claims::default(),
+            steer: Steer::default(),
             processes,
             handover: Handover::default(),
             relay: OnceLock::new(),
@@ -392,6 +396,7 @@ impl Server {
             return Ok(server);
         }
         server.load_artifacts().await?;
+        server.load_drained().await?;
         super::load::load_clients(&server).await?;
         super::hunts::load(&server).await?;
         super::checkpoint::read(&server).await?;
@@ -684,7 +689,7 @@ impl Server {
     }
 
     /// Whether decisions of this process count now.
-    fn sure(&self, written: bool) -> Result<(), CommitError> {
+    pub(super) fn sure(&self, written: bool) -> Result<(), CommitError> {
         match self.standing.may_decide() {
             true => Ok(()),
             false => Err(CommitError::Refused { written }),

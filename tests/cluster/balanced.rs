@@ -12,7 +12,7 @@ use crate::harness::{Cluster, PACE, Running, SLOW, exact, noise, setting};
 
 /// Where TLS ends.
 #[derive(Clone, Copy, PartialEq)]
-enum Balancer {
+pub enum Balancer {
     /// At the frontends: each connection goes to the next one.
     Tcp,
     /// At the balancer: each request goes to the next one, in plain HTTP.
@@ -20,7 +20,12 @@ enum Balancer {
 }
 
 /// The balancer, and the port at which it listens.
-fn balance(c: &Cluster, how: Balancer) -> Option<(Running, u16)> {
+pub fn balance(c: &Cluster, how: Balancer) -> Option<(Running, u16)> {
+    balance_by(c, how, "", "check inter 200ms fall 2 rise 2")
+}
+
+/// The same with more lines, and this check of the nodes.
+pub fn balance_by(c: &Cluster, how: Balancer, lines: &str, check: &str) -> Option<(Running, u16)> {
     let program = std::env::var("VELOCIRAPTOR_TEST_HAPROXY").unwrap_or_else(|_| "haproxy".into());
     if Command::new(&program).arg("-v").output().is_err() {
         eprintln!("not run: there is no {program} on this machine");
@@ -44,8 +49,8 @@ fn balance(c: &Cluster, how: Balancer) -> Option<(Running, u16)> {
     let config = format!(
         "global\n  maxconn 200\ndefaults\n  mode {mode}\n  timeout connect 2s\n  timeout client 3m\n  \
          timeout server 3m\n  timeout tunnel 3m\n  timeout queue 5s\n  retries 2\n  option redispatch\n\
-         listen agents\n  bind 127.0.0.1:{port}{tls}\n  balance roundrobin\n  default-server check \
-         inter 200ms fall 2 rise 2 on-marked-down shutdown-sessions\n{servers}"
+         listen agents\n  bind 127.0.0.1:{port}{tls}\n  balance roundrobin\n{lines}  default-server \
+         {check} on-marked-down shutdown-sessions\n{servers}"
     );
     std::fs::write(c.path("haproxy.cfg"), config).unwrap();
     let mut run = Command::new(program);

@@ -49,6 +49,11 @@ impl Cluster {
     /// `rate`: bytes a second that each frontend takes from all clients; 0 for all.
     /// `plain`: TLS ends before them.
     pub fn new(rate: usize, plain: bool) -> Self {
+        Self::made(rate, plain, &[])
+    }
+
+    /// With more arguments for `config frontend`.
+    pub fn made(rate: usize, plain: bool, more: &[&str]) -> Self {
         let held: Vec<TcpListener> =
             (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let p: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
@@ -74,7 +79,7 @@ impl Cluster {
         let text = c.command(&["config", "generate", "--merge", &merge.to_string()]);
         std::fs::write(c.path("server.config.yaml"), text).unwrap();
         let (one, two) = (p[1].to_string(), p[2].to_string());
-        c.command(&[
+        let frontend = [
             "--config",
             "server.config.yaml",
             "config",
@@ -82,18 +87,19 @@ impl Cluster {
             "--hostname",
             "127.0.0.1",
             "--bind_port",
-            &one,
+            one.as_str(),
             "--hostname",
             "127.0.0.1",
             "--bind_port",
-            &two,
+            two.as_str(),
             "--bind_address",
             "127.0.0.1",
             "--api_hostname",
             "127.0.0.1",
             "--output",
             "nodes",
-        ]);
+        ];
+        c.command(&[&frontend[..], more].concat());
         c
     }
 
@@ -150,6 +156,40 @@ impl Cluster {
                 "api.yaml",
             ]);
         }
+    }
+
+    /// A node's name in the deployment.
+    pub fn name(&self, node: usize) -> String {
+        format!("127.0.0.1-{}", self.ports[node])
+    }
+
+    /// SIGTERM; waits for the end.
+    pub fn terminate(&mut self, node: usize) -> std::process::ExitStatus {
+        let mut running = self.nodes[node].take().expect("it runs");
+        let pid = rustix::process::Pid::from_raw(running.0.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        running.0.wait().unwrap()
+    }
+
+    /// What the master says of a node.
+    pub fn node(&self, node: usize) -> serde_json::Value {
+        let rows = self.query("SELECT * FROM cluster_nodes()");
+        let name = self.name(node);
+        rows.into_iter().find(|r| r["Node"] == name.as_str()).unwrap_or_default()
+    }
+
+    /// The head and body of a node's `/healthz`.
+    pub fn health(&self, node: usize) -> String {
+        let url = format!("https://127.0.0.1:{}/healthz", self.ports[node]);
+        let out = Command::new("curl").args(["-ksi", &url]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// Standard error of a command that fails.
+    pub fn fails(&self, args: &[&str]) -> String {
+        let out = Command::new(binary()).current_dir(self.dir.path()).args(args).output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{args:?}");
+        String::from_utf8_lossy(&out.stderr).into_owned()
     }
 
     /// SIGKILL.

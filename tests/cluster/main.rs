@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, missing_docs)]
 
 mod balanced;
+mod drain;
 mod events;
 mod harness;
 mod hunts;

@@ -78,6 +78,8 @@ pub fn make(c: &Cluster) -> Result<Made, String> {
     if !minions.is_empty() {
         let entry = |m: &String| json!({ "hostname": m, "bind_port": 8000 });
         own["ExtraFrontends"] = minions.iter().map(entry).collect();
+        let url = |f: &String| json!(format!("https://{f}:8000/"));
+        own["Client"]["server_urls"] = c.frontends().iter().map(url).collect();
     }
     patch::merge(&mut value, &own);
     let doc = Document::from_value(value, "the simulated configuration").map_err(|e| text(&e))?;

@@ -21,6 +21,7 @@ type Call = Box<dyn FnOnce(Arc<Server>) -> BoxFuture<'static, ()> + Send>;
 enum Message {
     Call(Call),
     Stop(oneshot::Sender<()>),
+    Retire(oneshot::Sender<()>),
 }
 
 /// The frontend is not there, or went away before it answered.
@@ -70,6 +71,13 @@ impl Remote {
         self.sender().ok_or(Gone)?.send(Message::Stop(tx)).map_err(|_| Gone)?;
         rx.await.map_err(|_| Gone)
     }
+
+    /// The same as its service manager does it: its clients are sent away first.
+    pub async fn retire(&self) -> Result<(), Gone> {
+        let (tx, rx) = oneshot::channel();
+        self.sender().ok_or(Gone)?.send(Message::Retire(tx)).map_err(|_| Gone)?;
+        rx.await.map_err(|_| Gone)
+    }
 }
 
 /// Runs a frontend until its process ends: by a crash of its host, or by `exit`,
@@ -117,6 +125,10 @@ async fn work(node: Node, remote: &Remote) -> Again {
         match message {
             Some(Message::Call(call)) => drop(tokio::spawn(call(node.server.clone()))),
             Some(Message::Stop(done)) => break End::Stopped(done),
+            Some(Message::Retire(done)) => {
+                node.drain().await;
+                break End::Stopped(done);
+            }
             None => break End::Lost,
         }
     };

@@ -8,6 +8,7 @@ mod calm;
 mod clones;
 mod crashes;
 mod deletions;
+mod drain;
 mod failover;
 mod faraway;
 mod fleet;
@@ -62,6 +63,7 @@ pub const ALL: &[Scenario] = &[
     failover::SCENARIO,
     failover::BALANCED,
     fleet::SCENARIO,
+    drain::SCENARIO,
     takeover::SCENARIO,
     masterless::SCENARIO,
     clones::SCENARIO,

@@ -185,6 +185,7 @@ impl Rest {
                 let stats = velociraptor_proto::json::to_row(&n.stats).unwrap_or(Value::Null);
                 json!({
                     "node": n.node, "role": n.role, "epoch": n.epoch, "connected": n.connected,
+                    "drained": n.drained,
                     "since": n.since, "beat_age_ms": n.beat_age_ms, "streams": n.streams,
                     "product": n.product, "clients": n.clients, "lag_bytes": n.lag_bytes,
                     "lag_files": n.lag_files, "waiting_frames": n.waiting_frames,

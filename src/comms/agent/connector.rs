@@ -237,8 +237,11 @@ impl Connector {
         if let Err(e) = dial::check(base) {
             return self.advance(place, Some(301), e.to_string()).await;
         }
-        if self.state().urls.redirect(base) {
-            // Redirected while redirected: two servers may be pointing at each other.
+        let (marked, fresh) = self.state().urls.redirect(base);
+        // Two servers may be pointing at each other. A stock agent takes every
+        // redirect within the marks of another for that.
+        let again = if self.dialer.config.backoff == Backoff::Stock { marked } else { fresh };
+        if again {
             sleep(self.stock_wait()).await;
         }
         Outcome::Redirected

@@ -13,6 +13,8 @@ pub(super) struct Urls {
     current: usize,
     last_good: usize,
     redirected: u32,
+    /// Nothing was acknowledged since the last redirect.
+    fresh: bool,
     /// Changes whenever `current` does.
     generation: u64,
 }
@@ -40,7 +42,7 @@ impl Urls {
             let j = env.entropy.below(i as u64 + 1) as usize;
             list.swap(i, j);
         }
-        Self { list, current: 0, last_good: 0, redirected: 0, generation: 1 }
+        Self { list, current: 0, last_good: 0, redirected: 0, fresh: false, generation: 1 }
     }
 
     /// Where to post now.
@@ -68,6 +70,7 @@ impl Urls {
     pub(super) fn good(&mut self, generation: u64) {
         if generation == self.generation {
             self.last_good = self.current;
+            self.fresh = false;
         }
     }
 
@@ -83,9 +86,11 @@ impl Urls {
         self.current == self.last_good
     }
 
-    /// Follows a redirect. Returns whether this is a redirect of a redirect.
-    pub(super) fn redirect(&mut self, base: &str) -> bool {
-        let again = self.redirected > 0;
+    /// Follows a redirect. Returns whether this one came while the marks of an earlier
+    /// one last, and whether it came before anything was acknowledged.
+    pub(super) fn redirect(&mut self, base: &str) -> (bool, bool) {
+        let again = (self.redirected > 0, self.fresh);
+        self.fresh = true;
         self.current = self.list.iter().position(|u| u == base).unwrap_or_else(|| {
             self.list.push(base.to_owned());
             self.list.len() - 1
@@ -123,15 +128,17 @@ mod tests {
     #[test]
     fn redirects_mark_and_wear_off() {
         let mut u = three();
-        assert!(!u.redirect("d/"));
+        assert_eq!(u.redirect("d/"), (false, false));
         assert_eq!(u.place().url("control"), "d/control?r=1");
         assert_eq!(u.peek().url("server.pem"), "d/server.pem");
         for _ in 0..REDIRECTED_POSTS {
             u.place();
         }
         assert_eq!(u.place().url("reader"), "d/reader");
-        assert!(!u.redirect("a/"));
-        assert!(u.redirect("d/"));
+        assert!(!u.redirect("a/").0);
+        assert_eq!(u.redirect("d/"), (true, true));
+        u.good(u.generation());
+        assert_eq!(u.redirect("a/"), (true, false), "the server sends it on later");
         assert_eq!(u.len(), 4);
         u.advance(u.generation());
         assert!(!u.place().redirected);

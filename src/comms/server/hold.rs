@@ -72,6 +72,8 @@ enum Step {
     Reply(u64, bytes::Bytes),
     Pad,
     Finish(End),
+    /// The same, and the connection is closed.
+    Leave,
     Abort,
     Gone,
 }
@@ -121,6 +123,7 @@ pub(super) async fn poll(
             p = pushes.recv() => match p {
                 Some(Push::Task { seq, body }) => Step::Reply(seq, body),
                 Some(Push::Abort) => Step::Abort,
+                Some(Push::Leave) => Step::Leave,
                 Some(Push::End | Push::Status(..)) | None => Step::Finish(End::Ended),
             },
             () = drain.cancelled() => Step::Finish(End::Stopping),
@@ -172,6 +175,15 @@ pub(super) async fn poll(
                 };
                 fate.end(if sent.is_ok() { end } else { End::PeerGone });
                 return next(keep && sent.is_ok() && end != End::Stopping);
+            }
+            Step::Leave => {
+                let sent = if streamed {
+                    wire.send(&chunk(&PAD, true), l.write_idle).await
+                } else {
+                    http::reply(shared, wire, &PAD, false).await
+                };
+                fate.end(if sent.is_ok() { End::Ended } else { End::PeerGone });
+                return Next::Close;
             }
             Step::Abort => {
                 fate.end(End::Aborted);

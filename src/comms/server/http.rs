@@ -133,6 +133,9 @@ async fn exchange(
         }
         Some(Route::Health) => {
             let (status, text) = match shared.service.health() {
+                // To HAProxy (`http-check disable-on-404`): no new clients, those that
+                // are there stay. To all others: not healthy.
+                Ok(()) if shared.service.draining() => (404, "draining\n".to_owned()),
                 Ok(()) => (200, String::new()),
                 Err(why) => (503, why + "\n"),
             };

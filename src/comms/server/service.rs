@@ -119,6 +119,9 @@ pub enum Push {
     },
     /// End without a task. HTTP: pad and clean end. WebSocket: close.
     End,
+    /// End without a task, and close the connection also over HTTP, so that the
+    /// client's next one may go to another frontend.
+    Leave,
     /// WebSocket: send this status as a frame, then close. HTTP: like `End`,
     /// since the status line is out.
     Status(u16, String),
@@ -200,6 +203,11 @@ pub trait ClientService: Send + Sync + 'static {
 
     /// Whether `/healthz` says 200; the error is shown to the caller.
     fn health(&self) -> Result<(), String>;
+
+    /// Whether clients are sent to other frontends: a healthy `/healthz` says 404 then.
+    fn draining(&self) -> bool {
+        false
+    }
 
     /// Asked before a body is read, so that shedding is cheap.
     fn admit(&self, _head: &RequestHead) -> Result<(), Answer> {

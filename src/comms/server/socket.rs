@@ -304,6 +304,7 @@ impl<'a> Socket<'a> {
         match push {
             Push::Task { seq, body } => self.task(seq, body, held).await,
             Push::End => Err(Over::Close(NORMAL, End::Ended)),
+            Push::Leave => Err(Over::Close(GOING_AWAY, End::Ended)),
             Push::Status(code, text) => Err(self.refuse(code, text).await),
             Push::Abort => Err(Over::Gone(End::Aborted)),
         }

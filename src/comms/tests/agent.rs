@@ -137,28 +137,38 @@ async fn cancelled_post_ends_the_session() {
 
 #[tokio::test(start_paused = true)]
 async fn redirects_are_followed_and_marked() {
-    let Rig { env, pki, server, connector } = rig("https").await;
-    let tls = Some(pki.server_tls(&env, false, false));
-    let other = start(&env, Setup { tls, ..Setup::default() }).await;
-    connector.ensure_server_pem(accept).await.unwrap();
-    server.script.answers([Answer::Redirect(url("https", &other))]);
-    let first = connector.post(Control, body(b"x"), false).await;
-    assert_eq!(first, Outcome::Redirected);
-    assert!(connector.server_pem_is_stale());
-    connector.ensure_server_pem(accept).await.unwrap();
-    let second = connector.post(Control, body(b"x"), false).await;
-    assert_eq!(second, Outcome::Ok(body(b"ok")));
-    assert!(other.script.seen.lock().unwrap()[0].0.redirected);
-    // A redirect while redirected costs a wait; a useless one advances.
-    other.script.answers([Answer::Redirect(url("wss", &server))]);
-    let t = Instant::now();
-    assert_eq!(connector.post(Control, body(b"x"), false).await, Outcome::Redirected);
-    assert!((60..=90).contains(&t.elapsed().as_secs()));
-    assert_eq!(connector.post(Control, body(b"x"), false).await, Outcome::Ok(body(b"ok")));
-    server.script.answers([Answer::Redirect("x".into())]);
-    match connector.post(Control, body(b"x"), false).await {
-        Outcome::Failed(f) => assert_eq!((f.status, f.advanced), (Some(301), true)),
-        o => panic!("{o:?}"),
+    for backoff in [Backoff::Stock, Backoff::Growing] {
+        let Rig { env, pki, server, .. } = rig("https").await;
+        let c = ConnectorConfig { backoff, ..config(&[url("https", &server)], &pki) };
+        let connector = Connector::new(env.clone(), c).unwrap();
+        let tls = Some(pki.server_tls(&env, false, false));
+        let other = start(&env, Setup { tls, ..Setup::default() }).await;
+        let post = async || connector.post(Control, body(b"x"), false).await;
+        connector.ensure_server_pem(accept).await.unwrap();
+        server.script.answers([Answer::Redirect(url("https", &other))]);
+        assert_eq!(post().await, Outcome::Redirected);
+        assert!(connector.server_pem_is_stale());
+        connector.ensure_server_pem(accept).await.unwrap();
+        assert_eq!(post().await, Outcome::Ok(body(b"ok")));
+        assert!(other.script.seen.lock().unwrap()[0].0.redirected);
+        // A redirect while the marks of another last costs a stock agent a wait; ours
+        // waits if nothing was taken in between.
+        other.script.answers([Answer::Redirect(url("https", &server))]);
+        let t = Instant::now();
+        assert_eq!(post().await, Outcome::Redirected);
+        let long = (60..=90).contains(&t.elapsed().as_secs());
+        assert_eq!(long, backoff == Backoff::Stock, "{:?}", t.elapsed());
+        server.script.answers([Answer::Redirect(url("wss", &server))]);
+        let t = Instant::now();
+        assert_eq!(post().await, Outcome::Redirected);
+        assert!((60..=90).contains(&t.elapsed().as_secs()), "{:?}", t.elapsed());
+        assert_eq!(post().await, Outcome::Ok(body(b"ok")));
+        // A useless one advances.
+        server.script.answers([Answer::Redirect("x".into())]);
+        match post().await {
+            Outcome::Failed(f) => assert_eq!((f.status, f.advanced), (Some(301), true)),
+            o => panic!("{o:?}"),
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The nodes of the cluster.
 
-use vql::{Dict, Registry, Signature};
+use vql::{ArgType, Dict, Error, Registry, Signature, Value};
 
-use super::session::Session;
+use super::session::{Session, failed};
 use crate::services::acl::Permission;
+use crate::services::audit::audit;
 use crate::services::fleet::status::NodeView;
 
 pub(super) fn register(r: &mut Registry) {
@@ -22,6 +23,8 @@ pub(super) fn register(r: &mut Registry) {
                 .with("Role", n.role)
                 .with("Epoch", n.epoch.as_str())
                 .with("Connected", n.connected)
+                .with("Drained", n.drained)
+                .with("Leaving", s.leaving)
                 .with("SinceSeconds", n.since)
                 .with("BeatAgeMs", n.beat_age_ms)
                 .with("Streams", n.streams)
@@ -48,5 +51,23 @@ pub(super) fn register(r: &mut Registry) {
             emitter.send(row).await?;
         }
         Ok(())
+    });
+    let sig = Signature::new(
+        "frontend_drain",
+        "Takes a node out of service: its clients go to other nodes. TRUE if that is news.",
+    )
+    .required("node", ArgType::String, "Its name, as in cluster_nodes().")
+    .arg("undo", ArgType::Bool, "Take it back into service.");
+    r.function_async(sig, |scope, args| async move {
+        let session = Session::with(&scope, Permission::ServerAdmin)?;
+        let (node, undo) = (args.string("node")?, args.bool("undo")?);
+        if !session.org.id.is_root() {
+            return Err(Error::failed("nodes belong to the root organisation"));
+        }
+        let server = &session.server;
+        let news = server.set_drained(&node, !undo).await.map_err(failed)?;
+        let details = serde_json::json!({ "node": node, "drain": !undo });
+        audit(server, &session.org, &session.principal, "FrontendDrain", details).await;
+        Ok(Value::from(news))
     });
 }

@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use velociraptor_proto::fleet::{
-    Forget, Hello, OrgFact, Orgs, Recall, Refused, Release, Report, SessionChange, Tasks, UpBeat,
-    Welcome, report, session_change,
+    Forget, Hello, OrgFact, Orgs, Recall, Refused, Release, Report, SessionChange, Steer, Tasks,
+    UpBeat, Welcome, report, session_change,
 };
 
+use super::steering;
 use crate::cluster::{Downlink, FromMaster, FromMinion, MasterSide, Process};
 use crate::services::deleted::DeadClient;
 use crate::services::deliver::CheckIn;
@@ -62,6 +63,8 @@ struct Node {
     streams: u64,
     /// What it had was put in doubt, since it could not be asked.
     doubted: bool,
+    /// What it was told to do with its clients.
+    steer: Option<Steer>,
 }
 
 /// What is known of a minion.
@@ -224,6 +227,7 @@ impl Hub {
                 () = tokio::time::sleep(TICK) => {}
             }
             self.doubt_unreachable();
+            self.steer();
             self.release().await;
             let now = self.orgs();
             if now != orgs {
@@ -233,6 +237,59 @@ impl Hub {
             if look <= Instant::now() {
                 look = Instant::now() + LOOK;
                 self.look();
+            }
+        }
+    }
+
+    /// Nodes that take clients, with how many each holds.
+    fn takers(&self) -> BTreeMap<String, u64> {
+        let held = self.server.sessions.by_process();
+        let drained = self.server.steer.drained();
+        let count = |p: Option<&ProcessId>| held.get(&p.cloned()).copied().unwrap_or(0) as u64;
+        let mut out = BTreeMap::new();
+        let own = &self.server.options.node;
+        if !drained.contains(own) && !self.server.steer.leaves() {
+            out.insert(own.clone(), count(None));
+        }
+        for (p, n) in self.nodes().iter().filter(|(_, n)| n.downlink.is_some()) {
+            let stats = n.beat.as_ref().and_then(|b| b.stats.as_ref());
+            if !drained.contains(&p.node) && !stats.is_some_and(|s| s.leaving) {
+                out.insert(p.node.clone(), count(Some(p)));
+            }
+        }
+        out
+    }
+
+    /// Tells every node what to do with its clients, if that is news.
+    fn steer(&self) {
+        let takers = self.takers();
+        let drained = self.server.steer.drained();
+        let mut shares = steering::shares(&takers, &self.server.options.fleet.balance);
+        let others =
+            |node: &str| -> Vec<String> { takers.keys().filter(|n| *n != node).cloned().collect() };
+        let own = &self.server.options.node;
+        self.server.steer.set(drained.contains(own), others(own).into_iter().collect());
+        if let Some(share) = shares.remove(own) {
+            self.server.steer.share(share);
+        }
+        for (p, n) in self.nodes().iter_mut() {
+            let Some(down) = &n.downlink else { continue };
+            let mut steer = Steer {
+                drain: drained.contains(&p.node),
+                nodes: others(&p.node),
+                ..Default::default()
+            };
+            let share = shares.remove(&p.node);
+            if n.steer.as_ref() == Some(&steer) && share.is_none() {
+                continue;
+            }
+            n.steer = Some(steer.clone());
+            if let Some(share) = share {
+                (steer.share, steer.share_to) = (share.clients, share.to);
+            }
+            if let Err(e) = down.try_send(FromMaster::Steer(steer)) {
+                n.steer = None;
+                tracing::debug!(node = %p, error = %e, "not told which nodes take clients");
             }
         }
     }
@@ -499,9 +556,11 @@ impl MasterSide for Hub {
                         since: Instant::now(),
                         streams,
                         doubted: false,
+                        steer: None,
                     },
                 );
             }
+            self.steer();
             self.journals.streamed(&process, true);
             if let Some(hub) = self.me.upgrade() {
                 self.server.env.spawn(hub.pump(process.clone(), out.clone(), rx));

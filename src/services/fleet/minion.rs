@@ -12,6 +12,7 @@ use velociraptor_proto::fleet::{
 use super::relay::Relay;
 use super::seen_term;
 use super::status::own_stats;
+use super::steering::Share;
 use crate::cluster::{FromMaster, MinionSide};
 use crate::services::ids::OrgId;
 use crate::services::server::{Server, fleet_dir};
@@ -157,6 +158,12 @@ impl MinionSide for Minion {
                 FromMaster::Applied(p) => self.relay.set_applied(p.into()),
                 FromMaster::Release(r) => self.server.release(&r).await,
                 FromMaster::Orgs(o) => self.learn(&o),
+                FromMaster::Steer(s) => {
+                    self.server.steer.set(s.drain, s.nodes.into_iter().collect());
+                    if s.share > 0 {
+                        self.server.steer.share(Share { clients: s.share, to: s.share_to });
+                    }
+                }
                 FromMaster::Forget(f) => {
                     let key = (OrgId::new(f.org_id.as_str()), f.client_id);
                     if f.time > 0 && !self.learn_deleted(&key, f.time, f.life) {

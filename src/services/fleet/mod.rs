@@ -24,6 +24,7 @@ pub mod running;
 mod seen_term;
 pub mod standing;
 pub mod status;
+pub mod steering;
 mod table;
 mod tail;
 pub mod task_files;
@@ -64,6 +65,8 @@ pub struct Options {
     /// Nobody is served: every other process has ended, and what they left is put
     /// into stock files.
     pub offline: bool,
+    /// How clients are shared among nodes.
+    pub balance: steering::Balance,
     /// Breaks promises on purpose, for the tests that show that they are kept.
     pub danger: Danger,
 }
@@ -88,6 +91,7 @@ impl Default for Options {
             tombstone: Duration::from_secs(600),
             tombstone_hashes: 4 << 20,
             offline: false,
+            balance: steering::Balance::default(),
             danger: Danger::default(),
         }
     }

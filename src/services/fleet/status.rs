@@ -38,6 +38,8 @@ pub struct NodeView {
     pub waiting_frames: u64,
     /// See there.
     pub waiting_bytes: u64,
+    /// It takes no clients, since somebody drained it.
+    pub drained: bool,
     /// What it tells of itself.
     pub stats: NodeStats,
 }
@@ -70,6 +72,7 @@ impl NodeView {
             lag_files,
             waiting_frames: n.waiting.0 as u64,
             waiting_bytes: n.waiting.1 as u64,
+            drained: false,
             stats: beat.stats.unwrap_or_default(),
         }
     }
@@ -93,6 +96,8 @@ impl NodeView {
     pub fn all(server: &Server, hub: Option<&Hub>) -> Vec<Self> {
         let mut out = vec![Self::master(server)];
         out.extend(hub.map(Hub::status).unwrap_or_default().into_iter().map(Self::minion));
+        let drained = server.steer.drained();
+        out.iter_mut().for_each(|n| n.drained = drained.contains(&n.node));
         out
     }
 }
@@ -114,6 +119,7 @@ pub fn own_stats(server: &Server) -> NodeStats {
         journal_bytes: get(&j.bytes),
         journal_groups: get(&j.groups),
         journal_files: get(&j.files),
+        leaving: server.steer.leaves(),
         ..Default::default()
     }
 }

@@ -60,6 +60,7 @@ export async function show_cluster({ signal }) {
     fill(body, h("div", { class: "stack wide" },
       now.store.healthy && note("err", h("b", {}, "The datastore is not healthy. "), hostile(now.store.healthy)),
       down.map((n) => note("err", h("b", {}, `${n.node} is not connected. `), `Since ${span(n.since)}. If it lives, it still serves its clients: what it takes is in its journal on the datastore, which this master reads.`)),
+      now.nodes.filter((n) => n.drained).map((n) => note("warn", h("b", {}, `${n.node} is drained. `), n.clients ? `${plural(n.clients, "client")} still to be sent to other nodes.` : "Its clients are with other nodes.", " Back into service: ", h("code", {}, `velociraptor frontend drain --node ${n.node} --undo`))),
       sick.map((n) => note("err", h("b", {}, `The store of ${n.node} fails. `), hostile(n.stats.store_error))),
       behind.map((n) => note("warn", h("b", {}, `${n.node} is ${size(n.lag_bytes)} behind. `), "Nothing is lost: its records wait in its journal and its clients are served.")),
       sec("Clients", "connected now", h("div", { class: "ledger" }, h("div", {}, h("b", {}, count(now.held)), h("span", {}, "connected")), h("i", {}, "="),
@@ -71,7 +72,7 @@ export async function show_cluster({ signal }) {
         h("tbody", {}, now.nodes.map((n) => {
           const st = n.stats, r = rate(n, "rows");
           return h("tr", {}, h("td", {}, h("b", {}, hostile(n.node)), h("small", { class: "dim block" }, `${n.role} · ${(n.product || st.product).split(" (")[0]}`)),
-            h("td", {}, h("span", { class: "state" }, dot(!n.connected || st.store_error ? "err" : n.lag_bytes > 1 << 20 ? "warn" : "ok"), n.role === "master" ? "Leading" : n.connected ? "Serving" : "Away"),
+            h("td", {}, h("span", { class: "state" }, dot(!n.connected || st.store_error ? "err" : n.lag_bytes > 1 << 20 || n.drained || st.leaving ? "warn" : "ok"), !n.connected ? "Away" : n.drained ? "Drained" : st.leaving ? "Ending" : n.role === "master" ? "Leading" : "Serving"),
               h("small", { class: "dim block" }, `${span(n.since)}${n.role === "minion" && n.connected ? `, beat ${n.beat_age_ms} ms ago` : ""}`)),
             h("td", {}, h("span", { class: "tn" }, count(n.clients)), bar([["f-run", now.held ? (n.clients / now.held) * 100 : 0]], `${n.clients} of ${now.held}`, "slim")),
             cell(n.role === "master" ? "–" : n.lag_files ? `${n.lag_files} files` : size(n.lag_bytes)), cell(r === null ? "…" : count(Math.round(r))), h("td", { class: "spark-cell" }, spark(history.get(n.node) ?? [], "rows a second")),
