@@ -131,9 +131,12 @@ fn restrictions_stop_a_server_by_name() {
     let agent = with(&doc, json!({"Client": {"prevent_execve": true}}));
     assert_eq!(errors(&agent, Role::Server), []);
     assert_eq!(paths(&errors(&agent, Role::Agent)), ["Client.prevent_execve"]);
-    let note = with(&doc, json!({"Mail": {"server": "m"}}));
+    let note = with(&doc, json!({"GUI": {"artifact_search_filter": "m"}}));
     let all = check::check(&note, &Settings::default(), Role::Server, now());
-    assert_eq!((all.len(), all[0].level, all[0].path.as_str()), (1, Level::Note, "Mail"));
+    assert_eq!(
+        (all.len(), all[0].level, all[0].path.as_str()),
+        (1, Level::Note, "GUI.artifact_search_filter")
+    );
 }
 
 #[test]

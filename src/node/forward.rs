@@ -49,23 +49,16 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let mut wait = AGAIN;
+    let mut work: Option<Work> = None;
     while !stop.is_cancelled() {
-        let turn = async {
-            let Some(batch) = server.next_batch(&backlog).await? else { return Ok(false) };
-            deliver(&server, &backlog, &to, &batch).await?;
-            server.delivered(&backlog, &batch).await?;
-            Ok::<bool, anyhow::Error>(true)
-        };
+        let left = work.as_ref().map_or(usize::MAX, Work::left);
         let turned = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            turned = turn => turned,
+            turned = turn(&server, &backlog, &to, &mut work) => turned,
         };
         match turned {
-            Ok(true) => {
-                wait = AGAIN;
-                continue;
-            }
+            Ok(true) => wait = AGAIN,
             Ok(false) => {
                 tokio::select! {
                     biased;
@@ -76,6 +69,9 @@ pub(super) async fn run(
             }
             Err(e) => {
                 backlog.failures.fetch_add(1, Ordering::Relaxed);
+                if work.as_ref().is_some_and(|w| w.left() < left) {
+                    wait = AGAIN;
+                }
                 tracing::warn!(sink = to.name, error = %e, seconds = wait.as_secs(),
                     "event rows not delivered; again later");
                 let pause = server.env.jitter(wait, wait / 4);
@@ -90,14 +86,47 @@ pub(super) async fn run(
     }
 }
 
-/// Delivers all rows of a batch. What a store calls wrong is delivered in smaller
+/// A batch and what is left of it: ranges of its rows, the first one last.
+struct Work {
+    batch: Batch,
+    parts: Vec<std::ops::Range<usize>>,
+}
+
+impl Work {
+    fn left(&self) -> usize {
+        self.parts.iter().map(std::ops::Range::len).sum()
+    }
+}
+
+/// Goes on with what is under way, or with what is owed next; false when that is
+/// nothing.
+async fn turn(
+    server: &Server,
+    backlog: &Backlog,
+    to: &settings::Forward,
+    work: &mut Option<Work>,
+) -> anyhow::Result<bool> {
+    if work.is_none() {
+        let Some(batch) = server.next_batch(backlog).await? else { return Ok(false) };
+        let all = 0..batch.lines.len();
+        *work = Some(Work { batch, parts: vec![all] });
+    }
+    if let Some(w) = work {
+        deliver(server, backlog, to, w).await?;
+        server.delivered(backlog, &w.batch).await?;
+    }
+    *work = None;
+    Ok(true)
+}
+
+/// Delivers what is left of a batch. What a store calls wrong is delivered in smaller
 /// parts, and a single row that it will not take is left out and counted: the others
 /// must not wait for it, and it is in the datastore.
 async fn deliver(
     server: &Server,
     backlog: &Backlog,
     to: &settings::Forward,
-    batch: &Batch,
+    work: &mut Work,
 ) -> anyhow::Result<()> {
     let headers = headers(server, to).await?;
     let root_ca = match to.root_ca_file.as_str() {
@@ -105,8 +134,12 @@ async fn deliver(
         path => text_file(server, path, MAX_CA).await?,
     };
     let url = Url::parse(&to.url)?;
-    let mut parts: Vec<&[Line]> = vec![&batch.lines];
-    while let Some(lines) = parts.pop().filter(|l| !l.is_empty()) {
+    while let Some(part) = work.parts.last().cloned() {
+        let lines: &[Line] = &work.batch.lines[part.clone()];
+        if lines.is_empty() {
+            work.parts.pop();
+            continue;
+        }
         let mut body = Vec::new();
         for line in lines {
             body.extend_from_slice(&line.json);
@@ -137,6 +170,7 @@ async fn deliver(
         if status.is_success() {
             backlog.rows.fetch_add(lines.len() as u64, Ordering::Relaxed);
             backlog.batches.fetch_add(1, Ordering::Relaxed);
+            work.parts.pop();
             continue;
         }
         if !is_about_rows(status) {
@@ -146,11 +180,12 @@ async fn deliver(
             backlog.refused.fetch_add(1, Ordering::Relaxed);
             tracing::error!(sink = to.name, id = line.id, %status, text,
                 "the store does not take a row; it is left out");
+            work.parts.pop();
             continue;
         }
-        let (first, second) = lines.split_at(lines.len() / 2);
-        parts.push(second);
-        parts.push(first);
+        let middle = part.start + part.len() / 2;
+        work.parts.pop();
+        work.parts.extend([middle..part.end, part.start..middle]);
     }
     Ok(())
 }

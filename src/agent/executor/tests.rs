@@ -355,15 +355,15 @@ async fn events_start_once_and_survive_a_restart() {
     a.executor.handle(send(table("SELECT 1 AS A FROM scope()", 10))).await;
     a.executor.handle(send(table("SELECT 2 AS A FROM scope()", 9))).await;
     a.executor.handle(send(table("SELECT 1 AS A FROM scope()", 11))).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut all = said(&a).await;
     assert_eq!(a.events.version(), 11);
-    let all = a.out.drain().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    all.extend(a.out.drain().await);
     assert_eq!(rows(&all, "Custom.Event"), "{\"A\":1}\n", "started once");
     a.executor.handle(send(table("SELECT 3 AS A FROM scope()", 12))).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut all = said(&a).await;
     a.events.stop().await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let all = a.out.drain().await;
+    all.extend(a.out.drain().await);
     assert_eq!(rows(&all, "Custom.Event"), "{\"A\":3}\n");
     assert!(all.iter().all(|m| m.session_id == MONITORING && m.flow_stats.is_none()));
     let log = all.iter().find_map(|m| m.log_message.as_ref()).unwrap();
@@ -371,9 +371,21 @@ async fn events_start_once_and_survive_a_restart() {
 
     let b = agent_in(a.dir).await;
     b.events.start_saved().await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rows(&said(&b).await, "Custom.Event"), "{\"A\":3}\n");
     assert_eq!(b.events.version(), 12);
-    assert_eq!(rows(&b.out.drain().await, "Custom.Event"), "{\"A\":3}\n");
+}
+
+/// What an agent says until rows of its event query come.
+async fn said(a: &Agent) -> Vec<VeloMessage> {
+    let waiting = async {
+        let mut all = Vec::new();
+        while rows(&all, "Custom.Event").is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            all.extend(a.out.drain().await);
+        }
+        all
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("rows come")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

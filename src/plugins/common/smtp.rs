@@ -63,7 +63,7 @@ fn address(text: &str) -> Result<&str, Error> {
     let inner = text.rsplit_once('<').and_then(|(_, a)| a.split_once('>')).map(|(a, _)| a);
     let address = inner.unwrap_or(text).trim();
     let wrong = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '<' | '>');
-    match address.contains('@') && !address.contains(wrong) {
+    match address.contains('@') && !address.contains(wrong) && !text.contains(char::is_control) {
         true => Ok(address),
         false => Err(Error::Arg(format!("{text} is no mail address"))),
     }

@@ -153,7 +153,7 @@ mod tests {
         let taken = tokio::spawn(mail_server(listener));
         let text = format!(
             "SELECT * FROM mail(to=['A <a@x.org>', 'b@x.org'], cc='c@x.org', subject='Größe', \
-             body='one\n.two\n', server='127.0.0.1', server_port={port}, from='me@x.org', \
+             body='one\n.two\n', server='127.0.0.1', server_port={port}, `from`='me@x.org', \
              auth_username='u', auth_password='p')"
         );
         let (rows, log) = run_as(&server, "reader", &text).await;

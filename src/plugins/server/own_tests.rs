@@ -124,7 +124,7 @@ async fn what_users_have_is_theirs() {
     let (rows, log) = run_as(&server, "reader", send).await;
     assert_eq!(rows, r#"[{"A":"mike","B":"mike","C":null}]"#, "{log}");
     let (rows, log) =
-        run_as(&server, "reader", "SELECT From, Message FROM user_messages(clear=TRUE)").await;
+        run_as(&server, "reader", "SELECT `From`, Message FROM user_messages(clear=TRUE)").await;
     let want = r#"[{"From":"mike","Message":{"a":1}},{"From":"mike","Message":{"b":"two"}}]"#;
     assert_eq!(rows, want, "{log}");
     let save = "SELECT favorites_save(name='F', type='CLIENT', description='d', specs=[dict( \

@@ -72,6 +72,11 @@ pub(super) fn register(r: &mut Registry) {
             Value::Str(text) => text.to_text().into_owned(),
             other => other.to_json(),
         };
+        // A list of one is taken for its element.
+        let given = match given.trim_start().starts_with('[') {
+            true => given,
+            false => format!("[{given}]"),
+        };
         // The list as the member of the message that holds it.
         let message = format!("{{\"spec\":{given}}}");
         let parsed: Favorite = from_json(message.as_bytes()).map_err(Error::failed)?;
