@@ -6,8 +6,8 @@ use tonic::Status;
 use velociraptor_proto::proto::set_artifact_request::Operation;
 use velociraptor_proto::proto::{
     Artifact, ArtifactCollectorArgs, ArtifactDescriptors, ClientEventTable, GetArtifactRequest,
-    GetArtifactResponse, GetArtifactsRequest, GetClientMonitoringStateRequest, SetArtifactRequest,
-    SetArtifactResponse,
+    GetArtifactResponse, GetArtifactsRequest, GetClientMonitoringStateRequest, GetReportRequest,
+    GetReportResponse, SetArtifactRequest, SetArtifactResponse,
 };
 
 use super::status::status;
@@ -43,13 +43,13 @@ impl Api {
             return Ok(ArtifactDescriptors { items, ..Default::default() });
         }
         let kind = r.r#type.to_ascii_lowercase();
-        let terms = r.search_term.split_whitespace().map(term).collect::<Result<Vec<_>, _>>()?;
+        let wanted = Wanted::read(&r.search_term)?;
         let limit = if r.number_of_results == 0 { LIMIT } else { r.number_of_results };
         let items = repository
             .all()
             .into_iter()
             .filter(|a| kind.is_empty() || a.r#type == kind)
-            .filter(|a| terms.iter().all(|t| t.is_match(&a.name) || t.is_match(&a.description)))
+            .filter(|a| wanted.matches(a))
             .take(limit as usize)
             .map(|a| select(&a, &r))
             .collect();
@@ -68,6 +68,25 @@ impl Api {
             None => return Err(Status::not_found("Not Found")),
         };
         Ok(GetArtifactResponse { artifact })
+    }
+
+    /// Reports are not drawn here. Stock pages ask for one wherever they start, and show
+    /// nothing else after an error: so it is said in the place of the report.
+    pub(super) fn report(
+        &self,
+        caller: &Caller,
+        r: &GetReportRequest,
+    ) -> Result<GetReportResponse, Status> {
+        caller.require(Permission::ReadResults)?;
+        let known = caller.org.repository.get(&r.artifact).is_some();
+        let name: String = r
+            .artifact
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || "._/".contains(*c))
+            .collect();
+        let what = if known { "has no report that this server draws" } else { "is not here" };
+        let template = format!("<p>{name} {what}.</p>");
+        Ok(GetReportResponse { data: "{}".into(), template, ..Default::default() })
     }
 
     /// What is wrong with a definition is in the answer, not in the status.
@@ -150,6 +169,56 @@ impl Api {
         done.map_err(|e| status(&e))?;
         audit(&self.server, &caller.org, &caller.name, "SetServerMonitoringState", details).await;
         Ok(caller.org.monitoring.server_table())
+    }
+}
+
+/// What a search asks for: words in name or description, and the verbs of stock pages.
+#[derive(Default)]
+struct Wanted {
+    words: Vec<Regex>,
+    kinds: Vec<String>,
+    preconditions: Vec<Regex>,
+    tools: Vec<Regex>,
+    tags: Vec<String>,
+    built_in: Option<bool>,
+    basic: bool,
+}
+
+impl Wanted {
+    fn read(search: &str) -> Result<Self, Status> {
+        let mut w = Self::default();
+        for word in search.split_whitespace() {
+            match word.split_once(':') {
+                Some(("type", k)) => w.kinds.push(k.to_ascii_lowercase()),
+                Some(("tag", t)) => w.tags.push(t.to_lowercase()),
+                Some(("precondition", p)) => w.preconditions.push(term(p)?),
+                Some(("tool", t)) => w.tools.push(term(t)?),
+                Some(("builtin", b)) => w.built_in = Some(b == "yes"),
+                Some(("metadata", m)) => w.basic |= m == "basic",
+                // What is hidden or has no sources is shown anyway.
+                Some(("empty" | "hidden", _)) => {}
+                _ => w.words.push(term(word)?),
+            }
+        }
+        Ok(w)
+    }
+
+    fn matches(&self, a: &Artifact) -> bool {
+        let metadata = a.metadata.as_ref();
+        let conditions = || {
+            std::iter::once(a.precondition.as_str())
+                .chain(a.sources.iter().map(|s| s.precondition.as_str()))
+        };
+        let tagged = |t: &String| {
+            metadata.is_some_and(|m| m.tags.iter().any(|own| own.to_lowercase() == *t))
+        };
+        (self.kinds.is_empty() || self.kinds.contains(&a.r#type.to_ascii_lowercase()))
+            && self.words.iter().all(|t| t.is_match(&a.name) || t.is_match(&a.description))
+            && self.preconditions.iter().all(|t| conditions().any(|c| t.is_match(c)))
+            && self.tools.iter().all(|t| a.tools.iter().any(|tool| t.is_match(&tool.name)))
+            && self.tags.iter().all(tagged)
+            && self.built_in.is_none_or(|b| b == a.built_in)
+            && (!self.basic || metadata.is_some_and(|m| m.basic))
     }
 }
 

@@ -8,7 +8,7 @@ use tonic::Status;
 use velociraptor_proto::json::to_sparse_row;
 use velociraptor_proto::proto::artifact_collector_context::State;
 use velociraptor_proto::proto::{
-    ArtifactCollectorContext, GetTableRequest, GetTableResponse, Row as ProtoRow,
+    ArtifactCollectorContext, ColumnType, GetTableRequest, GetTableResponse, Row as ProtoRow,
 };
 
 use super::status::status;
@@ -144,8 +144,25 @@ impl Api {
                 rows.push(flow_row(context)?);
             }
         }
-        finish(rows, total, &r, !plain)
+        let mut table = finish(rows, total, &r, !plain)?;
+        table.column_types = column_types(&FLOW_TYPES);
+        Ok(table)
     }
+}
+
+/// How stock pages show columns of the table of flows.
+const FLOW_TYPES: [(&str, &str); 4] =
+    [("Created", "timestamp"), ("Last Active", "timestamp"), ("Mb", "mb"), ("Rows", "number")];
+
+/// Columns and what they hold.
+pub(super) fn column_types(of: &[(&str, &str)]) -> Vec<ColumnType> {
+    of.iter()
+        .map(|(name, kind)| ColumnType {
+            name: (*name).to_owned(),
+            r#type: (*kind).to_owned(),
+            ..ColumnType::default()
+        })
+        .collect()
 }
 
 pub(super) fn page(r: &GetTableRequest) -> (u64, u64) {
@@ -178,7 +195,7 @@ fn flow_row(mut context: ArtifactCollectorContext) -> Result<TableRow, Status> {
         "Created": context.create_time,
         "Last Active": context.active_time,
         "Creator": request.creator,
-        "Mb": context.total_uploaded_bytes / (1 << 20),
+        "Mb": context.total_uploaded_bytes,
         "Rows": context.total_collected_rows,
         "_Flow": flow,
         "_Urgent": request.urgent,

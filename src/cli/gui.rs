@@ -147,6 +147,8 @@ async fn make(args: &GuiArgs, ctx: &Context, dir: &str, path: &str) -> anyhow::R
     };
     let mut value = generate::server(&*ctx.env.entropy, ctx.env.clock.now(), &choices)?;
     let local = json!({
+        // Somebody who tries it sees events as they come, not after two minutes.
+        "defaults": { "event_max_wait": 1, "event_max_wait_jitter": 1 },
         "API": { "bind_port": args.api_port },
         "Monitoring": { "bind_port": args.monitoring_port },
         "Client": {

@@ -24,8 +24,8 @@ use crate::store::resultset::{canonical, read_rows};
 pub const LIST: &str = "System.VFS.ListDirectory";
 /// The artifact that fetches files.
 pub const FETCH: &str = "System.VFS.DownloadFile";
-/// Folders that one collection may report at most.
-const MAX_FOLDERS: u64 = 100_000;
+/// Folders and files of one collection that are noted at most: each is a file to write.
+const MAX_FOLDERS: u64 = 10_000;
 /// Files of one folder of which downloads are remembered at most.
 const MAX_FETCHED: usize = 20_000;
 
@@ -119,6 +119,9 @@ impl Server {
     ) -> Result<(), ServiceError> {
         let set = Rows::Results(format!("{LIST}/Stats"));
         let rows = self.rows(org, client, flow, &set, 0, MAX_FOLDERS).await?;
+        if rows.len() as u64 == MAX_FOLDERS {
+            tracing::warn!(client, flow, most = MAX_FOLDERS, "folders beyond these are not noted");
+        }
         let at = paths::Client { org: &org.id, id: client };
         let seen = VfsListResponse {
             timestamp: self.env.clock.unix(),

@@ -7,8 +7,8 @@ use tonic::Status;
 use velociraptor_proto::proto::{
     ApiFlowRequest, ArtifactCollectorArgs, ClientEventTable, CreateDownloadRequest,
     GetArtifactRequest, GetArtifactsRequest, GetClientMonitoringStateRequest, GetClientRequest,
-    GetTableRequest, LabelClientsRequest, NotificationRequest, SearchClientsRequest,
-    SetArtifactRequest, SetClientMetadataRequest,
+    GetReportRequest, GetTableRequest, LabelClientsRequest, NotificationRequest,
+    SearchClientsRequest, SetArtifactRequest, SetClientMetadataRequest,
 };
 
 use super::{Rest, download, text, traits};
@@ -143,6 +143,15 @@ pub(super) fn routes(rest: &Rest) -> Router {
             call!(rest, post, SetArtifactRequest, |r, c, m| async move {
                 text(&r.api.change_artifact(&c, m).await?)
             }),
+        )
+        .route(
+            "/v1/GetReport",
+            call!(
+                rest,
+                post,
+                GetReportRequest,
+                |r, c, m| async move { text(&r.api.report(&c, &m)?) }
+            ),
         )
         .route(
             "/v1/GetClientMonitoringState",

@@ -509,3 +509,29 @@ async fn pages_know_which_calls_there_are() {
     let found = lab.json("/fleet/calls?name=GetTable&name=NoSuchCall&name=../x").await;
     assert_eq!(found, json!({ "GetTable": true, "NoSuchCall": false }));
 }
+
+#[tokio::test]
+async fn artifacts_are_found_as_stock_pages_ask() {
+    let lab = lab().await;
+    let found = async |search: &str| {
+        let asked = json!({ "search_term": search, "fields": { "name": true } });
+        let (_, text) = lab.post("rob", "/v1/GetArtifacts", asked).await;
+        let all: Value = serde_json::from_str(&text).unwrap();
+        let items = all["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|i| i["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let clients = found("type:CLIENT ...").await;
+    assert!(clients.contains(&"Linux.Sys.Users".to_owned()), "{clients:?}");
+    assert!(!clients.contains(&"Generic.Client.Stats".to_owned()));
+    assert_eq!(found("type:CLIENT_EVENT stats").await, ["Generic.Client.Stats"]);
+    let windows = found("precondition:WINDOWS ...").await;
+    assert!(windows.contains(&"Windows.Triage.Users".to_owned()), "{windows:?}");
+    assert!(!windows.iter().any(|n| n.starts_with("Linux.")), "{windows:?}");
+    assert!(found("builtin:no ...").await.is_empty());
+    assert!(found("tool:.+ ...").await.is_empty());
+    let report = json!({ "artifact": "Server.Monitor.Health", "type": "SERVER_EVENT" });
+    let (status, text) = lab.post("rob", "/v1/GetReport", report).await;
+    assert!(status == StatusCode::OK && text.contains("is not here"), "{text}");
+    let flows = lab.json(&format!("/v1/GetClientFlows?client_id={CLIENT}")).await;
+    assert_eq!(flows["column_types"][0], json!({ "name": "Created", "type": "timestamp" }));
+}

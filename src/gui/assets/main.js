@@ -34,6 +34,7 @@ later("artifacts", () => import("./screens/artifacts.js"), "show_artifacts");
 later("cluster", () => import("./screens/cluster.js"), "show_cluster");
 later("host/{client}/files", () => import("./screens/files.js"), "show_files");
 later("host/{client}/shell", () => import("./screens/shells.js"), "show_shells");
+later("host/{client}/events", () => import("./screens/events.js"), "show_events");
 later("events/{client}", () => import("./screens/events.js"), "show_events");
 later("users", () => import("./screens/users.js"), "show_users");
 later("help", () => import("./screens/help.js"), "show_help");

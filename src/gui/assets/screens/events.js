@@ -17,6 +17,7 @@ const today = () => new Date().toISOString().slice(0, 10);
 
 export async function show_events({ client, signal }) {
   const server = client === "server";
+  const at = server ? "events/server" : `host/${client}/events`;
   live.watch(server ? "" : client);
   if (params().get("view") === "table") { await show_monitoring({ client, signal }); return; }
   const name = server ? "Server" : await host_name(client, signal);
@@ -25,18 +26,19 @@ export async function show_events({ client, signal }) {
     title: server ? "Server events" : "Events", crumbs: server ? [] : [["Clients", app("clients")], [name, app(`host/${client}`)]],
     tabs: server ? undefined : host_tabs(client, "events"), fillbody: true,
   });
-  fill(acts, !server && me.may.collect_client && btn("What hosts report", { icon: "edit", href: app(`events/${client}`, { view: "table" }) }));
+  fill(acts, !server && me.may.collect_client && btn("What hosts report", { icon: "edit", href: app(at, { view: "table" }) }));
   const list = h("nav", { class: "tree", "aria-label": "Event artifacts" });
   const content = h("div", { class: "fitbox" }, skeleton());
   fill(body, h("div", { class: "split files" }, list, content));
   let names = [], days = [], table = null, shown = "", follow = true;
 
-  const chosen = () => ({ name: params().get("name") || names.find((n) => !n.name.startsWith("Server.Internal."))?.name || names[0]?.name || "", logs: params().get("kind") === "logs" });
+  const chosen = () => { const c = chosen_name(); const n = names.find((x) => x.name === c); return { name: c, logs: params().get("kind") === "logs" || (!!n && n.logs && !n.rows) }; };
+  const chosen_name = () => (params().get("name") || names.find((n) => !n.name.startsWith("Server.Internal."))?.name || names[0]?.name || "");
   const choose = (more) => { adjust({ start: "", sort: "", f: [], hide: [], day: "", ...more }, { replace: false }); show(); };
 
   function draw_list() {
     const { name: now } = chosen();
-    fill(list, h("ul", {}, names.map((n) => h("li", {}, h("a", { href: app(`events/${client}`, { name: n.name }), class: "ell", title: n.name, "aria-current": n.name === now ? "true" : undefined,
+    fill(list, h("ul", {}, names.map((n) => h("li", {}, h("a", { href: app(at, { name: n.name }), class: "ell", title: n.name, "aria-current": n.name === now ? "true" : undefined,
       onclick: (e) => { e.preventDefault(); choose({ name: n.name, kind: n.rows ? "" : "logs" }); } }, h("span", { class: "ell" }, hostile(n.name)))))));
   }
 
@@ -46,7 +48,7 @@ export async function show_events({ client, signal }) {
     if (!artifact) {
       table = null;
       fill(content, empty("No events yet", h("p", {}, server ? "The server writes its audit log here as soon as somebody does something." : "Event artifacts run all the time on hosts and report what happens. None has reported from this one."),
-        !server && me.may.collect_client && btn("Choose event artifacts", { icon: "plus", kind: "primary", href: app(`events/${client}`, { view: "table" }) })));
+        !server && me.may.collect_client && btn("Choose event artifacts", { icon: "plus", kind: "primary", href: app(at, { view: "table" }) })));
       return;
     }
     try {
@@ -99,7 +101,8 @@ export async function show_events({ client, signal }) {
   const timer = setInterval(async () => {
     try {
       const fresh = (await get("/fleet/events", { client_id: client }, { signal })).items;
-      if (fresh.length !== names.length) { names = fresh; table ? draw_list() : await show(); }
+      // What had a log alone has rows now, or something new reports.
+      if (JSON.stringify(fresh) !== JSON.stringify(names)) { names = fresh; await show(); }
       if (!table || table.set.day !== today()) return;
       const { total } = await get("/fleet/table", { ...table.set, rows: 1 }, { signal });
       if (total <= (table.known ?? 0)) return;

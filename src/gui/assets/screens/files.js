@@ -10,7 +10,7 @@ import { adjust, params } from "../lib/route.js";
 import { failed } from "../lib/say.js";
 import { show_preview } from "../parts/preview.js";
 import { row_pane } from "../parts/row.js";
-import { ResultTable } from "../parts/table.js";
+import { ResultTable, cell } from "../parts/table.js";
 import { page } from "../shell.js";
 import { host_name, host_tabs } from "./host.js";
 
@@ -75,8 +75,9 @@ export async function show_files({ client, signal }) {
         h("button", { type: "button", disabled: !!busy, onclick: fetch_all }, "Fetch every file below")));
   }
 
-  // Follows a collection until it is over; `then` is told its end.
-  async function follow(flow, said, then) {
+  // Follows a collection until it is over; `then` is told its end. `keep`: the table
+  // stays as it is, only what was fetched is new.
+  async function follow(flow, said, then, keep = false) {
     busy = { flow, said };
     draw_bar();
     const mine = busy;
@@ -89,7 +90,11 @@ export async function show_files({ client, signal }) {
         else if (!Number(f.start_time) && connected === false) { mine.said = "Waits: the host is not connected"; draw_bar(); }
       } catch (e) { if (e.name === "AbortError") return; }
       if (!over || !(await then(over))) { setTimeout(turn, 500); return; }
-      if (busy === mine) { busy = null; await show(true); if (over.state === "ERROR") content.prepend(note("err", h("b", {}, "The host could not do it. "), hostile(over.status ?? ""))); }
+      if (busy === mine) {
+        busy = null;
+        if (keep && table) { await learn(); draw_bar(); table.draw(); } else await show(true);
+        if (over.state === "ERROR") content.prepend(note("err", h("b", {}, "The host could not do it. "), hostile(over.status ?? "")));
+      }
     };
     turn();
   }
@@ -124,7 +129,7 @@ export async function show_files({ client, signal }) {
         await learn();
         const now = fetched.get(file);
         return (now?.flow_id === flow_id && !now.in_flight) || ++tries > 20;
-      });
+      }, true);
     } catch (e) { content.prepend(failed(e)); }
   }
 
@@ -160,7 +165,7 @@ export async function show_files({ client, signal }) {
   const draw_name = (v, row) => {
     const file = String(v ?? ""), is_folder = String(row.Mode ?? "").startsWith("d"), got = fetched.get(file);
     const text = is_folder ? h("a", { href: "#", onclick: (e) => { e.preventDefault(); e.stopPropagation(); open([...at, file]); } }, hostile(file)) : h("span", {}, hostile(file));
-    return h("span", { class: "row" }, icon(is_folder ? "folder" : "book"), text,
+    return h("span", { class: "row" }, icon(is_folder ? "folder" : "artifact"), text,
       got && !is_folder && (got.in_flight ? dot("run", "being fetched") : got.error ? dot("err", "fetching failed") : h("span", { class: "tag ok" }, "fetched")));
   };
 
@@ -176,7 +181,7 @@ export async function show_files({ client, signal }) {
     table = new ResultTable({
       set: { client_id: client, flow_id: stat.flow_id, name: stat.artifact || "System.VFS.ListDirectory", section: `${stat.start_idx ?? 0}-${stat.end_idx}` },
       signal, none: () => empty("Nothing here", h("p", {}, "The collection that listed this folder was deleted. List it again.")), first: ["Name", "Size", "Mode", "mtime"],
-      off: ["_OSPath", "_Components", "_Accessor", "_Data", "_Idx"], cells: { Name: draw_name, Size: (v, row) => (String(row.Mode ?? "").startsWith("d") ? "" : count(v)) }, pane,
+      off: ["_OSPath", "_Components", "_Accessor", "_Data", "_Idx"], cells: { Name: draw_name, btime: (v) => (String(v ?? "").startsWith("1970-01-01T00:00:00") ? h("span", { class: "dim" }, "–") : cell(v)), Size: (v, row) => (String(row.Mode ?? "").startsWith("d") ? "" : count(v)) }, pane,
     });
     fill(content, table.element);
     fill(table.select, h("span", { class: "tn mid" }, plural(total, "entry", "entries")));

@@ -26,7 +26,7 @@ export const host_tabs = (client, current) => [
   ["Collections", app(`host/${client}/collections`), undefined, current === "collections"],
   ["Files", app(`host/${client}/files`), undefined, current === "files"],
   ["Shell", app(`host/${client}/shell`), undefined, current === "shell"],
-  ["Events", app(`events/${client}`), undefined, current === "events"],
+  ["Events", app(`host/${client}/events`), undefined, current === "events"],
 ];
 
 // Artifacts of quick buttons, by what the host runs.

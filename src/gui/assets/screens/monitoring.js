@@ -9,7 +9,7 @@ import { page } from "../shell.js";
 
 export async function show_monitoring({ client, signal }) {
   live.watch();
-  const { body, acts } = page({ title: "What hosts report", crumbs: [["Events", app(`events/${client}`)]] });
+  const { body, acts } = page({ title: "What hosts report", crumbs: [["Events", app(`host/${client}/events`)]] });
   fill(body, skeleton());
   let table, all;
   try {
@@ -19,7 +19,7 @@ export async function show_monitoring({ client, signal }) {
     return;
   }
   if (signal.aborted) return;
-  const events = all.items.filter((a) => a.type === "client_event");
+  const events = all.items.filter((a) => a.type === "client_event" && !/^(Server|System)\./.test(a.name));
   const known = new Map(events.map((a) => [a.name, a]));
   const may = me.may.collect_client;
   let changed = false;
