@@ -29,7 +29,5 @@ pub async fn run(args: DemoNodeArgs, ctx: &Context) -> anyhow::Result<()> {
     let gate = crate::config::load::absolute(&args.gate)?;
     let env = stallable(&ctx.env, loaded.config.datastore.location(), &gate);
     let ctx = Context { env, global: ctx.global.clone() };
-    let args =
-        frontend::FrontendArgs { minion: args.minion, node: args.node, ..Default::default() };
-    frontend::run(args, &ctx).await
+    frontend::run(frontend::FrontendArgs::of(args.minion, args.node), &ctx).await
 }

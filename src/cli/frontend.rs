@@ -28,17 +28,24 @@ pub struct FrontendArgs {
 
     /// Run as a minion: serve clients alone, led by the master.
     #[arg(long)]
-    pub(super) minion: bool,
+    minion: bool,
 
     /// Which node this is: `<host name>-<port>` of an entry of ExtraFrontends. Default:
     /// node.name of the settings, or the master.
     #[arg(long, value_name = "NAME")]
-    pub(super) node: Option<String>,
+    node: Option<String>,
 
     /// Take the master role even from a master that lives; that one then ends. For when it
     /// cannot be stopped where it runs.
     #[arg(long)]
     takeover: bool,
+}
+
+impl FrontendArgs {
+    /// Those that say which node it is.
+    pub(super) fn of(minion: bool, node: Option<String>) -> FrontendArgs {
+        FrontendArgs { minion, node, ..FrontendArgs::default() }
+    }
 }
 
 #[derive(Debug, Subcommand)]

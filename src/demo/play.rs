@@ -525,7 +525,6 @@ impl Stage {
         };
         let row = |n: usize| Row {
             name: node_name(n),
-            node: self.d.name(n),
             state: self.nodes.state(n),
             figures: sample.nodes.get(n).cloned().flatten(),
             rows_per_second: rate(n).unwrap_or(0),

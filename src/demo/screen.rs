@@ -11,8 +11,6 @@ use crate::pool::Latency;
 pub struct Row {
     /// Its short name.
     pub name: String,
-    /// Its name in the deployment.
-    pub node: String,
     /// How its process is, and since when.
     pub state: (State, Duration),
     /// What it says.
@@ -182,7 +180,6 @@ mod tests {
     fn the_table_says_how_nodes_are() {
         let up = Row {
             name: "master".into(),
-            node: "h-1".into(),
             state: (State::Running, Duration::from_secs(7)),
             figures: Some(Figures {
                 clients: 12,

@@ -126,8 +126,9 @@ impl Watch for Client {
             self.sums.events.fetch_add(rows, Ordering::Relaxed);
             return;
         }
-        let bytes = message.file_buffer.as_ref().map_or(0, |b| match b.uncompressed_length {
-            0 => b.data.len() as u64,
+        // Of the file: what is sent may be compressed, and noise grows by that.
+        let bytes = message.file_buffer.as_ref().map_or(0, |b| match b.data_length {
+            0 => b.uncompressed_length.max(b.data.len() as u64),
             n => n,
         });
         let over = message.flow_stats.as_ref().is_some_and(|s| s.flow_complete);
