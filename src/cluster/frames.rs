@@ -4,7 +4,7 @@ use std::fmt;
 
 use velociraptor_proto::fleet::{self, down, up};
 use velociraptor_proto::fleet::{
-    Forget, Orgs, Position, Recall, Records, Release, Report, SessionChange, Tasks, UpBeat,
+    Forget, Orgs, Position, Recall, Records, Release, Report, SessionChange, Sharing, Tasks, UpBeat,
 };
 
 /// One start of one node.
@@ -94,6 +94,8 @@ pub enum FromMaster {
     Orgs(Orgs),
     /// A client is gone or its key is another.
     Forget(Forget),
+    /// Among how many nodes limits are divided.
+    Sharing(Sharing),
 }
 
 impl FromMaster {
@@ -106,6 +108,7 @@ impl FromMaster {
             down::Kind::Release(r) => Self::Release(r),
             down::Kind::Orgs(o) => Self::Orgs(o),
             down::Kind::Forget(f) => Self::Forget(f),
+            down::Kind::Sharing(s) => Self::Sharing(s),
             down::Kind::Welcome(_) | down::Kind::Refused(_) | down::Kind::Beat(_) => return None,
         })
     }
@@ -118,6 +121,7 @@ impl FromMaster {
             Self::Release(r) => down::Kind::Release(r),
             Self::Orgs(o) => down::Kind::Orgs(o),
             Self::Forget(f) => down::Kind::Forget(f),
+            Self::Sharing(s) => down::Kind::Sharing(s),
         }
     }
 }

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use velociraptor_proto::fleet::{
-    Forget, Hello, OrgFact, Orgs, Recall, Refused, Release, Report, SessionChange, Tasks, UpBeat,
-    Welcome, report, session_change,
+    Forget, Hello, OrgFact, Orgs, Recall, Refused, Release, Report, SessionChange, Sharing, Tasks,
+    UpBeat, Welcome, report, session_change,
 };
 
 use crate::cluster::{Downlink, FromMaster, FromMinion, MasterSide, Process};
@@ -61,6 +61,8 @@ struct Node {
     streams: u64,
     /// What it had was put in doubt, since it could not be asked.
     doubted: bool,
+    /// Among how many nodes it was told to divide limits, on this stream.
+    told: u32,
 }
 
 /// What is known of a minion.
@@ -202,6 +204,7 @@ impl Hub {
                 },
                 () = tokio::time::sleep(TICK) => {}
             }
+            self.share();
             self.doubt_unreachable();
             self.release().await;
             let now = self.orgs();
@@ -212,6 +215,22 @@ impl Hub {
             if look <= Instant::now() {
                 look = Instant::now() + LOOK;
                 self.look();
+            }
+        }
+    }
+
+    /// Divides the limits of the whole cluster among the nodes that are there, this
+    /// one with them.
+    fn share(&self) {
+        let mut all = self.nodes();
+        let minions = all.values().filter(|n| n.downlink.is_some()).count();
+        let nodes = u32::try_from(minions).unwrap_or(u32::MAX).saturating_add(1);
+        self.server.share_among(nodes);
+        for n in all.values_mut().filter(|n| n.told != nodes) {
+            let Some(d) = &n.downlink else { continue };
+            match d.try_send(FromMaster::Sharing(Sharing { nodes })) {
+                Ok(()) => n.told = nodes,
+                Err(e) => tracing::debug!(node = %d.to(), error = %e, "told again"),
             }
         }
     }
@@ -479,6 +498,7 @@ impl MasterSide for Hub {
                         since: Instant::now(),
                         streams,
                         doubted: false,
+                        told: 0,
                     },
                 );
             }

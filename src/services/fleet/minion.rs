@@ -123,6 +123,7 @@ impl MinionSide for Minion {
                 FromMaster::Applied(p) => self.relay.set_applied(p.into()),
                 FromMaster::Release(r) => self.server.release(&r).await,
                 FromMaster::Orgs(o) => self.learn(&o),
+                FromMaster::Sharing(s) => self.server.share_among(s.nodes),
                 FromMaster::Forget(f) => {
                     let key = (OrgId::new(f.org_id.as_str()), f.client_id);
                     self.relay.recall(&key, None, self.server.env.clock.micros());
@@ -150,6 +151,8 @@ impl MinionSide for Minion {
     }
 
     fn gone(&self) {
+        // Nobody says who else is there: each node for itself.
+        self.server.share_among(1);
         tracing::warn!("the master is not reached; clients are served without it");
     }
 
