@@ -39,6 +39,11 @@ pub struct FrontendArgs {
     /// cannot be stopped where it runs.
     #[arg(long)]
     takeover: bool,
+
+    /// Serve people and clients with the same threads, each waiting for the other. For the
+    /// measurement that shows what keeping them apart is worth.
+    #[arg(long, hide = true)]
+    pub(super) danger_no_isolation: bool,
 }
 
 impl FrontendArgs {

@@ -168,6 +168,11 @@ impl Command {
         }
     }
 
+    /// People and clients are to share threads: see the flag.
+    fn undivided(&self) -> bool {
+        matches!(self, Command::Frontend(f) if f.danger_no_isolation)
+    }
+
     /// Whether it serves people, and so gets a runtime of its own for that side.
     fn serves(&self) -> bool {
         match self {
@@ -261,7 +266,7 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         runtime.worker_threads(1).max_blocking_threads(4);
     }
     let runtime = runtime.enable_all().build()?;
-    let people = if cli.command.serves() {
+    let people = if cli.command.serves() && !cli.command.undivided() {
         let threads = real::cores().clamp(2, 8);
         Some(
             tokio::runtime::Builder::new_multi_thread()

@@ -48,6 +48,11 @@ pub struct PoolArgs {
     #[arg(long, alias = "clients", default_value_t = 100, value_name = "N")]
     number: usize,
 
+    /// Leave the first N keys of the file to somebody else: several of these processes
+    /// share one file of keys that are all there.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    skip: usize,
+
     /// The file of their keys; missing ones are made and added to it.
     #[arg(long, value_name = "FILE", default_value = "pool_client.keys.pem")]
     keys: String,
@@ -93,6 +98,11 @@ pub struct PoolArgs {
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f64>,
 
+    /// Every client sends event rows all the time, in POSTs of about this size (at least
+    /// 64 KiB), not compressed: load that costs this machine less than the server.
+    #[arg(long, value_name = "BYTES", conflicts_with = "churn")]
+    flood: Option<u64>,
+
     /// Write the report into this file, as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<String>,
@@ -134,14 +144,16 @@ pub async fn run(args: PoolArgs, ctx: &Context) -> anyhow::Result<()> {
     };
     let line = Line::new();
     let keys_file = crate::config::load::absolute(&args.keys)?;
-    let keys = pool::keys(env, &keys_file, args.number, |n| {
-        line.show(&format!("keys: {n} of {}", args.number));
-    });
-    let keys = keys.await?;
+    let all = args.skip.saturating_add(args.number);
+    let keys = pool::keys(env, &keys_file, all, |n| line.show(&format!("keys: {n} of {all}")));
+    let keys = keys.await?.split_off(args.skip);
 
     let (book, tasks) = (Arc::new(Book::default()), Arc::new(Tasks::default()));
     let stop = CancellationToken::new();
-    let options = pool::Options { persona: args.persona, ramp: args.ramp, churn };
+    let flood = args.flood.map(|bytes| bytes.clamp(64 << 10, 2 << 20));
+    settings.disable_compression |= flood.is_some();
+    let flood = flood.map(|bytes| (pool::Flood::new(bytes as usize), bytes));
+    let options = pool::Options { persona: args.persona, ramp: args.ramp, churn, flood };
     let begun = Instant::now();
     pool::start(env, settings, &[connector], keys, &options, &book, &stop);
 

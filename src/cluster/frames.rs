@@ -4,7 +4,8 @@ use std::fmt;
 
 use velociraptor_proto::fleet::{self, down, up};
 use velociraptor_proto::fleet::{
-    Forget, Orgs, Position, Recall, Records, Release, Report, SessionChange, Steer, Tasks, UpBeat,
+    Forget, Orgs, Position, Recall, Records, Release, Report, SessionChange, Sharing, Steer, Tasks,
+    UpBeat,
 };
 
 /// One start of one node.
@@ -96,6 +97,8 @@ pub enum FromMaster {
     Forget(Forget),
     /// What becomes of this node's clients.
     Steer(Steer),
+    /// Among how many nodes limits are divided.
+    Sharing(Sharing),
 }
 
 impl FromMaster {
@@ -109,6 +112,7 @@ impl FromMaster {
             down::Kind::Orgs(o) => Self::Orgs(o),
             down::Kind::Forget(f) => Self::Forget(f),
             down::Kind::Steer(s) => Self::Steer(s),
+            down::Kind::Sharing(s) => Self::Sharing(s),
             down::Kind::Welcome(_) | down::Kind::Refused(_) | down::Kind::Beat(_) => return None,
         })
     }
@@ -122,6 +126,7 @@ impl FromMaster {
             Self::Orgs(o) => down::Kind::Orgs(o),
             Self::Forget(f) => down::Kind::Forget(f),
             Self::Steer(s) => down::Kind::Steer(s),
+            Self::Sharing(s) => down::Kind::Sharing(s),
         }
     }
 }

@@ -188,7 +188,6 @@ pub fn server_with(
             "GRPC_pool_max_size": 100,
             "GRPC_pool_max_wait": 60,
             "resources": {
-                "connections_per_second": 100,
                 "notifications_per_second": 100,
                 "max_upload_size": 104_857_600,
                 "expected_clients": 30_000,

@@ -132,7 +132,7 @@ fn a_minion_merges_its_entry_field_by_field() {
     assert!(f.use_plain_http && f.do_not_compress_artifacts);
     let limits = f.limits();
     assert_eq!((limits.concurrency, limits.expected_clients), (Some(7), 99));
-    assert_eq!(limits.connections_per_second, 55);
+    assert_eq!(limits.connections_per_second, Some(55));
     assert_eq!(f.default_client_monitoring_artifacts, ["A", "B"]);
     // The key agents encrypt to is one.
     assert_eq!(f.private_key, master.frontend.private_key);

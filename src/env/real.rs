@@ -21,6 +21,9 @@ use super::{
 /// taking every thread of the process.
 const FS_POOL: usize = 128;
 
+/// The same for what people ask: theirs alone, as theirs are threads and cores.
+const FS_POOL_GUI: usize = 32;
+
 /// The production environment. All tasks share the current runtime.
 pub fn env() -> Env {
     env_with(None)
@@ -43,8 +46,8 @@ pub fn env_with(runtimes: Option<Runtimes>) -> Env {
         net: Arc::new(TokioNet),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(OsEntropy(crypto.secure_random)),
-        fs: Arc::new(OsFs { slots: Arc::new(Semaphore::new(FS_POOL)) }),
-        cpu: Arc::new(CpuPool { slots: Semaphore::new(cores()) }),
+        fs: Arc::new(OsFs { slots: Slots::new(FS_POOL, FS_POOL_GUI, runtimes.as_ref()) }),
+        cpu: Arc::new(CpuPool { slots: Slots::new(cores(), cores(), runtimes.as_ref()) }),
         tasks: Arc::new(Sides(runtimes)),
         crypto,
         sabotage: super::Sabotage::NONE,
@@ -68,14 +71,44 @@ impl Spawn for Sides {
     }
 }
 
+/// So many at once, counted for each side by itself: whoever runs on the runtime of
+/// the GUI does not queue behind clients.
+#[derive(Debug)]
+struct Slots {
+    frontend: Arc<Semaphore>,
+    gui: Option<(tokio::runtime::Id, Arc<Semaphore>)>,
+}
+
+impl Slots {
+    fn new(frontend: usize, gui: usize, runtimes: Option<&Runtimes>) -> Arc<Self> {
+        let own = runtimes.filter(|r| r.gui.id() != r.frontend.id());
+        Arc::new(Self {
+            frontend: Arc::new(Semaphore::new(frontend)),
+            gui: own.map(|r| (r.gui.id(), Arc::new(Semaphore::new(gui)))),
+        })
+    }
+
+    /// Those of the side this is called on.
+    fn here(&self) -> &Arc<Semaphore> {
+        match &self.gui {
+            Some((id, slots))
+                if tokio::runtime::Handle::try_current().is_ok_and(|h| h.id() == *id) =>
+            {
+                slots
+            }
+            _ => &self.frontend,
+        }
+    }
+}
+
 struct CpuPool {
-    slots: Semaphore,
+    slots: Arc<Slots>,
 }
 
 impl Cpu for CpuPool {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
         async move {
-            let _slot = self.slots.acquire().await;
+            let _slot = self.slots.here().acquire().await;
             // A panic in the work drops its result channel; the caller sees that.
             let _ = tokio::task::spawn_blocking(work).await;
         }
@@ -146,14 +179,14 @@ impl Entropy for OsEntropy {
 }
 
 struct OsFs {
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
 }
 
 #[derive(Debug)]
 struct OsFile {
     file: Arc<std::fs::File>,
     path: Arc<str>,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
 }
 
 fn named<T>(path: &str, r: io::Result<T>) -> io::Result<T> {
@@ -163,10 +196,10 @@ fn named<T>(path: &str, r: io::Result<T>) -> io::Result<T> {
 /// Runs `work` on a thread once a slot is free. The slot belongs to the work, not
 /// to its caller: one that gives up leaves it taken until the call returns.
 async fn blocking<T: Send + 'static>(
-    slots: &Arc<Semaphore>,
+    slots: &Arc<Slots>,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let slot = slots.here().clone().acquire_owned().await.map_err(io::Error::other)?;
     let held = move || {
         let done = work();
         drop(slot);
@@ -283,6 +316,10 @@ impl FileSystem for OsFs {
         let p = path.to_owned();
         blocking(&self.slots, move || {
             let s = named(&p, rustix::fs::statvfs(&*p).map_err(io::Error::from))?;
+            if s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+                let e = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+                return named(&p, Err(e));
+            }
             Ok(s.f_bavail.saturating_mul(s.f_frsize))
         })
         .boxed()
@@ -357,6 +394,9 @@ impl File for OsFile {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -388,5 +428,54 @@ mod tests {
             let want = if side == Side::Gui { "gui" } else { "frontend" };
             assert_eq!(name.as_deref(), Some(want));
         }
+    }
+
+    /// Work of clients takes every slot of theirs, and never ends: what people ask is
+    /// done all the same, on both the CPU pool and the store.
+    #[test]
+    fn people_do_not_queue_behind_clients() {
+        let runtime = || {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .max_blocking_threads(FS_POOL + 64)
+                .enable_all()
+                .build()
+                .unwrap()
+        };
+        let (clients, people) = (runtime(), runtime());
+        let sides = Runtimes { frontend: clients.handle().clone(), gui: people.handle().clone() };
+        let slots = [Slots::new(2, 2, Some(&sides)), Slots::new(2, 2, None)];
+        let (done, told) = mpsc::channel();
+        let (begun, has_begun) = mpsc::channel();
+        let (end, ended) = tokio::sync::watch::channel(());
+        for (n, slots) in slots.iter().enumerate() {
+            for _ in 0..3 {
+                let (slots, begun, mut ended) = (slots.clone(), begun.clone(), ended.clone());
+                clients.spawn(async move {
+                    let here = slots.here().clone();
+                    let slot = here.acquire().await.unwrap();
+                    begun.send(()).unwrap();
+                    let _ = ended.changed().await;
+                    drop(slot);
+                });
+            }
+            (0..2).for_each(|_| has_begun.recv_timeout(Duration::from_secs(20)).unwrap());
+            let (slots, done) = (slots.clone(), done.clone());
+            people.spawn(async move {
+                let here = slots.here().clone();
+                let _slot = here.acquire().await.unwrap();
+                let _ = done.send(n);
+            });
+        }
+        assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(0));
+        let shared = told.recv_timeout(Duration::from_millis(200));
+        assert!(shared.is_err(), "with one set of slots they wait: {shared:?}");
+        drop(end);
+        assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(1));
+        let env = env_with(Some(sides));
+        let read = people.block_on(async move {
+            env.offload(|| 5).await.zip(env.fs.stat("/").await.ok().map(|m| m.is_dir))
+        });
+        assert_eq!(read, Some((5, true)));
     }
 }

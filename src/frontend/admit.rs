@@ -1,10 +1,14 @@
 //! What a frontend takes on at once, beyond what its sockets limit: CPU work on
-//! POSTs, enrolments, bytes of one client, and memory.
+//! POSTs, urgent POSTs, key look-ups, enrolments, bytes of one client, and memory.
 //!
 //! Whoever is turned away is answered with 500: a stock agent keeps its data, tries
 //! another frontend and comes back after a minute. A slot is asked for when a body
 //! is there and given back before its commit is waited for, so that neither a slow
 //! sender nor a slow store holds one. Time is tokio's; nothing here does I/O.
+//!
+//! Anybody may call a POST urgent, so what that buys is bounded: slots of its own,
+//! half as many again, and so many urgent POSTs at once; a large one is refused with
+//! the others when memory is really short.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -15,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::comms::Channel;
-use crate::comms::server::{Answer, Pacer, RequestHead};
+use crate::comms::server::{Answer, Count, Gate, Pacer, RequestHead};
 
 /// Bodies up to this take neither slots nor tokens, and are refused last: check-ins
 /// and statuses.
@@ -39,7 +43,13 @@ pub struct AdmissionLimits {
     /// How long a piece waits for its slot, at most 15 s
     /// (`Frontend.resources.concurrency_timeout`).
     pub slot_wait: Duration,
-    /// New clients a second (`Frontend.resources.enrollments_per_second`).
+    /// Urgent POSTs under way at once; others wait as long as for a slot.
+    pub urgent: usize,
+    /// Look-ups of clients' keys under way at once, with the RSA operation that
+    /// comes before each.
+    pub lookups: usize,
+    /// New clients a second (`Frontend.resources.enrollments_per_second`). Ten times
+    /// as many packets of strangers are answered.
     pub enrolments: u64,
     /// Bytes a second of one client, over all its connections; 0 is unlimited
     /// (`Frontend.resources.per_client_upload_rate`).
@@ -49,67 +59,52 @@ pub struct AdmissionLimits {
     pub memory: u64,
 }
 
+impl AdmissionLimits {
+    /// Slots that only urgent POSTs have.
+    pub fn urgent_slots(&self) -> usize {
+        (self.slots / 2).max(1)
+    }
+}
+
 impl Default for AdmissionLimits {
     fn default() -> Self {
-        Self { slots: 8, slot_wait: PATIENCE, enrolments: 100, client_bytes: 0, memory: 0 }
+        Self {
+            slots: 8,
+            slot_wait: PATIENCE,
+            urgent: 256,
+            lookups: 64,
+            enrolments: 100,
+            client_bytes: 0,
+            memory: 0,
+        }
     }
 }
 
-/// One limit's use, queue, waits and refusals since the start of the process.
-#[derive(Debug, Default)]
-pub struct Gate {
-    /// In use now.
-    pub used: AtomicU64,
-    /// Waiting now.
-    pub waiting: AtomicU64,
-    /// How many went through.
-    pub passed: AtomicU64,
-    /// What they waited altogether, microseconds.
-    pub waited: AtomicU64,
-    /// How many were turned away.
-    pub refused: AtomicU64,
-}
+/// Packets of strangers answered for each enrolment.
+const STRANGERS: u64 = 10;
 
-impl Gate {
-    /// Waits for `time` as one of those in the queue.
-    async fn wait(&self, time: Duration) {
-        let _queued = Count::of(&self.waiting);
-        tokio::time::sleep(time).await;
-        self.pass(time);
-    }
-
-    fn pass(&self, waited: Duration) {
-        self.passed.fetch_add(1, Ordering::Relaxed);
-        self.waited.fetch_add(waited.as_micros() as u64, Ordering::Relaxed);
-    }
-
-    fn refuse(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts one as long as it lives.
-#[derive(Debug)]
-struct Count<'a>(&'a AtomicU64);
-
-impl<'a> Count<'a> {
-    fn of(counter: &'a AtomicU64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Count<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The right to work on a POST.
+/// The right to do one of the things that are limited.
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     _permit: OwnedSemaphorePermit,
     _used: Count<'a>,
+    took: Option<Took<'a>>,
+}
+
+/// Measures how long a slot was held.
+#[derive(Debug)]
+struct Took<'a> {
+    since: Instant,
+    average: &'a AtomicU64,
+}
+
+impl Drop for Took<'_> {
+    fn drop(&mut self) {
+        // Of about the last sixteen; two at once may lose one.
+        let (now, was) =
+            (self.since.elapsed().as_micros() as u64, self.average.load(Ordering::Relaxed));
+        self.average.store(was - was / 16 + now / 16, Ordering::Relaxed);
+    }
 }
 
 /// How short memory is.
@@ -128,12 +123,25 @@ pub enum Pressure {
 pub struct Admission {
     limits: AdmissionLimits,
     slots: Arc<Semaphore>,
+    urgent_slots: Arc<Semaphore>,
+    urgent_posts: Arc<Semaphore>,
+    key_lookups: Arc<Semaphore>,
     enrol: Pacer,
+    answers: Pacer,
     clients: Mutex<BTreeMap<String, (Arc<Pacer>, Instant)>>,
-    memory_limit: AtomicU64,
     pressure: AtomicU8,
-    /// CPU work on POSTs.
+    /// How long slots are held, microseconds, on average.
+    held: AtomicU64,
+    /// CPU work on POSTs that are not urgent.
     pub cpu: Gate,
+    /// CPU work on urgent POSTs.
+    pub urgent_cpu: Gate,
+    /// Urgent POSTs.
+    pub urgent: Gate,
+    /// Look-ups of keys.
+    pub lookups: Gate,
+    /// Answers to strangers.
+    pub strangers: Gate,
     /// Enrolments.
     pub enrolments: Gate,
     /// Bytes of single clients.
@@ -145,16 +153,27 @@ pub struct Admission {
 impl Admission {
     /// With these limits.
     pub fn new(limits: AdmissionLimits) -> Self {
+        let permits = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
+        let answers = limits.enrolments.saturating_mul(STRANGERS);
+        let gate = |limit: usize| Gate::new(limit as u64);
         Self {
-            slots: Arc::new(Semaphore::new(limits.slots.clamp(1, Semaphore::MAX_PERMITS))),
+            slots: permits(limits.slots),
+            urgent_slots: permits(limits.urgent_slots()),
+            urgent_posts: permits(limits.urgent),
+            key_lookups: permits(limits.lookups),
             enrol: Pacer::new(limits.enrolments, limits.enrolments),
+            answers: Pacer::new(answers, answers),
             clients: Mutex::default(),
-            memory_limit: AtomicU64::new(limits.memory),
             pressure: AtomicU8::new(0),
-            cpu: Gate::default(),
-            enrolments: Gate::default(),
-            client_rate: Gate::default(),
-            memory: Gate::default(),
+            held: AtomicU64::new(0),
+            cpu: gate(limits.slots),
+            urgent_cpu: gate(limits.urgent_slots()),
+            urgent: gate(limits.urgent),
+            lookups: gate(limits.lookups),
+            strangers: Gate::new(answers),
+            enrolments: Gate::new(limits.enrolments),
+            client_rate: Gate::new(limits.client_bytes),
+            memory: Gate::new(limits.memory),
             limits,
         }
     }
@@ -164,34 +183,68 @@ impl Admission {
         &self.limits
     }
 
-    /// Waits for the right to work on a POST; first come, first served.
-    pub(super) async fn slot(&self) -> Option<Slot<'_>> {
+    /// The part of what the cluster may take that falls to one of `nodes` nodes.
+    pub fn share_among(&self, nodes: u32) {
+        let part = share(self.limits.enrolments, nodes);
+        self.enrol.set_rate(part);
+        self.enrolments.limit.store(part, Ordering::Relaxed);
+    }
+
+    /// Waits for the right to work on a POST; first come, first served. Urgent ones
+    /// do not queue behind the others.
+    pub(super) async fn slot(&self, urgent: bool) -> Option<Slot<'_>> {
+        match urgent {
+            true => self.permit(&self.urgent_slots, &self.urgent_cpu).await,
+            false => {
+                let mut slot = self.permit(&self.slots, &self.cpu).await?;
+                slot.took = Some(Took { since: Instant::now(), average: &self.held });
+                Some(slot)
+            }
+        }
+    }
+
+    /// How long the next one will wait for a slot, as things are.
+    fn expected_wait(&self) -> Duration {
+        let waiting = self.cpu.waiting.load(Ordering::Relaxed);
+        let held = self.held.load(Ordering::Relaxed);
+        let slots = self.limits.slots.max(1) as u64;
+        Duration::from_micros(waiting.saturating_mul(held) / slots)
+    }
+
+    /// Waits until an urgent POST may be worked on at all.
+    pub(super) async fn urgent(&self) -> Option<Slot<'_>> {
+        self.permit(&self.urgent_posts, &self.urgent).await
+    }
+
+    /// Waits for the right to find out who opened a session.
+    pub(super) async fn lookup(&self) -> Option<Slot<'_>> {
+        self.permit(&self.key_lookups, &self.lookups).await
+    }
+
+    async fn permit<'a>(&self, from: &Arc<Semaphore>, gate: &'a Gate) -> Option<Slot<'a>> {
         let began = Instant::now();
         let permit = {
-            let _queued = Count::of(&self.cpu.waiting);
+            let _queued = Count::of(&gate.waiting);
             let wait = self.limits.slot_wait.min(PATIENCE);
-            tokio::time::timeout(wait, self.slots.clone().acquire_owned()).await
+            tokio::time::timeout(wait, from.clone().acquire_owned()).await
         };
         let Ok(Ok(permit)) = permit else {
-            self.cpu.refuse();
+            gate.refuse();
             return None;
         };
-        self.cpu.pass(began.elapsed());
-        Some(Slot { _permit: permit, _used: Count::of(&self.cpu.used) })
+        gate.pass(began.elapsed());
+        Some(Slot { _permit: permit, _used: Count::of(&gate.used), took: None })
+    }
+
+    /// Waits for the turn to answer somebody whose key is not known. `false`: it has
+    /// to come again.
+    pub(super) async fn stranger(&self) -> bool {
+        paced(&self.answers, &self.strangers).await
     }
 
     /// Waits for a new client's turn. `false`: it has to come again.
     pub(super) async fn enrolment(&self) -> bool {
-        match self.enrol.reserve(1, PATIENCE) {
-            Some(wait) => {
-                self.enrolments.wait(wait).await;
-                true
-            }
-            None => {
-                self.enrolments.refuse();
-                false
-            }
-        }
+        paced(&self.enrol, &self.enrolments).await
     }
 
     /// Waits until a client may send another `bytes`. `false`: it has to come
@@ -228,12 +281,12 @@ impl Admission {
 
     /// Bytes of memory above which results are refused; 0 is unlimited.
     pub fn memory_limit(&self) -> u64 {
-        self.memory_limit.load(Ordering::Relaxed)
+        self.memory.limit.load(Ordering::Relaxed)
     }
 
     /// Sets that limit, where the configuration has none.
     pub fn set_memory_limit(&self, bytes: u64) {
-        self.memory_limit.store(bytes, Ordering::Relaxed);
+        self.memory.limit.store(bytes, Ordering::Relaxed);
     }
 
     /// How much memory this process has, bytes.
@@ -260,8 +313,8 @@ impl Admission {
         }
     }
 
-    /// Whether a request is taken at all, before its body is read. Urgent ones, by
-    /// which flows end, always are, and so are readers; bodies of unknown length
+    /// Whether a request is taken at all, before its body is read. Small urgent ones,
+    /// by which flows end, always are, and so are readers; bodies of unknown length
     /// count as large.
     pub(super) fn admits(&self, head: &RequestHead) -> Result<(), Answer> {
         if head.channel == Channel::Reader {
@@ -271,13 +324,40 @@ impl Admission {
         let refused = match self.pressure() {
             Pressure::None => false,
             Pressure::Results => large && !head.urgent,
-            Pressure::All => !head.urgent,
+            Pressure::All => large || !head.urgent,
         };
-        if !refused {
-            return Ok(());
+        if refused {
+            self.memory.refuse();
+            return Err(Answer::Status(500, "Short of memory; come again".into()));
         }
-        self.memory.refuse();
-        Err(Answer::Status(500, "Short of memory; come again".into()))
+        // Who would wait in vain is told before it has sent anything.
+        if large && !head.urgent && self.expected_wait() > self.limits.slot_wait.min(PATIENCE) {
+            self.cpu.refuse();
+            return Err(Answer::Status(500, "Too much to do; come again".into()));
+        }
+        Ok(())
+    }
+}
+
+/// What falls to one of `nodes` nodes of what all may do together; 0 is unlimited.
+pub fn share(all: u64, nodes: u32) -> u64 {
+    match all {
+        0 => 0,
+        n => (n / u64::from(nodes.max(1))).max(1),
+    }
+}
+
+/// Waits for the turn of one under a pace; `false` if that takes too long.
+async fn paced(pacer: &Pacer, gate: &Gate) -> bool {
+    match pacer.reserve(1, PATIENCE) {
+        Some(wait) => {
+            gate.wait(wait).await;
+            true
+        }
+        None => {
+            gate.refuse();
+            false
+        }
     }
 }
 
@@ -317,7 +397,7 @@ mod tests {
                     let (a, most, ms) = (a.clone(), most.clone(), *ms);
                     tokio::spawn(async move {
                         let began = Instant::now();
-                        let slot = a.slot().await;
+                        let slot = a.slot(false).await;
                         let waited = began.elapsed();
                         most.fetch_max(get(&a.cpu.used), Ordering::Relaxed);
                         if slot.is_some() {
@@ -409,6 +489,115 @@ mod tests {
             length,
             certificate: None,
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_would_wait_in_vain_is_told_before_its_body_is_read() {
+        let limits =
+            AdmissionLimits { slots: 2, slot_wait: Duration::from_secs(1), ..Default::default() };
+        let a = Arc::new(Admission::new(limits));
+        let work = |n: u64| {
+            let a = a.clone();
+            tokio::spawn(async move {
+                let slot = a.slot(false).await;
+                tokio::time::sleep(Duration::from_millis(n)).await;
+                slot.is_some()
+            })
+        };
+        // What one piece takes is learnt.
+        for _ in 0..100 {
+            assert!(work(50).await.unwrap());
+        }
+        let large = || a.admits(&head(false, Some(SMALL + 1))).is_ok();
+        let mut all = Vec::new();
+        while large() {
+            all.push(work(50));
+            tokio::task::yield_now().await;
+            assert!(all.len() < 100, "never");
+        }
+        // Two slots, fifty milliseconds each, a second of patience.
+        assert!((38..48).contains(&all.len()), "{}", all.len());
+        assert!(a.admits(&head(true, Some(SMALL + 1))).is_ok(), "urgent ones have slots");
+        assert!(a.admits(&head(false, Some(SMALL))).is_ok(), "small ones need none");
+        assert_eq!(get(&a.cpu.refused), 1);
+        let mut refused = 0;
+        for one in all {
+            refused += u32::from(!one.await.unwrap());
+        }
+        assert!(refused <= 4, "{refused}: those who were let in are served");
+        assert!(large(), "and so is who comes after");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn urgent_work_does_not_queue_behind_the_rest_and_is_bounded_too() {
+        let limits = AdmissionLimits { slots: 4, urgent: 3, ..Default::default() };
+        let a = Arc::new(Admission::new(limits));
+        let mut hogs = Vec::new();
+        for _ in 0..4 {
+            hogs.push(a.slot(false).await.unwrap());
+        }
+        let began = Instant::now();
+        let mut urgent = Vec::new();
+        for _ in 0..a.limits().urgent_slots() {
+            urgent.push(a.slot(true).await.unwrap());
+        }
+        assert_eq!((urgent.len(), began.elapsed()), (2, Duration::ZERO));
+        assert!(a.slot(true).await.is_none(), "no more of them than agreed");
+        assert_eq!((get(&a.urgent_cpu.refused), get(&a.cpu.used)), (1, 4));
+        let mut posts = Vec::new();
+        for _ in 0..3 {
+            posts.push(a.urgent().await.unwrap());
+        }
+        let next = tokio::time::timeout(Duration::from_secs(1), a.urgent());
+        assert!(next.await.is_err(), "the fourth waits");
+        posts.pop();
+        assert!(a.urgent().await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn look_ups_of_keys_are_bounded_and_strangers_have_a_pace() {
+        let limits = AdmissionLimits { lookups: 5, enrolments: 2, ..Default::default() };
+        let a = Arc::new(Admission::new(limits));
+        let all: Vec<_> = (0..50)
+            .map(|_| {
+                let a = a.clone();
+                tokio::spawn(async move {
+                    let one = a.lookup().await;
+                    let used = get(&a.lookups.used);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    (one.is_some(), used)
+                })
+            })
+            .collect();
+        for one in all {
+            let (got, used) = one.await.unwrap();
+            assert!(got && used <= 5, "{used}");
+        }
+        tokio::time::advance(Duration::from_secs(100)).await;
+        let began = Instant::now();
+        for _ in 0..40 {
+            assert!(a.stranger().await);
+        }
+        // Twenty at once, then twenty a second.
+        let took = began.elapsed().as_millis();
+        assert!((950..=1100).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_cluster_may_take_is_divided() {
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        let a = Admission::new(AdmissionLimits { enrolments: 30, ..Default::default() });
+        a.share_among(3);
+        assert_eq!(get(&a.enrolments.limit), 10);
+        let began = Instant::now();
+        for _ in 0..80 {
+            assert!(a.enrolment().await);
+        }
+        // What may come at once after a quiet time is not divided.
+        assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+        a.share_among(1);
+        assert_eq!(get(&a.enrolments.limit), 30);
+        assert_eq!([share(0, 3), share(2, 3), share(100, 3)], [0, 1, 33]);
     }
 
     #[test]

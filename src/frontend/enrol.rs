@@ -29,6 +29,9 @@ impl Frontend {
         let Sender::Stranger { org, client, wrong_key, session, opened } = sender else {
             return Answer::Status(500, "not a stranger".into());
         };
+        if !self.admission.stranger().await {
+            return Answer::Status(500, "Too many clients without a key; come again".into());
+        }
         let jobs = match inflate_lists(&opened, &self.limits.packet) {
             Ok(jobs) => jobs,
             Err(e) => return Answer::Status(403, e.to_string()),

@@ -5,7 +5,7 @@ use velociraptor_proto::proto::*;
 
 use super::tests::{NONCE, TestClient, World, done, interrogated, post, rows, server};
 use super::*;
-use crate::comms::server::Answer;
+use crate::comms::server::{Answer, ClientService};
 use crate::services::Options;
 use crate::services::acl::Policy;
 use crate::services::flows::Rows;
@@ -118,8 +118,17 @@ async fn what_is_worth_least_is_refused_first_and_everything_comes_once() {
     disk.leave(None);
     space.watch().await;
     assert_eq!((space.held(), space.level()), (RESERVE, Level::Roomy));
-    assert!(space.health().is_ok());
+    assert!(space.health().is_ok() && c.health().is_ok());
     let rest = [rows("F.R", "Custom.A", part * 2000, 2000)];
+
+    // Mounted read-only, and written again: known at the next look, and kept meanwhile.
+    disk.set_read_only(true);
+    space.watch().await;
+    assert!(c.health().unwrap_err().contains("no statuses are taken"));
+    assert!(kept(&post(&c, client.body(&rest)).await));
+    disk.set_read_only(false);
+    space.watch().await;
+    assert!(c.health().is_ok());
     let end = [chunk("F.U", &data, 1_100_000, 400_000), chunk("F.U", &data, data.len(), 0)];
     for jobs in [&rest[..], &piece[..], &end[..], &[more][..], &rest[..]] {
         assert!(ok(&post(&c, client.body(jobs)).await));

@@ -94,8 +94,9 @@ impl Frontend {
     ) -> Result<(), IngestError> {
         let size: usize = opened.lists.iter().map(Bytes::len).sum();
         let limits = self.limits.packet;
+        let urgent = class == PostClass::Urgent;
         let jobs = self
-            .heavy(size, move || {
+            .heavy(urgent, size, move || {
                 let jobs = inflate_lists(&opened, &limits)?;
                 let hashes: Vec<Hash> = jobs.iter().map(|j| hash(j)).collect();
                 Ok::<_, crate::crypto::EnvelopeError>((jobs, hashes))
@@ -184,7 +185,7 @@ impl Frontend {
         post: Hash,
     ) -> Result<(), IngestError> {
         let received = self.server.env.clock.micros();
-        let incoming = self.parse(who, remote, jobs, hashes).await?;
+        let incoming = self.parse(who, class, remote, jobs, hashes).await?;
         if !self.server.is_master() {
             return self.store_for_master(who, class, remote, received, post, incoming).await;
         }
@@ -338,13 +339,15 @@ impl Frontend {
     async fn parse(
         &self,
         who: &Who,
+        class: PostClass,
         remote: &str,
         jobs: Vec<Bytes>,
         hashes: Vec<Hash>,
     ) -> Result<Vec<Incoming>, IngestError> {
         let size = jobs.iter().map(Bytes::len).sum();
+        let urgent = class == PostClass::Urgent;
         let parsed = self
-            .heavy(size, move || {
+            .heavy(urgent, size, move || {
                 let nowhere = Arc::new(Segment::of_path(""));
                 let mut out = Vec::with_capacity(jobs.len());
                 for (raw, hash) in jobs.into_iter().zip(hashes) {

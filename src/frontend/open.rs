@@ -96,17 +96,17 @@ pub enum Sender {
 
 impl Frontend {
     /// Opens a body and finds out who sent it.
-    pub(super) async fn open(&self, body: Bytes) -> Result<Sender, OpenError> {
+    pub(super) async fn open(&self, body: Bytes, urgent: bool) -> Result<Sender, OpenError> {
         let packet = match envelope::parse(body)? {
             Packet::Empty => return Err(OpenError::Empty),
             Packet::Sealed(p) => p,
         };
-        let cipher_id = packet.cipher_id().clone();
+        let cipher = hash(packet.cipher_id());
         let api_version = packet.api_version();
-        if let Some(known) = self.peers.inbound(&cipher_id) {
+        if let Some(known) = self.peers.inbound(&cipher) {
             let keys = known.keys.clone();
             let opened = self
-                .heavy(packet.payload_len(), move || envelope::open_with(&keys, packet))
+                .heavy(urgent, packet.payload_len(), move || envelope::open_with(&keys, packet))
                 .await??;
             if opened.nonce != known.who.org.nonce {
                 return Err(OpenError::Nonce);
@@ -115,7 +115,10 @@ impl Frontend {
             return Ok(Sender::Proved(known.who.clone(), opened));
         }
         let keys = self.identity.keys.clone();
-        let slot = self.admission.slot().await.ok_or(OpenError::Busy)?;
+        // Until it is known who speaks: a herd of new sessions, or of strangers, has
+        // so many of these at once.
+        let lookup = self.admission.lookup().await.ok_or(OpenError::Busy)?;
+        let slot = self.admission.slot(urgent).await.ok_or(OpenError::Busy)?;
         let opened = self
             .server
             .env
@@ -132,13 +135,13 @@ impl Frontend {
             session.source.parse().map_err(|_| OpenError::Source(session.source.clone()))?;
         let source = ids::source(&org.id, &client.to_string());
         let key = stored_key(&self.server, &source, &org.id).await.map_err(OpenError::Store)?;
-        let cipher = hash(&cipher_id);
+        drop(lookup);
         match key {
             Some((key, life)) if session.verify(&key) => {
                 let who = Who { org, source, cipher, api_version, key, life };
                 self.check_alive(&who)?;
                 let known = Known { keys: session.keys.clone(), who: who.clone() };
-                self.peers.set_inbound(cipher_id, Arc::new(known));
+                self.peers.set_inbound(cipher, Arc::new(known));
                 Ok(Sender::Proved(who, opened))
             }
             key => Ok(Sender::Stranger { org, client, wrong_key: key.is_some(), session, opened }),
@@ -159,13 +162,14 @@ impl Frontend {
     /// Runs `work` here when it is small, on the CPU pool otherwise.
     pub(super) async fn heavy<T: Send + 'static>(
         &self,
+        urgent: bool,
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, OpenError> {
         if bytes < OFFLOAD {
             return Ok(work());
         }
-        let _slot = self.admission.slot().await.ok_or(OpenError::Busy)?;
+        let _slot = self.admission.slot(urgent).await.ok_or(OpenError::Busy)?;
         self.server.env.offload(work).await.ok_or(OpenError::Interrupted)
     }
 }

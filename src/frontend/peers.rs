@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use indexmap::IndexMap;
 
 use super::open::Who;
 use crate::crypto::{SessionCipher, SessionKeys};
+use crate::services::flows::job::Hash;
 
 /// A verified session.
 #[derive(Clone, Debug)]
@@ -24,7 +24,9 @@ pub struct Known {
 #[derive(Debug)]
 pub struct Peers {
     capacity: usize,
-    inbound: Mutex<IndexMap<Bytes, Arc<Known>>>,
+    /// By the hash of the session's key block: the block itself would keep the whole
+    /// body that it came in.
+    inbound: Mutex<IndexMap<Hash, Arc<Known>>>,
     outbound: Mutex<IndexMap<String, Arc<SessionCipher>>>,
 }
 
@@ -45,13 +47,13 @@ impl Peers {
         Self { capacity: capacity.max(8), inbound: Mutex::default(), outbound: Mutex::default() }
     }
 
-    /// The session with this key block.
-    pub fn inbound(&self, cipher: &Bytes) -> Option<Arc<Known>> {
+    /// The session whose key block has this hash.
+    pub fn inbound(&self, cipher: &Hash) -> Option<Arc<Known>> {
         lock(&self.inbound).get(cipher).cloned()
     }
 
     /// Remembers a verified session.
-    pub fn set_inbound(&self, cipher: Bytes, known: Arc<Known>) {
+    pub fn set_inbound(&self, cipher: Hash, known: Arc<Known>) {
         let mut map = lock(&self.inbound);
         make_room(&mut map, self.capacity);
         map.insert(cipher, known);

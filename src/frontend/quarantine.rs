@@ -233,7 +233,7 @@ impl Frontend {
                 return self.server.handover().again(post);
             }
         };
-        match self.open(body).await {
+        match self.open(body, false).await {
             Ok(Sender::Proved(who, opened)) => {
                 let (class, remote) = (post.about.class(), &post.about.remote_addr);
                 if let Err(e) = self.ingest(&who, class, remote, opened).await {

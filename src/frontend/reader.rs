@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use prost::Message;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use velociraptor_proto::journal::PostClass;
 use velociraptor_proto::proto::VeloMessage;
@@ -18,7 +18,7 @@ use super::quarantine::Parked;
 use super::steer::{LEAVING, Leave};
 use super::{Frontend, service};
 use crate::comms::server::{
-    Answer, End, Hold, Proof, Push, ReaderAnswer, ReaderSession, Request, Transport,
+    Answer, End, Hold, Proof, Push, Pusher, ReaderAnswer, ReaderSession, Request, Transport, pushes,
 };
 use crate::crypto::Opened;
 use crate::crypto::envelope::inflate_lists;
@@ -66,7 +66,7 @@ impl Frontend {
     pub(super) async fn check_in(self: &Arc<Self>, request: Request) -> ReaderAnswer {
         let (head, body) = (request.head, request.body);
         let id = hash(&body);
-        let (who, opened) = match self.open(body.clone()).await {
+        let (who, opened) = match self.open(body.clone(), false).await {
             Ok(Sender::Proved(who, opened)) => (who, opened),
             Ok(stranger) => {
                 let parked = Parked { class: PostClass::Reader, remote: head.remote, body };
@@ -93,7 +93,7 @@ impl Frontend {
             }
             old.supersede();
         }
-        let (tx, pushes) = mpsc::channel(DEPTH);
+        let (tx, queue) = pushes(DEPTH);
         let reader = Arc::new(HeldReader {
             frontend: self.clone(),
             who,
@@ -113,7 +113,7 @@ impl Frontend {
         self.server.env.spawn(reader.clone().run(tx, id));
         ReaderAnswer::Hold(Hold {
             first: None,
-            pushes,
+            pushes: queue,
             deadline: Instant::now() + jitter,
             session: reader,
         })
@@ -156,7 +156,7 @@ impl Frontend {
 }
 
 impl HeldReader {
-    async fn run(self: Arc<Self>, tx: mpsc::Sender<Push>, request: Hash) {
+    async fn run(self: Arc<Self>, tx: Pusher, request: Hash) {
         if self.frontend.server.relay().is_none() {
             self.frontend.server.meet(&self.who.org, &self.who.source).await;
         }
@@ -380,7 +380,7 @@ impl ReaderSession for HeldReader {
     fn message(&self, request: Request) -> BoxFuture<'_, Answer> {
         Box::pin(async move {
             let (head, body) = (request.head, request.body);
-            let (who, opened) = match self.frontend.open(body).await {
+            let (who, opened) = match self.frontend.open(body, false).await {
                 Ok(Sender::Proved(who, opened)) => (who, opened),
                 Ok(Sender::Stranger { .. }) => return Answer::Status(406, "Please Enrol".into()),
                 Err(e) => return service::refusal(&e),

@@ -47,9 +47,17 @@ impl Frontend {
     }
 
     async fn results(self: &Arc<Self>, request: Request) -> Answer {
-        let class = class_of(request.head.urgent);
+        let urgent = request.head.urgent;
+        let class = class_of(urgent);
+        let _turn = match urgent {
+            false => None,
+            true => match self.admission.urgent().await {
+                None => return refusal(&OpenError::Busy),
+                turn => turn,
+            },
+        };
         let (remote, body) = (request.head.remote, request.body);
-        let (who, opened) = match self.open(body.clone()).await {
+        let (who, opened) = match self.open(body.clone(), urgent).await {
             Ok(Sender::Proved(who, opened)) => (who, opened),
             Ok(stranger) => {
                 return self.stranger(stranger, Parked { class, remote, body }).await;
@@ -92,6 +100,9 @@ impl ClientService for Clients {
     }
 
     fn health(&self) -> Result<(), String> {
+        // What is refused is known within a second; what is written and read back is
+        // looked at more rarely.
+        self.0.server.journal.space().health().map_err(|e| e.to_string())?;
         self.0.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -125,7 +125,7 @@ impl Node {
         let what = Serve {
             tls,
             proxy_protocol: false,
-            limits: accept_limits(loaded),
+            limits: accept_limits(env, loaded),
             metrics: Arc::default(),
             side: Side::Gui,
             stop: self.stopping(),

@@ -9,9 +9,9 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::comms::server::Metrics;
+use crate::comms::server::{Gate, Metrics, WAITS};
 use crate::frontend::Frontend;
-use crate::frontend::admit::{Admission, Gate};
+use crate::frontend::admit::Admission;
 use crate::services::Server;
 use crate::services::forward::Backlog;
 use crate::services::wakes::{BUCKETS, Measured};
@@ -76,40 +76,49 @@ impl Text {
 
 impl Text {
     /// The limits of admission, their use, queue, waits and refusals.
-    fn admission(&mut self, a: &Admission) {
-        let l = a.limits();
-        let gates: [(&str, &Gate, u64); 4] = [
-            ("cpu", &a.cpu, l.slots as u64),
-            ("enrolment", &a.enrolments, l.enrolments),
-            ("client_rate", &a.client_rate, l.client_bytes),
-            ("memory", &a.memory, a.memory_limit()),
+    fn admission(&mut self, a: &Admission, m: &Metrics) {
+        let gates: [(&str, &Gate); 10] = [
+            ("connection", &m.turns),
+            ("upload_rate", &m.rate),
+            ("client_rate", &a.client_rate),
+            ("lookup", &a.lookups),
+            ("stranger", &a.strangers),
+            ("enrolment", &a.enrolments),
+            ("cpu", &a.cpu),
+            ("urgent_cpu", &a.urgent_cpu),
+            ("urgent", &a.urgent),
+            ("memory", &a.memory),
         ];
         let load = |v: &AtomicU64| v.load(Ordering::Relaxed);
-        let mut table = |name: &str, kind: &str, help: &str, of: &dyn Fn(&Gate, u64) -> String| {
+        let mut table = |name: &str, kind: &str, help: &str, of: fn(&Gate) -> &AtomicU64| {
             let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (what, gate, limit) in &gates {
-                let _ = writeln!(self.0, "{name}{{limit=\"{what}\"}} {}", of(gate, *limit));
+            for (what, gate) in &gates {
+                let _ = writeln!(self.0, "{name}{{limit=\"{what}\"}} {}", load(of(gate)));
             }
         };
-        let whole = |n: u64| n.to_string();
-        table("velociraptor_admission_limit", "gauge", "What is set; 0: unlimited.", &|_, n| {
-            whole(n)
+        table("velociraptor_admission_limit", "gauge", "What is set; 0: unlimited.", |g| &g.limit);
+        table("velociraptor_admission_used", "gauge", "In use now.", |g| &g.used);
+        table("velociraptor_admission_waiting", "gauge", "Waiting now.", |g| &g.waiting);
+        table("velociraptor_admission_passed_total", "counter", "Taken.", |g| &g.passed);
+        table("velociraptor_admission_refused_total", "counter", "Told to come again.", |g| {
+            &g.refused
         });
-        table("velociraptor_admission_used", "gauge", "In use now.", &|g, _| whole(load(&g.used)));
-        table("velociraptor_admission_waiting", "gauge", "Waiting now.", &|g, _| {
-            whole(load(&g.waiting))
-        });
-        table("velociraptor_admission_passed_total", "counter", "Taken.", &|g, _| {
-            whole(load(&g.passed))
-        });
-        let help = "What those taken waited, seconds.";
-        table("velociraptor_admission_wait_seconds_total", "counter", help, &|g, _| {
-            (load(&g.waited) as f64 / 1e6).to_string()
-        });
-        table("velociraptor_admission_refused_total", "counter", "Told to come again.", &|g, _| {
-            whole(load(&g.refused))
-        });
-        self.gauge("client_comms_concurrency", "POSTs being worked on.", load(&a.cpu.used));
+        const WAIT: &str = "velociraptor_admission_wait_seconds";
+        let _ = writeln!(self.0, "# HELP {WAIT} What those taken waited.\n# TYPE {WAIT} histogram");
+        for (what, gate) in &gates {
+            let mut sum = 0;
+            for (bound, n) in WAITS.iter().zip(&gate.classes) {
+                sum += load(n);
+                let le = *bound as f64 / 1e6;
+                let _ = writeln!(self.0, "{WAIT}_bucket{{limit=\"{what}\",le=\"{le}\"}} {sum}");
+            }
+            let (all, waited) = (load(&gate.passed), load(&gate.waited) as f64 / 1e6);
+            let _ = writeln!(self.0, "{WAIT}_bucket{{limit=\"{what}\",le=\"+Inf\"}} {all}");
+            let _ = writeln!(self.0, "{WAIT}_sum{{limit=\"{what}\"}} {waited}");
+            let _ = writeln!(self.0, "{WAIT}_count{{limit=\"{what}\"}} {all}");
+        }
+        let working = load(&a.cpu.used) + load(&a.urgent_cpu.used);
+        self.gauge("client_comms_concurrency", "POSTs being worked on.", working);
         self.counter("frontend_timeout_rejections", "POSTs without a slot.", &a.cpu.refused);
     }
 }
@@ -152,6 +161,8 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
     t.gauge("client_comms_current_connections", "Client connections open now.", load(&m.open));
     t.delivery(&server.delivery().measured());
     t.gauge("velociraptor_clients_held", "Clients held for tasks.", server.sessions.len() as u64);
+    let here = server.sessions.by_process().get(&None).copied().unwrap_or(0);
+    t.gauge("velociraptor_readers_held", "Clients held by this process itself.", here as u64);
     t.gauge("velociraptor_websockets", "Client WebSockets open now.", load(&m.websockets));
     t.counter("velociraptor_connections_total", "Connections accepted.", &m.connections);
     t.counter("frontend_loadshed_count", "Connections closed before TLS.", &m.shed);
@@ -173,7 +184,12 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
         &m.service_timeouts,
     );
     t.counter("frontend_receiver_bytes", "Body bytes received from clients.", &m.body_bytes);
-    t.admission(frontend.admission());
+    t.admission(frontend.admission(), m);
+    t.gauge(
+        "velociraptor_sharing_nodes",
+        "Nodes among which the cluster's limits are divided.",
+        server.sharing().into(),
+    );
     let c = &server.counters;
     t.counter("velociraptor_jobs_total", "Messages stored.", &c.jobs);
     t.counter(

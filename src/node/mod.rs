@@ -33,7 +33,9 @@ use crate::comms::server::{
 use crate::comms::tls::{self, Alpn, ClientAuth, ServerOptions};
 use crate::config::{Loaded, NodePlan, NodeRole, model};
 use crate::env::{Env, Side};
-use crate::frontend::{AdmissionLimits, Clients, Frontend, Identity, Limits, SteerLimits, Ways};
+use crate::frontend::{
+    AdmissionLimits, Clients, Frontend, Identity, Limits, SteerLimits, Ways, admit,
+};
 use crate::services::fleet::{Role, standing, steering, term};
 use crate::services::{Options, Server, ServiceError};
 use crate::store::StoreRoot;
@@ -205,13 +207,25 @@ fn http_limits(c: &model::Config) -> HttpLimits {
     }
 }
 
-fn accept_limits(loaded: &Loaded) -> AcceptLimits {
-    let rate = loaded.config.frontend.limits().connections_per_second as u32;
+/// New connections a second for each core, where the configuration says nothing: with
+/// the session that follows, one costs two to three milliseconds of a busy core, so
+/// that a herd leaves about half of the machine to those who are there.
+const CONNECTIONS_PER_CORE: u64 = 200;
+
+/// Cores this process counts on. A simulated run must not depend on the machine.
+fn cores(env: &Env) -> usize {
+    if env.net.simulated() { 4 } else { crate::env::real::cores() }
+}
+
+fn accept_limits(env: &Env, loaded: &Loaded) -> AcceptLimits {
+    let rate = loaded.config.frontend.limits().connections_per_second;
+    let rate = rate.unwrap_or((CONNECTIONS_PER_CORE * cores(env) as u64).min(1000)) as u32;
     let connections = loaded.settings.limits.connections as usize;
     let defaults = AcceptLimits::default();
     AcceptLimits {
         connections_per_second: rate,
-        connection_burst: rate.saturating_mul(10),
+        // As many as a rate of 100, the one that stock writes, may do in ten seconds.
+        connection_burst: rate.saturating_mul(10).min(1000),
         max_connections: if connections > 0 { connections } else { defaults.max_connections },
         ..defaults
     }
@@ -366,12 +380,16 @@ impl Node {
         let what = Serve {
             tls,
             proxy_protocol: loaded.settings.limits.proxy_protocol,
-            limits: accept_limits(loaded),
+            limits: accept_limits(env, loaded),
             metrics: metrics.clone(),
             side: Side::Frontend,
             stop: self.stopping(),
         };
-        let handler = Arc::new(ClientEndpoint::new(Arc::new(Clients(frontend)), endpoint));
+        let handler = ClientEndpoint::new(Arc::new(Clients(frontend.clone())), endpoint);
+        let all = http_limits(c).bytes_per_second;
+        let shares = share(frontend, handler.clone(), all, self.stop.clone());
+        self.run(env, Side::Frontend, shares.boxed());
+        let handler = Arc::new(handler);
         self.run(env, Side::Frontend, serve(env.clone(), listener, what, handler).boxed());
         Ok(metrics)
     }
@@ -404,7 +422,7 @@ impl Node {
         let at = address(c.api.bind_address(), c.api.bind_port(), "API.bind_address")?;
         let listener = env.net.bind(at).await?;
         self.api = Some(listener.local_addr()?);
-        let (stop, limits) = (self.stopping(), accept_limits(loaded));
+        let (stop, limits) = (self.stopping(), accept_limits(env, loaded));
         let served = api.clone();
         let task =
             async move { served.serve(listener, tls, limits, Arc::default(), stop, fleet).await };
@@ -486,6 +504,30 @@ impl Node {
     }
 }
 
+/// Keeps to this node's part of what the whole cluster may take: enrolments, and
+/// `bytes` a second of bodies.
+async fn share(
+    frontend: Arc<Frontend>,
+    endpoint: ClientEndpoint,
+    bytes: u64,
+    stop: CancellationToken,
+) {
+    let mut among = 1;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        let now = frontend.server().sharing();
+        if std::mem::replace(&mut among, now) != now {
+            frontend.admission().share_among(now);
+            endpoint.set_rate(admit::share(bytes, now));
+            tracing::info!(nodes = now, "limits of the cluster are divided anew");
+        }
+    }
+}
+
 /// The frontend of `loaded`, for `server`.
 fn frontend(
     env: &Env,
@@ -495,8 +537,7 @@ fn frontend(
 ) -> anyhow::Result<Arc<Frontend>> {
     let c = &loaded.config;
     let l = c.frontend.limits();
-    // A simulated run must not depend on the machine.
-    let cores = if env.net.simulated() { 4 } else { crate::env::real::cores() };
+    let cores = cores(env);
     let defaults = AdmissionLimits::default();
     let admission = AdmissionLimits {
         slots: l.concurrency.map_or(2 * cores, |n| n as usize),
@@ -504,6 +545,7 @@ fn frontend(
         enrolments: l.enrollments_per_second,
         client_bytes: l.per_client_upload_rate.unwrap_or(0),
         memory: l.memory.unwrap_or(0),
+        ..defaults
     };
     let drain = &loaded.settings.drain;
     let ways = || Ways::new(c.frontend.hostname(), c.frontend.bind_port(), &c.client.server_urls);

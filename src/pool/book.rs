@@ -36,6 +36,8 @@ pub struct Sums {
     pub rows: AtomicU64,
     /// Rows of events and other messages acknowledged.
     pub events: AtomicU64,
+    /// Bytes of them, as JSON.
+    pub event_bytes: AtomicU64,
     /// Bytes of files acknowledged.
     pub bytes: AtomicU64,
     /// Processes that ended and started again.
@@ -123,7 +125,9 @@ impl Watch for Client {
         let rows = message.vql_response.as_ref().map_or(0, |r| r.total_rows);
         let is_flow = message.session_id.starts_with("F.") && message.session_id.len() > 12;
         if !is_flow {
+            let bytes = message.vql_response.as_ref().map_or(0, |r| r.jsonl_response.len() as u64);
             self.sums.events.fetch_add(rows, Ordering::Relaxed);
+            self.sums.event_bytes.fetch_add(bytes, Ordering::Relaxed);
             return;
         }
         // Of the file: what is sent may be compressed, and noise grows by that.

@@ -9,6 +9,7 @@
 mod api;
 mod audit;
 mod book;
+mod flood;
 mod keys;
 mod persona;
 mod report;
@@ -32,6 +33,7 @@ use crate::plugins::common::Host;
 pub use api::Api;
 pub use audit::audit;
 pub use book::Book;
+pub use flood::Flood;
 pub use keys::{KeysError, keys};
 pub use persona::Persona;
 pub use report::{Latency, Report};
@@ -52,6 +54,8 @@ pub struct Options {
     /// Mean time after which a client's process ends and a new one starts, with
     /// the same key and without its memory; `None` keeps them.
     pub churn: Option<Duration>,
+    /// What they always have to send, if anything, and bytes of a POST of it.
+    pub flood: Option<(Arc<Flood>, u64)>,
 }
 
 /// Starts the clients, one for each key, and leaves them running until `stop`; they
@@ -80,6 +84,7 @@ pub fn start(
             },
             registry: registry.clone(),
             churn: options.churn,
+            flood: options.flood.clone(),
             watch: book.client(&id),
             key,
             id,
@@ -106,6 +111,7 @@ struct Virtual {
     host: Host,
     registry: Arc<vql::Registry>,
     churn: Option<Duration>,
+    flood: Option<(Arc<Flood>, u64)>,
     watch: Arc<book::Client>,
     key: PrivateKey,
     id: String,
@@ -114,8 +120,15 @@ struct Virtual {
 impl Virtual {
     async fn live(&self, stop: &CancellationToken) {
         // What was not acknowledged survives the process, as in a buffer on disk.
-        let out = Outbox::new(Buffer::memory(BUFFER), self.settings.max_upload_size);
+        let (room, post) = match &self.flood {
+            Some((_, post)) => (2 * post, *post),
+            None => (BUFFER, self.settings.max_upload_size),
+        };
+        let out = Outbox::new(Buffer::memory(room), post);
         let out = Arc::new(out.watched(self.watch.clone()));
+        if let Some((flood, _)) = &self.flood {
+            self.env.spawn(flood.clone().fill(self.env.clone(), out.clone(), stop.clone()));
+        }
         while !stop.is_cancelled() {
             let mut writeback = Writeback::in_memory(self.env.fs.clone());
             writeback.set_identity(&self.key.to_pem(), &self.id, self.host.started);

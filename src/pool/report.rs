@@ -74,6 +74,8 @@ pub struct Report {
     pub rows: u64,
     /// Rows of events acknowledged.
     pub event_rows: u64,
+    /// Bytes of them, as JSON.
+    pub event_bytes: u64,
     /// Bytes of files acknowledged.
     pub uploaded_bytes: u64,
     /// From the call for a task to the server's answer that it is durable.
@@ -107,6 +109,7 @@ impl Report {
             collections_complete: get(&s.complete),
             rows: get(&s.rows),
             event_rows: get(&s.events),
+            event_bytes: get(&s.event_bytes),
             uploaded_bytes: get(&s.bytes),
             call: Latency::of(all.values().map(|t| t.answered - t.called).collect()),
             receipt: Latency::of(received.iter().map(|(t, at)| *at - t.called).collect()),

@@ -1,7 +1,7 @@
 //! The server as one value: what every frontend, API call and query works on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -277,6 +277,8 @@ pub struct Server {
     pub mails: super::mail::Mails,
     /// Archives being made.
     pub exports: super::exports::Exports,
+    /// Among how many nodes limits of the whole cluster are divided.
+    sharing: AtomicU32,
     /// Users and their rights.
     pub users: Users,
     /// Artifact definitions of the root organisation.
@@ -367,6 +369,7 @@ impl Server {
                 Role::Master => &options.forward,
                 Role::Minion => &[],
             })),
+            sharing: AtomicU32::new(1),
             users: Users::new(
                 decided.clone(),
                 options.reserved_users.iter().cloned(),
@@ -413,6 +416,17 @@ impl Server {
     /// The name of this process.
     pub fn process(&self) -> ProcessId {
         ProcessId::new(self.options.node.as_str(), self.epoch.name())
+    }
+
+    /// Among how many nodes, this one included, the limits of the whole cluster are
+    /// divided now; 1 on a single server, and on a minion without its master.
+    pub fn sharing(&self) -> u32 {
+        self.sharing.load(Ordering::Relaxed)
+    }
+
+    /// From now on limits are divided among so many nodes.
+    pub fn share_among(&self, nodes: u32) {
+        self.sharing.store(nodes.max(1), Ordering::Relaxed);
     }
 
     /// On a minion: what it does for its master. `None` on a master.

@@ -22,6 +22,7 @@ struct State {
     faults: Vec<String>,
     /// Calls that change something until the process is dead; `None` for any number.
     life: Option<u64>,
+    read_only: bool,
 }
 
 impl State {
@@ -56,6 +57,11 @@ impl Faulty {
     pub fn leave(&self, n: Option<u64>) {
         let mut s = self.state();
         s.limit = n.map(|n| s.used() + n);
+    }
+
+    /// Whether the store is mounted read-only from now on, as far as asking tells.
+    pub fn set_read_only(&self, on: bool) {
+        self.state().read_only = on;
     }
 
     /// The process is killed after `n` more calls that change something: nothing it
@@ -180,8 +186,11 @@ impl FileSystem for Faulty {
 
     fn free_space<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<u64>> {
         let s = self.state();
-        let free = s.limit.map_or(1 << 40, |l| l.saturating_sub(s.used()));
-        async move { Ok(free) }.boxed()
+        let free = match s.read_only {
+            true => Err(ErrorKind::ReadOnlyFilesystem.into()),
+            false => Ok(s.limit.map_or(1 << 40, |l| l.saturating_sub(s.used()))),
+        };
+        async move { free }.boxed()
     }
 }
 

@@ -1,7 +1,7 @@
 //! How an agent judges a server's TLS certificate. The outer layer only: who
 //! the server is, is settled by `server.pem`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -49,26 +49,26 @@ struct Judge {
     mode: Verification,
     thumbprints: Vec<Thumbprint>,
     ca: RootCertStore,
-    all: RootCertStore,
+    /// The deployment's and the configured ones.
+    configured: RootCertStore,
+    native: bool,
+    /// The same with those of the operating system: hundreds of kilobytes, and
+    /// milliseconds to read, for the few servers that the CA did not certify.
+    all: OnceLock<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
 
 /// TLS for dialling frontends by the rules of `c`.
 pub(super) fn client_config(env: &Env, c: &ConnectorConfig) -> Result<Arc<ClientConfig>, TlsError> {
     let ca = tls::roots([c.ca_certificate.as_str()])?;
-    let mut all = tls::roots([c.ca_certificate.as_str(), c.root_certs.as_str()])?;
-    if c.native_roots {
-        let native = rustls_native_certs::load_native_certs();
-        for e in &native.errors {
-            tracing::debug!(error = %e, "system certificates");
-        }
-        all.add_parsable_certificates(native.certs);
-    }
+    let configured = tls::roots([c.ca_certificate.as_str(), c.root_certs.as_str()])?;
     let judge = Judge {
         mode: c.verification,
         thumbprints: c.thumbprints.clone(),
         ca,
-        all,
+        configured,
+        native: c.native_roots,
+        all: OnceLock::new(),
         provider: env.crypto.clone(),
     };
     let b = ClientConfig::builder_with_details(env.crypto.clone(), tls::wall_clock(env))
@@ -82,6 +82,23 @@ pub(super) fn client_config(env: &Env, c: &ConnectorConfig) -> Result<Arc<Client
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+impl Judge {
+    fn all(&self) -> &RootCertStore {
+        if !self.native {
+            return &self.configured;
+        }
+        self.all.get_or_init(|| {
+            let native = rustls_native_certs::load_native_certs();
+            for e in &native.errors {
+                tracing::debug!(error = %e, "system certificates");
+            }
+            let mut all = self.configured.clone();
+            all.add_parsable_certificates(native.certs);
+            all
+        })
+    }
 }
 
 impl ServerCertVerifier for Judge {
@@ -110,7 +127,7 @@ impl ServerCertVerifier for Judge {
         if signed(&self.ca).is_ok() {
             return Ok(ServerCertVerified::assertion());
         }
-        signed(&self.all)?;
+        signed(self.all())?;
         verify_server_name(&cert, name)?;
         Ok(ServerCertVerified::assertion())
     }

@@ -1,5 +1,9 @@
-//! One accept loop for client comms, gRPC and the GUI: shedding and limits come
-//! before TLS, TLS before HTTP. Knows nothing of what is served.
+//! One accept loop for client comms, gRPC and the GUI: queue, shedding and limits
+//! come before TLS, TLS before HTTP. Knows nothing of what is served.
+//!
+//! A connection over the rate waits for its turn, which costs a socket and a timer,
+//! and no computing: clients that were closed instead would be back at once, twice,
+//! and then stay away for a minute and more.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +20,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::limits::{AcceptLimits, Gauge, Metrics, TokenBucket};
+use super::gate::Count;
+use super::limits::{AcceptLimits, Metrics};
+use super::pace::Pacer;
 use super::proxy;
 use crate::env::{Conn, Env, Listener, Side};
 
@@ -88,7 +94,10 @@ pub async fn serve(
     let Serve { tls, proxy_protocol, limits, metrics, side, stop } = serve;
     let acceptor = tls.map(TlsAcceptor::from);
     let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
-    let mut bucket = TokenBucket::new(limits.connections_per_second, limits.connection_burst);
+    // The one whose turn it is goes too, so one less may come before.
+    let burst = limits.connection_burst.saturating_sub(1);
+    let rate = Pacer::new(limits.connections_per_second.into(), burst.into());
+    metrics.turns.limit.store(limits.connections_per_second.into(), Ordering::Relaxed);
     let tracker = TaskTracker::new();
     let cut = CancellationToken::new();
     loop {
@@ -105,9 +114,11 @@ pub async fn serve(
                 continue;
             }
         };
-        let slot = slots.clone().try_acquire_owned();
-        let (Ok(slot), true) = (slot, bucket.take()) else {
+        let slot = slots.clone().try_acquire_owned().ok();
+        let turn = slot.and_then(|s| Some((s, rate.reserve(1, limits.connection_wait)?)));
+        let Some((slot, turn)) = turn else {
             Metrics::add(&metrics.shed, 1);
+            metrics.turns.refuse();
             tracing::debug!(peer = %tcp_peer, "connection shed");
             continue; // dropping the stream refuses the peer before TLS costs anything
         };
@@ -116,7 +127,12 @@ pub async fn serve(
         let (drain, cut, tasks) = (stop.token.clone(), cut.clone(), env.tasks.clone());
         let task = async move {
             let _slot = slot;
-            let _open = Gauge::new(&metrics.open);
+            let _open = Count::of(&metrics.open);
+            tokio::select! {
+                biased;
+                () = drain.cancelled(), if !turn.is_zero() => return,
+                () = metrics.turns.wait(turn) => {}
+            }
             let ready = timeout(
                 limits.handshake_timeout,
                 prepare(tcp, tcp_peer, id, acceptor.as_ref(), proxy_protocol, drain),

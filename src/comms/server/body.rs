@@ -24,8 +24,13 @@ pub(super) const FREE: u64 = 16 << 10;
 const FIRST: u64 = 64 << 10;
 /// How much of an oversize body is kept for quarantine.
 pub(super) const PREFIX: usize = 64 << 10;
-/// Step of charges when the length is not known.
+/// Largest step of charges when the length is not known.
 pub(super) const STEP: u64 = 256 << 10;
+/// A body that comes more slowly than this, bytes a second, is not charged in full:
+/// who sends slowly takes room for what it has sent, and not for what it may send.
+const PACE: u64 = 16 << 10;
+/// How often it is looked whether a body keeps that pace.
+const PACE_EVERY: Duration = Duration::from_secs(2);
 /// Longest chunk-size line or trailer section.
 const MAX_LINE: usize = 8 << 10;
 
@@ -126,10 +131,15 @@ impl Budget {
         Self { bytes: Arc::new(Semaphore::new(all as usize)), all, wait: limits.budget_wait }
     }
 
+    /// Makes `charge` one of `n` bytes in all; false if they were not free in time.
+    async fn charge_up_to(&self, charge: &mut Charge, n: u64) -> bool {
+        let held = charge.bytes();
+        n <= held || self.charge(charge, n - held).await
+    }
+
     /// Adds `n` bytes to `charge`; false if they were not free in time.
     pub(super) async fn charge(&self, charge: &mut Charge, n: u64) -> bool {
-        let held: usize = charge.0.iter().map(|p| p.num_permits()).sum();
-        let most = u64::from(self.all).saturating_sub(held as u64);
+        let most = u64::from(self.all).saturating_sub(charge.bytes());
         let n = u32::try_from(n.min(most)).unwrap_or(self.all);
         if n == 0 {
             return true;
@@ -173,21 +183,51 @@ async fn sized(
         read_until(wire, &mut body, PREFIX.min(limits.max_body as usize), limits.read_idle).await?;
         return Err(BodyError::Oversize(body.freeze()));
     }
-    let first = n.min(FIRST);
-    if n > FREE && !budget.charge(&mut charge, first).await {
-        return Err(BodyError::Budget);
-    }
-    read_until(wire, &mut body, first as usize, limits.read_idle).await?;
-    if n > first {
-        if !budget.charge(&mut charge, n - first).await {
-            return Err(BodyError::Budget);
-        }
+    if n <= FREE {
         read_until(wire, &mut body, n as usize, limits.read_idle).await?;
+        return Ok((body.freeze(), charge));
+    }
+    let mut looked = (Instant::now(), 0u64);
+    let mut idle_since = looked.0;
+    let mut keeps_pace = true;
+    while (body.len() as u64) < n {
+        let came = body.len() as u64;
+        let next = match came {
+            0 => FREE,
+            _ if came >= FIRST && keeps_pace => n,
+            _ => n.min(2 * came.max(FREE)),
+        };
+        if next > FREE {
+            if !budget.charge_up_to(&mut charge, next).await {
+                return Err(BodyError::Budget);
+            }
+            // Nothing was read meanwhile.
+            (looked, idle_since) = ((Instant::now(), came), Instant::now());
+        }
+        body.reserve((next - came) as usize);
+        while (body.len() as u64) < next {
+            let idle = (idle_since + limits.read_idle).saturating_duration_since(Instant::now());
+            let read = read_until(wire, &mut body, next as usize, idle);
+            if let Ok(done) = timeout_at(looked.0 + PACE_EVERY, read).await {
+                done?;
+                continue;
+            }
+            let came = body.len() as u64;
+            keeps_pace = came - looked.1 >= PACE * PACE_EVERY.as_secs();
+            if came > looked.1 {
+                idle_since = Instant::now();
+            }
+            looked = (Instant::now(), came);
+            if !keeps_pace && next == n && n > came {
+                charge.keep(came);
+                break;
+            }
+        }
     }
     Ok((body.freeze(), charge))
 }
 
-/// Extends `body` to `len` bytes.
+/// Extends `body` to `len` bytes. Safe to drop at any time: what came is in `body`.
 async fn read_until(
     wire: &mut Wire,
     body: &mut BytesMut,
@@ -249,10 +289,11 @@ async fn chunked(
             }
             let n = wire.input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             while (body.len() + n) as u64 > charged {
-                if !budget.charge(&mut charge, STEP).await {
+                let step = (body.len() as u64).clamp(FREE, STEP);
+                if !budget.charge(&mut charge, step).await {
                     return Err(BodyError::Budget);
                 }
-                charged += STEP;
+                charged += step;
             }
             body.extend_from_slice(&wire.input[..n]);
             wire.input.advance(n);
@@ -369,6 +410,59 @@ mod tests {
         let e = read(&mut w, Framing::Chunked, &l, &b).await.unwrap_err();
         assert!(matches!(e, BodyError::Malformed));
         assert_eq!(b.bytes.available_permits(), 1 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_trickles_takes_no_room_from_those_who_send() {
+        const LEN: u64 = 5 << 20;
+        let l = HttpLimits { body_budget: 64 << 20, ..Default::default() };
+        let b = Budget::new(&l);
+        // Each begins as a large upload does, and then sends a byte every ten seconds.
+        let mut tasks = Vec::new();
+        for _ in 0..60 {
+            let (a, mut peer) = tokio::io::duplex(256 << 10);
+            tokio::spawn(async move {
+                peer.write_all(&[7; 70 << 10]).await.unwrap();
+                while peer.write_all(&[7]).await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                }
+            });
+            let (l, b) = (l.clone(), b.clone());
+            tasks.push(tokio::spawn(async move {
+                let mut w = Wire::new(Box::pin(a));
+                read(&mut w, Framing::Sized(LEN), &l, &b).await.map(|_| ())
+            }));
+        }
+        tokio::time::sleep(Duration::from_secs(18)).await;
+        let taken = (64 << 20) - b.bytes.available_permits() as u64;
+        assert!(taken <= 60 * (150 << 10), "{taken} bytes are taken for 60 × 70 KiB");
+        let mut w = feed(vec![vec![7; 2 << 20]]).await;
+        let began = Instant::now();
+        let (body, charge) = read(&mut w, Framing::Sized(2 << 20), &l, &b).await.unwrap();
+        assert_eq!((body.len(), began.elapsed()), (2 << 20, Duration::ZERO));
+        assert_eq!(charge.bytes(), 2 << 20);
+        // They end as every body does that takes longer than the limit.
+        for t in tasks {
+            assert!(matches!(t.await.unwrap(), Err(BodyError::Io(_) | BodyError::Budget)));
+        }
+        drop(charge);
+        assert_eq!(b.bytes.available_permits(), 64 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_line_is_served_to_the_end() {
+        let (a, mut peer) = tokio::io::duplex(64 << 10);
+        tokio::spawn(async move {
+            for _ in 0..300 {
+                peer.write_all(&[7; 2 << 10]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let l = limits();
+        let b = Budget::new(&l);
+        let mut w = Wire::new(Box::pin(a));
+        let (body, charge) = read(&mut w, Framing::Sized(600 << 10), &l, &b).await.unwrap();
+        assert_eq!((body.len(), charge.bytes()), (600 << 10, 600 << 10));
     }
 
     #[tokio::test(start_paused = true)]

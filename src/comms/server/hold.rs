@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Wire;
+use super::gate::Count;
 use super::http::{self, Next};
-use super::limits::Gauge;
 use super::router::Shared;
 use super::service::{End, Hold, Proof, Push, ReaderSession};
 use crate::comms::PAD;
@@ -89,7 +89,7 @@ pub(super) async fn poll(
 ) -> Next {
     let Hold { first, mut pushes, deadline, session } = hold;
     let mut fate = Fate::new(session);
-    let _held = Gauge::new(&shared.endpoint.metrics.held);
+    let _held = Count::of(&shared.endpoint.metrics.held);
     let l = &shared.endpoint.limits;
     let next = |keep: bool| if keep { Next::Again } else { Next::Close };
     if let Some(body) = first {
@@ -136,7 +136,7 @@ pub(super) async fn poll(
                     // A task handed over at this very moment still goes.
                     pushes.close();
                     match pushes.try_recv() {
-                        Ok(Push::Task { seq, body }) => Step::Reply(seq, body),
+                        Some(Push::Task { seq, body }) => Step::Reply(seq, body),
                         _ => Step::Finish(End::Ended),
                     }
                 } else {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Accepted;
@@ -271,11 +271,11 @@ pub(super) async fn turn(shared: &Shared, len: usize) -> Result<(), Answer> {
     }
     match shared.pacer.reserve(len as u64, l.budget_wait) {
         Some(wait) => {
-            sleep(wait).await;
+            shared.endpoint.metrics.rate.wait(wait).await;
             Ok(())
         }
         None => {
-            Metrics::add(&shared.endpoint.metrics.budget_refusals, 1);
+            shared.endpoint.metrics.rate.refuse();
             Err(Answer::Status(500, "Over the upload rate".into()))
         }
     }

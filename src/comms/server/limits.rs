@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use super::gate::Gate;
 
 /// Limits of a listening socket.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,10 @@ pub struct AcceptLimits {
     pub connections_per_second: u32,
     /// New connections accepted at once after a quiet time.
     pub connection_burst: u32,
-    /// From accept to the end of the PROXY header and TLS handshake.
+    /// How long one beyond that waits for its turn, before TLS; those for whom it
+    /// would take longer are closed.
+    pub connection_wait: Duration,
+    /// From its turn to the end of the PROXY header and TLS handshake.
     pub handshake_timeout: Duration,
 }
 
@@ -24,6 +27,7 @@ impl Default for AcceptLimits {
             max_connections: 100_000,
             connections_per_second: 100,
             connection_burst: 1_000,
+            connection_wait: Duration::from_secs(20),
             handshake_timeout: Duration::from_secs(20),
         }
     }
@@ -97,12 +101,16 @@ pub struct Metrics {
     pub open: AtomicU64,
     /// Closed before TLS: rate or number of connections.
     pub shed: AtomicU64,
+    /// Turns under the connection rate.
+    pub turns: Gate,
     /// TLS or PROXY header failed or took too long.
     pub handshake_failures: AtomicU64,
     /// HTTP requests and WebSocket messages.
     pub requests: AtomicU64,
-    /// Requests refused because the body budget stayed full, or the rate.
+    /// Requests refused because the body budget stayed full.
     pub budget_refusals: AtomicU64,
+    /// Turns of bodies under the upload rate.
+    pub rate: Gate,
     /// Bodies over the limit.
     pub oversize: AtomicU64,
     /// Requests whose service did not answer in time.
@@ -118,72 +126,5 @@ pub struct Metrics {
 impl Metrics {
     pub(super) fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
-    }
-}
-
-/// Keeps a "now" counter right however a task ends.
-pub(super) struct Gauge<'a>(&'a AtomicU64);
-
-impl<'a> Gauge<'a> {
-    pub(super) fn new(counter: &'a AtomicU64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Gauge<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A token bucket on `tokio::time`.
-#[derive(Debug)]
-pub struct TokenBucket {
-    /// Tokens a second; 0 never refuses.
-    rate: u32,
-    burst: f64,
-    tokens: f64,
-    at: Instant,
-}
-
-impl TokenBucket {
-    /// A full bucket of `burst` tokens (at least one), refilled at `rate`/s.
-    pub fn new(rate: u32, burst: u32) -> Self {
-        let burst = f64::from(burst.max(1));
-        Self { rate, burst, tokens: burst, at: Instant::now() }
-    }
-
-    /// Takes a token if there is one.
-    pub fn take(&mut self) -> bool {
-        if self.rate == 0 {
-            return true;
-        }
-        let now = Instant::now();
-        let gained = now.duration_since(self.at).as_secs_f64() * f64::from(self.rate);
-        self.tokens = (self.tokens + gained).min(self.burst);
-        self.at = now;
-        if self.tokens < 1.0 {
-            return false;
-        }
-        self.tokens -= 1.0;
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn bucket_holds_its_rate() {
-        let mut b = TokenBucket::new(10, 5);
-        assert_eq!((0..20).filter(|_| b.take()).count(), 5);
-        tokio::time::advance(Duration::from_millis(310)).await;
-        assert_eq!((0..20).filter(|_| b.take()).count(), 3);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!((0..20).filter(|_| b.take()).count(), 5);
-        let mut free = TokenBucket::new(0, 1);
-        assert!((0..1000).all(|_| free.take()));
     }
 }

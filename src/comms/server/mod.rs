@@ -8,20 +8,24 @@ mod accept;
 mod body;
 #[doc(hidden)]
 pub mod fuzz;
+mod gate;
 mod head;
 mod hold;
 mod http;
 mod limits;
 mod pace;
 mod proxy;
+mod pushes;
 mod router;
 mod service;
 mod socket;
 mod web;
 
 pub use accept::{Accepted, ConnHandler, Serve, Stop, serve};
-pub use limits::{AcceptLimits, HttpLimits, Metrics, TokenBucket};
+pub use gate::{Count, Gate, WAITS};
+pub use limits::{AcceptLimits, HttpLimits, Metrics};
 pub use pace::Pacer;
+pub use pushes::{Pusher, Pushes, ReaderGone, pushes};
 pub use router::{ClientEndpoint, Endpoint};
 pub use service::{
     Answer, Charge, ClientService, End, Hold, Oversize, Proof, PublicFile, Push, ReaderAnswer,

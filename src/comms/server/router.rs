@@ -1,6 +1,7 @@
 //! Which path is which endpoint, and the handler of client connections.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
 
@@ -44,7 +45,15 @@ impl ClientEndpoint {
     pub fn new(service: Arc<dyn ClientService>, endpoint: Endpoint) -> Self {
         let budget = Budget::new(&endpoint.limits);
         let pacer = Pacer::new(endpoint.limits.bytes_per_second, BURST);
-        Self(Arc::new(Shared { service, endpoint, budget, pacer }))
+        let this = Self(Arc::new(Shared { service, endpoint, budget, pacer }));
+        this.set_rate(this.0.endpoint.limits.bytes_per_second);
+        this
+    }
+
+    /// Takes so many bytes of bodies a second from now on; 0 is unlimited.
+    pub fn set_rate(&self, bytes: u64) {
+        self.0.pacer.set_rate(bytes);
+        self.0.endpoint.metrics.rate.limit.store(bytes, Ordering::Relaxed);
     }
 }
 

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::pushes::Pushes;
 use crate::comms::Channel;
 
 /// How a request arrived.
@@ -54,6 +55,28 @@ pub struct RequestHead {
 /// as the body (or what is made of it) is in memory.
 #[derive(Debug, Default)]
 pub struct Charge(pub(super) Vec<OwnedSemaphorePermit>);
+
+impl Charge {
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|p| p.num_permits() as u64).sum()
+    }
+
+    /// Gives back all but `n` bytes.
+    pub(super) fn keep(&mut self, n: u64) {
+        let mut excess = self.bytes().saturating_sub(n);
+        while excess > 0 {
+            let Some(last) = self.0.last_mut() else { return };
+            let held = last.num_permits() as u64;
+            if held > excess {
+                drop(last.split(excess as usize));
+                return;
+            }
+            self.0.pop();
+            excess -= held;
+        }
+    }
+}
 
 /// One client message.
 #[derive(Debug)]
@@ -100,7 +123,7 @@ pub struct Hold {
     /// Tasks known already; sent at once, as sequence number 0.
     pub first: Option<Bytes>,
     /// What to send later. When all senders are gone it ends like [`Push::End`].
-    pub pushes: mpsc::Receiver<Push>,
+    pub pushes: Pushes,
     /// When an HTTP poll ends with a pad. Ignored for WebSocket.
     pub deadline: Instant,
     /// Told what became of it.

@@ -11,14 +11,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::io::{ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{FREE, PREFIX, STEP, Wire};
+use super::gate::Count;
 use super::hold::Fate;
 use super::http::{late, turn, within};
-use super::limits::{Gauge, Metrics};
+use super::limits::Metrics;
+use super::pushes::Pushes;
 use super::router::Shared;
 use super::service::{
     Answer, Charge, End, Hold, Oversize, Push, ReaderAnswer, ReaderSession, Request, RequestHead,
@@ -43,9 +44,9 @@ enum Said {
 
 /// A held reader's state.
 struct Held<'a> {
-    pushes: mpsc::Receiver<Push>,
+    pushes: Pushes,
     fate: Fate,
-    _gauge: Gauge<'a>,
+    _gauge: Count<'a>,
 }
 
 struct Socket<'a> {
@@ -63,7 +64,7 @@ pub(super) async fn run(
     head: Option<RequestHead>,
 ) {
     let l = &shared.endpoint.limits;
-    let _open = Gauge::new(&shared.endpoint.metrics.websockets);
+    let _open = Count::of(&shared.endpoint.metrics.websockets);
     let (r, w) = tokio::io::split(wire.io);
     let charging = Charging {
         budget: shared.budget.bytes.clone(),
@@ -261,7 +262,7 @@ impl<'a> Socket<'a> {
         let reader = self.head.as_ref().is_some_and(|h| h.channel == Channel::Reader);
         match said {
             Said::Hold(Hold { first, pushes, session, .. }) => {
-                let gauge = Gauge::new(&self.shared.endpoint.metrics.held);
+                let gauge = Count::of(&self.shared.endpoint.metrics.held);
                 *held = Some(Held { pushes, fate: Fate::new(session), _gauge: gauge });
                 match first {
                     Some(body) => self.task(0, body, held).await,

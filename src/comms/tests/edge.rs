@@ -103,6 +103,7 @@ async fn rate_number_and_silence_are_shed_before_tls() {
         max_connections: 3,
         connections_per_second: 2,
         connection_burst: 4,
+        connection_wait: Duration::ZERO,
         handshake_timeout: Duration::from_secs(7),
     };
     let tls = Some(pki.server_tls(&env, false, false));
@@ -122,6 +123,49 @@ async fn rate_number_and_silence_are_shed_before_tls() {
         open += u32::from(tls_connect(&env, &pki, &s, false, None).await.is_ok());
     }
     assert_eq!((open, count(&s.metrics.shed)), (4, 3), "rate");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_herd_waits_for_its_turns_before_tls() {
+    let (env, pki) = (memory(), Pki::new());
+    let accept = AcceptLimits {
+        connections_per_second: 10,
+        connection_burst: 5,
+        connection_wait: Duration::from_secs(3),
+        ..AcceptLimits::default()
+    };
+    let tls = Some(pki.server_tls(&env, false, false));
+    let s = Arc::new(start(&env, Setup { tls, accept, ..Setup::default() }).await);
+    let pki = Arc::new(pki);
+    let t = Instant::now();
+    let come = |_| {
+        let (env, pki, s) = (env.clone(), pki.clone(), s.clone());
+        tokio::spawn(async move {
+            let up = tls_connect(&env, &pki, &s, false, None).await.is_ok();
+            (up, t.elapsed().as_millis())
+        })
+    };
+    let all: Vec<_> = (0..60).map(come).collect();
+    let mut up = Vec::new();
+    for one in all {
+        let (ok, at) = one.await.unwrap();
+        match ok {
+            true => up.push(at),
+            false => assert!(at < 100, "those who would wait too long are told at once: {at}"),
+        }
+    }
+    up.sort_unstable();
+    // Five at once, then ten a second for as long as they may wait.
+    assert!((34..=36).contains(&up.len()), "{}", up.len());
+    assert!(up[..4].iter().all(|at| *at < 50), "{up:?}");
+    let most = up.iter().map(|at| up.iter().filter(|o| (*at..at + 1000).contains(o)).count());
+    assert!(most.max() <= Some(15), "a burst and a second's worth at most: {up:?}");
+    assert!(up.last().is_some_and(|at| (2900..3300).contains(at)), "{up:?}");
+    let turns = &s.metrics.turns;
+    let count = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
+    assert_eq!((count(&turns.passed), count(&turns.waiting)), (up.len() as u64, 0));
+    assert_eq!(count(&turns.refused), 60 - up.len() as u64);
+    assert!(count(&turns.waited) > 30_000_000);
 }
 
 #[tokio::test(start_paused = true)]

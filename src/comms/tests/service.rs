@@ -7,12 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::comms::server::{
-    Answer, ClientService, End, Hold, Oversize, Proof, PublicFile, Push, ReaderAnswer,
-    ReaderSession, Request, RequestHead,
+    Answer, ClientService, End, Hold, Oversize, Proof, PublicFile, Pusher, ReaderAnswer,
+    ReaderSession, Request, RequestHead, pushes,
 };
 
 /// What a service was told.
@@ -81,16 +80,12 @@ impl Script {
     }
 
     /// Makes the next reader wait; what to push and what it was told.
-    pub(crate) fn hold(
-        &self,
-        first: Option<&'static [u8]>,
-        secs: u64,
-    ) -> (mpsc::Sender<Push>, Arc<Log>) {
-        let (tx, pushes) = mpsc::channel(8);
+    pub(crate) fn hold(&self, first: Option<&'static [u8]>, secs: u64) -> (Pusher, Arc<Log>) {
+        let (tx, queue) = pushes(8);
         let log = Arc::new(Log::default());
         let hold = Hold {
             first: first.map(Bytes::from_static),
-            pushes,
+            pushes: queue,
             deadline: Instant::now() + Duration::from_secs(secs),
             session: log.clone(),
         };

@@ -60,7 +60,7 @@ pub struct Charging {
     pub all: u32,
     /// Bytes of a message that are free.
     pub free: u64,
-    /// Size of one charge.
+    /// Largest size of one charge.
     pub step: u64,
     /// Longest wait for a charge.
     pub wait: Duration,
@@ -141,11 +141,13 @@ impl<R: AsyncRead + Unpin> WsReader<R> {
         }
         let held: usize = m.permits.iter().map(|p| p.num_permits()).sum();
         let room = u64::from(c.all).saturating_sub(held as u64);
-        let n = u32::try_from(c.step.min(room)).unwrap_or(u32::MAX);
+        // In proportion to what has come: who trickles takes little.
+        let step = (m.data.len() as u64).clamp(c.free.min(c.step), c.step);
+        let n = u32::try_from(step.min(room)).unwrap_or(u32::MAX);
         match timeout(c.wait, c.budget.clone().acquire_many_owned(n)).await {
             Ok(Ok(p)) => {
                 m.permits.push(p);
-                m.charged = c.free.max(m.charged) + c.step;
+                m.charged = c.free.max(m.charged) + step;
             }
             _ => {
                 m.keep = Keep::NoRoom;

@@ -210,8 +210,8 @@ pub struct Resources {
 /// The limits of one frontend in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// New connections a second.
-    pub connections_per_second: u64,
+    /// New connections a second; `None` leaves it to the number of cores.
+    pub connections_per_second: Option<u64>,
     /// Hunt recruitment a second, the whole cluster together.
     pub notifications_per_second: u64,
     /// Enrolments and key look-ups a second.
@@ -267,7 +267,7 @@ impl FrontendConfig {
         let firsti = |a: i64, b: i64| if a > 0 { a as u64 } else { b.max(0) as u64 };
         let upload = first(r.max_upload_size, self.max_upload_size);
         Limits {
-            connections_per_second: or(r.connections_per_second, 100).min(1000),
+            connections_per_second: some(r.connections_per_second.min(1000)),
             notifications_per_second: or(r.notifications_per_second, 100),
             enrollments_per_second: or(r.enrollments_per_second.max(0) as u64, 100),
             concurrency: some(first(r.concurrency, self.concurrency)),

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use velociraptor_proto::fleet::{
-    Forget, Hello, OrgFact, Orgs, Recall, Refused, Release, Report, SessionChange, Steer, Tasks,
-    UpBeat, Welcome, report, session_change,
+    Forget, Hello, OrgFact, Orgs, Recall, Refused, Release, Report, SessionChange, Sharing, Steer,
+    Tasks, UpBeat, Welcome, report, session_change,
 };
 
 use super::steering;
@@ -65,6 +65,8 @@ struct Node {
     doubted: bool,
     /// What it was told to do with its clients.
     steer: Option<Steer>,
+    /// Among how many nodes it was told to divide limits, on this stream.
+    told: u32,
 }
 
 /// What is known of a minion.
@@ -226,6 +228,7 @@ impl Hub {
                 },
                 () = tokio::time::sleep(TICK) => {}
             }
+            self.share();
             self.doubt_unreachable();
             self.steer();
             self.release().await;
@@ -290,6 +293,22 @@ impl Hub {
             if let Err(e) = down.try_send(FromMaster::Steer(steer)) {
                 n.steer = None;
                 tracing::debug!(node = %p, error = %e, "not told which nodes take clients");
+            }
+        }
+    }
+
+    /// Divides the limits of the whole cluster among the nodes that are there, this
+    /// one with them.
+    fn share(&self) {
+        let mut all = self.nodes();
+        let minions = all.values().filter(|n| n.downlink.is_some()).count();
+        let nodes = u32::try_from(minions).unwrap_or(u32::MAX).saturating_add(1);
+        self.server.share_among(nodes);
+        for n in all.values_mut().filter(|n| n.told != nodes) {
+            let Some(d) = &n.downlink else { continue };
+            match d.try_send(FromMaster::Sharing(Sharing { nodes })) {
+                Ok(()) => n.told = nodes,
+                Err(e) => tracing::debug!(node = %d.to(), error = %e, "told again"),
             }
         }
     }
@@ -557,6 +576,7 @@ impl MasterSide for Hub {
                         streams,
                         doubted: false,
                         steer: None,
+                        told: 0,
                     },
                 );
             }

@@ -164,6 +164,7 @@ impl MinionSide for Minion {
                         self.server.steer.share(Share { clients: s.share, to: s.share_to });
                     }
                 }
+                FromMaster::Sharing(s) => self.server.share_among(s.nodes),
                 FromMaster::Forget(f) => {
                     let key = (OrgId::new(f.org_id.as_str()), f.client_id);
                     if f.time > 0 && !self.learn_deleted(&key, f.time, f.life) {
@@ -195,6 +196,8 @@ impl MinionSide for Minion {
     }
 
     fn gone(&self) {
+        // Nobody says who else is there: each node for itself.
+        self.server.share_among(1);
         tracing::warn!("the master is not reached; clients are served without it");
     }
 

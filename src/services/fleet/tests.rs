@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use velociraptor_proto::fleet::Welcome;
+use velociraptor_proto::fleet::{Sharing, Welcome};
 
 use super::Role;
 use super::chain::{Chain, Link};
@@ -11,7 +11,7 @@ use super::minion::Minion;
 use super::relay::Relay;
 use super::running::{self, Running};
 use super::{standing, term};
-use crate::cluster::{MinionSide, Uplink};
+use crate::cluster::{FromMaster, MinionSide, Uplink};
 use crate::env::Env;
 use crate::services::{Options, Server, ServiceError};
 use crate::store::StoreRoot;
@@ -167,6 +167,25 @@ async fn a_minion_refuses_a_master_of_a_lower_term() {
     assert_eq!(relay.applied(), before);
     minion.welcome(hello(6, 80)).await.unwrap();
     assert_eq!(relay.applied().offset, 80);
+}
+
+#[tokio::test]
+async fn limits_are_divided_as_the_master_says_and_not_without_it() {
+    let tmp = tempfile::tempdir().unwrap();
+    let root = tmp.path().to_str().unwrap();
+    let options = Options { role: Role::Minion, ..options("n", false) };
+    let server =
+        Server::open(crate::env::real::env(), StoreRoot::new(root, root), options).await.unwrap();
+    let relay = Relay::new(Uplink::new(Default::default()));
+    let minion = Minion::new(server.clone(), relay, Arc::new(|_| {}), Arc::new(|_| {}));
+    assert_eq!(server.sharing(), 1);
+    minion.frame(FromMaster::Sharing(Sharing { nodes: 3 })).await;
+    assert_eq!(server.sharing(), 3);
+    minion.frame(FromMaster::Sharing(Sharing { nodes: 0 })).await;
+    assert_eq!(server.sharing(), 1, "whatever it says");
+    minion.frame(FromMaster::Sharing(Sharing { nodes: 4 })).await;
+    minion.gone();
+    assert_eq!(server.sharing(), 1);
 }
 
 #[tokio::test]

@@ -123,8 +123,9 @@ impl std::fmt::Debug for Space {
 }
 
 impl Space {
-    /// Keeps a reserve of `reserve` bytes in the directory `dir`; 0 keeps none,
-    /// and nothing is ever refused. Nothing is made before [`Space::watch`].
+    /// Keeps a reserve of `reserve` bytes in the directory `dir`; 0 keeps none, and
+    /// nothing is refused but by a store that is read-only. Nothing is made before
+    /// [`Space::watch`].
     pub fn new(env: &Env, dir: String, reserve: u64) -> Self {
         let state = State { level: Level::Roomy, free: None, held: None, next: 0 };
         Self {
@@ -188,15 +189,20 @@ impl Space {
     /// Looks how much is free, and makes the reserve when there is room for it.
     /// To be called every second or so.
     pub async fn watch(&self) {
-        if self.reserve == 0 {
-            return;
-        }
         let free = match self.env.fs.free_space(&self.dir).await {
             Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                let _busy = self.busy.lock().await;
+                return self.set(Level::Last);
+            }
             // Writing tells what asking does not.
             Err(e) => return tracing::debug!(error = %e, "free space of the datastore"),
         };
         let _busy = self.busy.lock().await;
+        if self.reserve == 0 {
+            self.state().free = Some(free);
+            return self.set(Level::Roomy);
+        }
         let (was, held) = {
             let mut s = self.state();
             s.free = Some(free);
@@ -207,6 +213,9 @@ impl Space {
         let level = match held {
             true if free < self.reserve => Level::Low,
             true if ample => Level::Roomy,
+            // Nothing else ends this level while there is a reserve: the store could
+            // not be written at all.
+            true if was == Level::Last => Level::Low,
             true => was,
             false if free < self.reserve / 2 => Level::Last,
             false if !ample => Level::Full,
@@ -227,7 +236,11 @@ impl Space {
         };
         let free = free.unwrap_or_default();
         if level > was {
-            tracing::error!(free, ?level, "the datastore is filling up: data is refused");
+            tracing::error!(
+                free,
+                ?level,
+                "the datastore is filling up, or read-only: data is refused"
+            );
         } else if level < was {
             tracing::warn!(free, ?level, "the datastore has space again");
         }
@@ -409,5 +422,41 @@ mod tests {
         remove_reserves(&env, &dir).await.unwrap();
         assert!(env.fs.list(&format!("{dir}/reserve")).await.unwrap().is_empty());
         assert_eq!(disk.faults(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_read_only_store_takes_nothing_from_clients_until_it_is_written_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().to_str().unwrap();
+        let (_env, disk, j) = journal(dir).await;
+        let s = j.space();
+        s.watch().await;
+        assert_eq!((s.level(), s.held()), (Level::Roomy, 64 << 10));
+        disk.set_read_only(true);
+        s.watch().await;
+        assert!(s.health().is_err(), "{:?}", s.level());
+        assert!(s.admit(Worth::Status).is_err() && s.admit(Worth::Decision).is_ok());
+        disk.set_read_only(false);
+        disk.leave(Some(100 << 10));
+        s.watch().await;
+        assert_eq!(s.level(), Level::Low, "back, with less room than before");
+        disk.leave(None);
+        s.watch().await;
+        assert_eq!((s.level(), s.held()), (Level::Roomy, 64 << 10));
+        // Without a reserve nothing is refused for want of space, but this is.
+        let tmp = tempfile::tempdir().unwrap();
+        let options = Options { reserve_bytes: 0, ..Default::default() };
+        let (env, disk) = Faulty::wrap(&crate::env::real::env());
+        let at = tmp.path().to_str().unwrap();
+        let j = Journal::start(&env, at, ProcessId::new("n", "1-a"), options, None).await.unwrap();
+        disk.leave(Some(0));
+        j.space().watch().await;
+        assert_eq!(j.space().level(), Level::Roomy);
+        disk.set_read_only(true);
+        j.space().watch().await;
+        assert_eq!(j.space().level(), Level::Last);
+        disk.set_read_only(false);
+        j.space().watch().await;
+        assert_eq!(j.space().level(), Level::Roomy);
     }
 }

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Whether people wait for clients: isolation.py BINARY [CLIENTS [CALLS [SECONDS]]]
+
+One server on CPU 0, virtual clients and the probe on CPU 1. CALLS (default 2000) calls of the API that
+the GUI makes, while idle and while CLIENTS (default 400) clients send event rows as fast as they are
+taken. Then the same with a server whose people and clients share threads
+(`frontend --danger_no_isolation`), which shows what the separation is worth. Then goodput at once and
+twice the load. Exit status 1 if the server was not saturated, so that nothing was shown."""
+
+import sys
+import time
+
+from rig import Api, Deployment, load, percentile, say, wait
+
+binary = sys.argv[1]
+clients, calls, seconds = (int(x) for x in (sys.argv[2:] + ["400", "2000", "60"][len(sys.argv) - 2:]))
+POST = 128 << 10
+PATHS = ["/api/fleet/clients?limit=50", "/api/v1/GetArtifacts?number_of_results=20",
+         "/api/fleet/cluster", "/api/v1/SearchClients?query=all&limit=50"]
+
+
+def probe(api, n, until=0):
+    """Times of n calls, at an even pace of a person's page: one every 20 ms or slower."""
+    times = []
+    while len(times) < n or time.monotonic() < until:
+        t0 = time.perf_counter()
+        api.get(PATHS[len(times) % len(PATHS)])
+        times.append(time.perf_counter() - t0)
+        time.sleep(max(0.0, 0.02 - times[-1]))
+    return times
+
+
+def show(what, times):
+    say(f"  {what:<10} {len(times)} calls: p50 {percentile(times, 50) * 1e3:6.1f}  p99 "
+        f"{percentile(times, 99) * 1e3:6.1f}  worst {max(times) * 1e3:6.1f} ms")
+    return percentile(times, 99), max(times)
+
+
+def counts(m):
+    refused = sum(v for k, v in m.items() if k.startswith("velociraptor_admission_refused_total"))
+    return {"bytes": m["velociraptor_journal_bytes_total"], "rows": m["velociraptor_rows_total"],
+            "refused": refused + m["velociraptor_body_budget_refusals_total"]}
+
+
+def saturate(d, n, seconds, probed=None):
+    """Floods for so long; returns goodput, the share of CPU 0 that was used, refusals, and times."""
+    server = d.master
+    pool = d.pool("https", n, "--ramp", 0, "--flood", POST, cpu=1, nice=5)
+    wait("the flood", lambda: server.metrics()["velociraptor_rows_total"] > 0, 120)
+    time.sleep(8)
+    a, cpu, t0 = counts(server.metrics()), server.process.cpu(), time.monotonic()
+    times = probe(probed, calls, t0 + seconds) if probed else time.sleep(seconds)
+    spent, took = server.process.cpu() - cpu, time.monotonic() - t0
+    b = counts(server.metrics())
+    pool.stop()
+    good = (b["bytes"] - a["bytes"]) / took
+    say(f"  {n} clients, {took:.0f} s: {good / 1e6:.1f} MB/s journaled, {(b['rows'] - a['rows']) / took:.0f} "
+        f"rows/s, server {spent / took:.0%} of CPU 0, {b['refused'] - a['refused']:.0f} refused, "
+        f"{server.process.rss() / 1e6:.0f} MB, load {load():.1f}")
+    return good, spent / took, b["refused"] - a["refused"], times
+
+
+def run(flags):
+    # A second of patience: whoever would wait longer is refused, which is overload made visible.
+    d = Deployment(binary, minions=0, schemes=["https"], merge={
+        "Frontend.resources.concurrency_timeout": 1})
+    try:
+        d.master.start(d.binary, cpu=0, extra=flags)
+        api = Api(d.master.ports["gui"])
+        quiet = d.pool("https", 200, "--skip", 2 * clients, "--ramp", 50, cpu=1, nice=5)
+        wait("idle clients", lambda: d.held() >= 190, 120)
+        probe(api, 50)
+        idle = show("idle", probe(api, calls))
+        good, share, refused, times = saturate(d, clients, seconds, api)
+        busy = show("saturated", times)
+        say(f"  p99 saturated/idle {busy[0] / idle[0]:.1f}, worst/idle p99 {busy[1] / idle[0]:.1f}")
+        if not flags:
+            half, *_ = saturate(d, clients // 2, 20)
+            twice, *_ = saturate(d, clients * 2, 20)
+            say(f"  goodput at half, once, twice this load: {half / 1e6:.1f}, {good / 1e6:.1f}, "
+                f"{twice / 1e6:.1f} MB/s; twice/best {twice / max(half, good):.0%}")
+        quiet.stop()
+        return busy[0] / idle[0], share, refused
+    finally:
+        d.stop()
+
+
+say("people and clients apart:")
+apart = run([])
+say("people and clients on the same threads:")
+together = run(["--danger_no_isolation"])
+shown = apart[1] >= 0.95 and apart[2] > 0
+say(f"saturated: {'yes' if shown else 'NO'}; ratio apart {apart[0]:.1f}, together {together[0]:.1f}")
+sys.exit(0 if shown else 1)
