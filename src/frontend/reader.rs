@@ -244,7 +244,7 @@ impl HeldReader {
         self.leave.notify_one();
     }
 
-    async fn let_go(&self, tx: &mpsc::Sender<Push>) {
+    async fn let_go(&self, tx: &Pusher) {
         let how = self.frontend.way_out(self.transport);
         if self.transport == Transport::Ws {
             // A task on its way would be in doubt.
