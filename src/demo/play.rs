@@ -148,12 +148,8 @@ pub async fn run(
     stage.define().await?;
     let begun = Instant::now();
     let connectors = connectors(&connector, wss_percent);
-    let options = pool::Options {
-        persona: pool::Persona::Mixed,
-        ramp: play.ramp,
-        churn: None,
-        flood: None,
-    };
+    let options =
+        pool::Options { persona: pool::Persona::Mixed, ramp: play.ramp, churn: None, flood: None };
     pool::start(env, settings, &connectors, keys, &options, &book, &stopped);
     let told = stopped.child_token();
     let work = async {

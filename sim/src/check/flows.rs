@@ -16,12 +16,32 @@ use velociraptor_proto::proto::ArtifactCollectorContext;
 use velociraptor_proto::proto::artifact_collector_context::State;
 
 use super::Found;
-use crate::cluster::Handle;
+use crate::cluster::{Cluster, Handle};
 use crate::ledger::{Content, Fact, Fate, Job, Ledger, ToldFlow, now, upload_bytes};
 
 /// What was acknowledged shows at the latest after this: applied by the master,
 /// and a complete upload put into its place.
-const SHOWN: Duration = Duration::from_secs(2);
+fn shown(c: &Cluster) -> Duration {
+    Duration::from_secs(2).max(far(c))
+}
+
+/// The moment of an audit.
+struct When<'a> {
+    name: &'a str,
+    /// What was acknowledged longer ago shows.
+    shown: Duration,
+}
+
+impl std::fmt::Display for When<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// A hundred calls to the file server, one after the other, at the slowest.
+pub fn far(c: &Cluster) -> Duration {
+    c.store * 300
+}
 
 /// What the server tells of one flow.
 struct Told {
@@ -37,7 +57,13 @@ pub async fn open(c: &Handle) -> Vec<String> {
         let books = c.books().lock();
         let present = |f: &&ToldFlow| books.clients[f.client].awake;
         let all = books.flows.iter().filter(present);
-        all.map(|f| (books.clients[f.client].id.clone(), f.flow.clone())).collect()
+        // What was seen to be over does not open again: FLOW_MONOTONIC.
+        let over = |k: &(String, String)| {
+            let last = books.seen.get(k).and_then(|all| all.last());
+            last.is_some_and(|s| s.rank == 2)
+        };
+        let keys = all.map(|f| (books.clients[f.client].id.clone(), f.flow.clone()));
+        keys.filter(|k| !over(k)).collect()
     };
     let answer = c.master().call(move |server| async move {
         let org = server.root();
@@ -56,7 +82,8 @@ pub async fn open(c: &Handle) -> Vec<String> {
 }
 
 /// Everything that can be read back, against the books.
-pub async fn audit(c: &Handle, when: &str, found: &mut Found) {
+pub async fn audit(c: &Handle, name: &str, found: &mut Found) {
+    let when = &When { name, shown: shown(c.cluster()) };
     let books = c.books().lock().clone();
     for f in &books.flows {
         let id = books.clients[f.client].id.clone();
@@ -67,7 +94,7 @@ pub async fn audit(c: &Handle, when: &str, found: &mut Found) {
         let told = ask(c, &books, f, id).await;
         match told {
             None => found.add("NO_HANG", format!("{when}: the master does not answer")),
-            Some(Err(e)) => found.add("DURABLE_ACK", format!("{when}: {}: {e}", name(&books, f))),
+            Some(Err(e)) => found.add("DURABLE_ACK", format!("{when}: {}: {e}", whose(&books, f))),
             Some(Ok(told)) => compare(&books, f, &told, when, found),
         }
     }
@@ -97,18 +124,18 @@ async fn gone(
     });
     match left.await {
         Err(_) => found.add("NO_HANG", format!("{when}: the master does not answer")),
-        Ok(Err(e)) => found.add("DURABLE_ACK", format!("{when}: {}: {e}", name(books, f))),
+        Ok(Err(e)) => found.add("DURABLE_ACK", format!("{when}: {}: {e}", whose(books, f))),
         Ok(Ok(left)) => {
             found.check(!f.deleted || left == (false, false, None), "DURABLE_ACK", || {
                 let (shown, live, file) = left;
-                let who = name(books, f);
+                let who = whose(books, f);
                 format!("{when}: {who} was deleted; shown {shown}, in memory {live}, file {file:?}")
             })
         }
     }
 }
 
-fn name(books: &Ledger, f: &ToldFlow) -> String {
+fn whose(books: &Ledger, f: &ToldFlow) -> String {
     format!("flow {} of client {} ({})", f.flow, f.client, books.clients[f.client].id)
 }
 
@@ -172,8 +199,8 @@ async fn ask(
     c.master().call(call).await.ok()
 }
 
-fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &str, found: &mut Found) {
-    let who = name(books, f);
+fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &When<'_>, found: &mut Found) {
+    let who = whose(books, f);
     let Some(context) = &told.context else {
         found.add("DURABLE_ACK", format!("{when}: {who} was told to a user and is not there"));
         return;
@@ -188,9 +215,11 @@ fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &str, found: &mut Fo
     for j in &jobs {
         match &j.content {
             Content::Rows { set, lines } => {
-                sets.entry(set).or_default().extend(lines.iter().map(|l| Sent::of(l, j, once)));
+                sets.entry(set)
+                    .or_default()
+                    .extend(lines.iter().map(|l| Sent::of(l, j, once, when)));
             }
-            Content::Logs(lines) => logs.extend(lines.iter().map(|l| Sent::of(l, j, once))),
+            Content::Logs(lines) => logs.extend(lines.iter().map(|l| Sent::of(l, j, once, when))),
             _ => {}
         }
     }
@@ -236,9 +265,9 @@ struct Sent<'a> {
 }
 
 impl<'a> Sent<'a> {
-    fn of(line: &'a str, job: &'a Job, promised: bool) -> Self {
+    fn of(line: &'a str, job: &'a Job, promised: bool, when: &When<'_>) -> Self {
         // The master shows what a minion took a moment later.
-        let promised = promised && job.fate.promised_before(now().saturating_sub(SHOWN));
+        let promised = promised && job.fate.promised_before(now().saturating_sub(when.shown));
         let answered = matches!(job.fate, Fate::Acknowledged(_));
         Self { line, promised, answered, via: &job.via }
     }
@@ -297,11 +326,11 @@ fn uploads(
     f: &ToldFlow,
     told: &Told,
     jobs: &[&Job],
-    when: &str,
+    when: &When<'_>,
     found: &mut Found,
 ) {
-    let who = name(books, f);
-    let placed = now().saturating_sub(SHOWN);
+    let who = whose(books, f);
+    let placed = now().saturating_sub(when.shown);
     for (number, have) in &told.uploads {
         // Of one execution: TASK_ONCE speaks of the others.
         let chunks: Vec<&&Job> = jobs
@@ -335,7 +364,7 @@ fn uploads(
     }
 }
 
-async fn events(c: &Handle, books: &Ledger, when: &str, found: &mut Found) {
+async fn events(c: &Handle, books: &Ledger, when: &When<'_>, found: &mut Found) {
     let mut wanted: BTreeMap<(String, String), Vec<Sent>> = BTreeMap::new();
     for b in &books.clients {
         for j in &b.jobs {
@@ -343,7 +372,7 @@ async fn events(c: &Handle, books: &Ledger, when: &str, found: &mut Found) {
                 wanted
                     .entry((b.id.clone(), artifact.clone()))
                     .or_default()
-                    .extend(lines.iter().map(|l| Sent::of(l, j, true)));
+                    .extend(lines.iter().map(|l| Sent::of(l, j, true, when)));
             }
         }
     }
@@ -412,7 +441,7 @@ fn plain(row: &[u8]) -> Result<String, String> {
 }
 
 /// FACTS_CONVERGE: what users were told of clients is so.
-async fn facts(c: &Handle, books: &Ledger, when: &str, found: &mut Found) {
+async fn facts(c: &Handle, books: &Ledger, when: &When<'_>, found: &mut Found) {
     let mut last: BTreeMap<(usize, &str), bool> = BTreeMap::new();
     for (_, fact) in &books.facts {
         match fact {

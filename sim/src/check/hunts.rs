@@ -104,6 +104,9 @@ fn wanted(books: &Ledger, h: &ToldHunt) -> (BTreeSet<String>, BTreeSet<String>) 
 
 /// What hunts still have to do, in words.
 pub async fn open(c: &Handle) -> Vec<String> {
+    if c.books().lock().hunts.is_empty() {
+        return vec![];
+    }
     let books = c.books().lock().clone();
     let mut out = Vec::new();
     for h in books.hunts.iter().filter(|h| !h.deleted) {

@@ -13,15 +13,25 @@ use crate::ledger::{Ledger, Seen, now};
 /// Longest a user waits for an answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// What is over and has not changed for this long is looked at now and then only.
+const QUIET: Duration = Duration::from_secs(15);
+/// One round in so many looks at everything.
+const ROUNDS: u64 = 25;
+
 /// Looks at all flows again and again.
 pub async fn watch(c: Handle) {
-    loop {
+    for round in 0u64.. {
         sleep(Duration::from_millis(700)).await;
         patience(&mut c.books().lock());
         let flows: Vec<(String, String)> = {
             let books = c.books().lock();
             let all = books.flows.iter().filter(|f| !f.deleting);
-            all.map(|f| (books.clients[f.client].id.clone(), f.flow.clone())).collect()
+            let keys = all.map(|f| (books.clients[f.client].id.clone(), f.flow.clone()));
+            let quiet = |k: &(String, String)| {
+                let last = books.seen.get(k).and_then(|all| all.last());
+                last.is_some_and(|s| s.rank == 2 && s.at + QUIET < now())
+            };
+            keys.filter(|k| round.is_multiple_of(ROUNDS) || !quiet(k)).collect()
         };
         let seen = c.master().call(move |server| async move {
             let org = server.root();

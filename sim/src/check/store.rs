@@ -5,14 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Found;
+use super::flows::far;
 use crate::client::Order;
 use crate::cluster::Handle;
 use crate::ledger::{Content, Ledger, ToldFlow};
 use crate::nfs::FileServer;
 use crate::watch::is_stock;
 
-/// Grace before a flow that is over is settled (30 s), and a little.
-const SETTLED: Duration = Duration::from_secs(36);
+/// Grace before a flow that is over is settled.
+const GRACE: Duration = Duration::from_secs(30);
+/// And a little; where the file server is far, what a hundred calls to it take.
+const LITTLE: Duration = Duration::from_secs(6);
 
 /// Once nobody is there any more, nothing of them is kept in memory but what is
 /// incomplete.
@@ -21,7 +24,7 @@ pub async fn at_rest(c: &Handle, found: &mut Found) {
     for client in 0..clients {
         c.order(client, Order::Leave).await;
     }
-    c.sleep(SETTLED).await;
+    c.sleep(GRACE + LITTLE.max(far(c.cluster()))).await;
     let books = c.books().lock().clone();
     for f in c.cluster().frontends() {
         let held = c.frontend(&f).call(|server| async move { server.sessions.len() });

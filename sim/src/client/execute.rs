@@ -373,7 +373,8 @@ impl Process {
         }
         let mut n = 0u64;
         loop {
-            let wait = 500 + self.env.entropy.below(3000);
+            let least = self.setup.events.as_millis() as u64;
+            let wait = least + self.env.entropy.below(6 * least);
             tokio::time::sleep(Duration::from_millis(wait)).await;
             for name in &names {
                 let lines: Vec<String> = (0..1 + n % 3)

@@ -55,6 +55,8 @@ pub struct Setup {
     pub eager: bool,
     /// Largest POST, bytes.
     pub max_post: usize,
+    /// The least time between rows of an event query.
+    pub events: Duration,
     /// After a failure it always sends the same POST again. Others sometimes send
     /// the same messages in another grouping, as agents do whose loops were started
     /// anew meanwhile.

@@ -146,6 +146,7 @@ pub fn clients(c: &Cluster, deployment: &Arc<Deployment>) -> Result<Vec<Setup>, 
             eager: i < c.eager,
             max_post: 256 << 10,
             steady: c.steady,
+            events: c.events,
         });
     }
     for i in 0..c.clones.min(c.clients) {

@@ -54,6 +54,7 @@ pub struct Cluster {
     pub(crate) clones: usize,
     pub(crate) balanced: bool,
     pub(crate) steady: bool,
+    pub(crate) events: Duration,
     pub(crate) store: Duration,
     pub(crate) network: (Duration, Duration),
     pub(crate) tick: Duration,
@@ -81,6 +82,7 @@ impl Cluster {
             clones: 0,
             balanced: false,
             steady: false,
+            events: Duration::from_millis(500),
             store: Duration::from_millis(1),
             network: (Duration::from_millis(1), Duration::from_millis(20)),
             tick: Duration::from_millis(5),
@@ -141,6 +143,13 @@ impl Cluster {
     /// Clients that were not answered always send the very same POST again.
     pub fn steady(mut self) -> Self {
         self.steady = true;
+        self
+    }
+
+    /// Event queries of a client rest at least this long between rows, and at most
+    /// seven times as long.
+    pub fn events_every(mut self, least: Duration) -> Self {
+        self.events = least;
         self
     }
 

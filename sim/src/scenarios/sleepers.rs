@@ -20,6 +20,10 @@ pub const SCENARIO: Scenario = Scenario {
 /// Journals are rolled so early that what was needed days ago is deleted.
 const JOURNAL: u64 = 8 << 10;
 
+/// Seconds after which a process that ended has left nothing, and a little: its last
+/// journal stays for two minutes.
+const DEAD: u64 = 135;
+
 fn run(seed: u64, s: Settings) -> Outcome {
     let c = cluster(seed, s).minions(usize::from(seed % 3 == 2)).clients(6).sockets(2).eager(3);
     c.steady().journal_bytes(JOURNAL).run(script)
@@ -31,24 +35,32 @@ async fn script(c: Handle) -> Script {
     c.enrolled().await?;
     c.monitor(&[EVENTS]).await;
     for _ in 0..2 {
-        for _ in 0..rng.random_range(1..4) {
+        // Few, and mostly over by then: what runs on keeps its journal.
+        for _ in 0..rng.random_range(0..3) {
             let plan = Plan::rows(rng.random_range(2..6), rng.random_range(1..30))
-                .lasting(rng.random_range(500..6000));
+                .lasting(rng.random_range(500..3000));
             c.collect(rng.random_range(0..c.cluster().clients), plan).await;
         }
-        c.sleep(Duration::from_millis(rng.random_range(1000..4000))).await;
+        c.sleep(Duration::from_millis(rng.random_range(1000..6000))).await;
         let trouble = c.deafen(&frontends).await;
         // Every client has sent something by then that nobody confirmed.
         c.seconds(5).await;
         c.leap(Duration::from_secs(86_400 * rng.random_range(1..20)));
         // Settled, forgotten, deleted.
         c.seconds(rng.random_range(8..14)).await;
-        for _ in 0..rng.random_range(0..3) {
+        let (starts, apart) = match rng.random_bool(0.4) {
+            true => (2, DEAD),
+            false => (rng.random_range(0..3), rng.random_range(1..9)),
+        };
+        for n in 0..starts {
+            if n > 0 {
+                c.seconds(apart).await;
+            }
             for f in &frontends {
                 c.restart(f, Duration::from_millis(rng.random_range(0..1500))).await;
             }
-            c.seconds(rng.random_range(1..9)).await;
         }
+        c.seconds(rng.random_range(1..9)).await;
         c.cover("days between a POST and its repeat");
         c.hear(trouble).await;
         // The clients give up what they waited for, and send it again.
