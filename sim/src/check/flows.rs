@@ -110,7 +110,7 @@ async fn gone(
     books: &Ledger,
     f: &ToldFlow,
     client: String,
-    when: &str,
+    when: &When<'_>,
     found: &mut Found,
 ) {
     let flow = f.flow.clone();
