@@ -58,7 +58,7 @@ impl Nodes {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 
@@ -137,7 +137,7 @@ impl Nodes {
     /// Ends all of them in order, the master last; those that do not end are killed, and named.
     pub async fn end(&mut self) -> Vec<String> {
         let mut late = Vec::new();
-        for node in (0..self.len()).rev() {
+        for node in (0..self.count()).rev() {
             if self.state(node).0 == State::Paused {
                 let _ = self.resume(node);
             }

@@ -86,10 +86,10 @@ fn get(n: &AtomicU64) -> u64 {
 
 /// Starts the nodes in order: the master, then the minions.
 pub async fn start_nodes(env: &Env, d: &mut Deployment, nodes: &mut Nodes) -> anyhow::Result<()> {
-    for node in 0..nodes.len() {
+    for node in 0..nodes.count() {
         nodes.start(d, node)?;
     }
-    for node in 0..nodes.len() {
+    for node in 0..nodes.count() {
         let port = d.ports.get(node).context("ports")?.metrics;
         let end = Instant::now() + UP;
         while sampler::ask(env, port).await.is_none() {
@@ -180,7 +180,7 @@ pub async fn run(
     let mut outcome = Outcome {
         good: false,
         complaints: std::mem::take(&mut stage.complaints),
-        nodes: stage.nodes.len(),
+        nodes: stage.nodes.count(),
         load: Report::of(clients as usize, begun.elapsed(), &book, &tasks),
         hunts: Vec::new(),
         events: Vec::new(),
@@ -304,7 +304,7 @@ impl Stage {
         let action = match key {
             '0'..='9' => {
                 let digit = key.to_digit(10).unwrap_or(0) as usize;
-                if digit < self.nodes.len() {
+                if digit < self.nodes.count() {
                     self.chosen = digit;
                 }
                 return self.look();
@@ -423,7 +423,7 @@ impl Stage {
         if self.full {
             self.act(Action::Free, true).await;
         }
-        for n in 0..self.nodes.len() {
+        for n in 0..self.nodes.count() {
             let end = Instant::now() + UP;
             while self.nodes.state(n).0 == State::Stopping && Instant::now() < end {
                 sleep(Duration::from_millis(100)).await;
@@ -446,7 +446,7 @@ impl Stage {
             self.look();
             let connected = get(&self.book.sums().connected);
             let open = load::open(&self.book, &self.tasks, self.hunts, connected);
-            let up = (0..self.nodes.len()).all(|n| self.nodes.state(n).0 == State::Running);
+            let up = (0..self.nodes.count()).all(|n| self.nodes.state(n).0 == State::Running);
             if (open == 0 && up) || Instant::now() > end || (stop.is_cancelled() && !asked) {
                 return;
             }
@@ -535,7 +535,7 @@ impl Stage {
         let s = self.book.sums();
         View {
             head: self.d.welcome().lines().map(str::to_owned).collect(),
-            rows: (0..self.nodes.len()).map(row).collect(),
+            rows: (0..self.nodes.count()).map(row).collect(),
             clients: (self.clients, get(&s.connected)),
             tasks: [
                 self.tasks.len() as u64,

@@ -40,10 +40,12 @@ const CONCURRENCY: usize = 20;
 
 /// Who a flow's queries run as: by flow and effective principal.
 #[derive(Clone, Default)]
-pub(super) struct Callers(Arc<Mutex<BTreeMap<(String, String), Arc<Session>>>>);
+pub(super) struct Callers(Arc<Mutex<Sessions>>);
+
+type Sessions = BTreeMap<(String, String), Arc<Session>>;
 
 impl Callers {
-    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<(String, String), Arc<Session>>) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut Sessions) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

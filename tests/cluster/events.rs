@@ -55,7 +55,7 @@ fn serve(conn: TcpStream, store: &Mutex<Store>) -> std::io::Result<()> {
     let status = {
         let mut s = store.lock().unwrap();
         s.requests += 1;
-        if s.requests % 5 == 0 {
+        if s.requests.is_multiple_of(5) {
             "503 Not now"
         } else {
             for line in body.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
@@ -68,7 +68,7 @@ fn serve(conn: TcpStream, store: &Mutex<Store>) -> std::io::Result<()> {
                     s.clients.entry(client).or_default().push(row["N"].as_u64().unwrap());
                 }
             }
-            if s.requests % 7 == 0 { "500 Taken, and not said" } else { "200 OK" }
+            if s.requests.is_multiple_of(7) { "500 Taken, and not said" } else { "200 OK" }
         }
     };
     let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");

@@ -199,8 +199,7 @@ async fn rows(
     let emitter = emitter.clone();
     let work = move || -> Result<(), String> {
         let mut statement = connection.prepare(&query).map_err(|e| e.to_string())?;
-        let names: Vec<vql::Key> =
-            statement.column_names().into_iter().map(vql::Key::new).collect();
+        let names: Vec<vql::Key> = statement.column_names().map(vql::Key::new).collect();
         let given = rusqlite::params_from_iter(values);
         if names.is_empty() {
             return statement.execute(given).map(drop).map_err(|e| e.to_string());

@@ -5,6 +5,7 @@
 //! from its beginning again.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, Read, SeekFrom};
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,10 +185,9 @@ async fn add(
 ) -> Result<(), Error> {
     for path in paths {
         let key = path.to_text();
-        if !files.contains_key(&key) {
+        if let Entry::Vacant(new) = files.entry(key) {
             let a = accessor.clone();
-            let followed = blocking(scope, move || Followed::new(&*a, path, all)).await?;
-            files.insert(key, followed);
+            new.insert(blocking(scope, move || Followed::new(&*a, path, all)).await?);
         }
     }
     Ok(())

@@ -124,7 +124,7 @@ fn put(part: &mut ArtifactCollectorArgs, args: &Args) -> Result<(), Error> {
     let artifact = args.string("artifact")?;
     take(part, &artifact);
     let parameters = args.dict("parameters")?;
-    part.specs.extend(specs(std::slice::from_ref(&artifact), &*parameters, &Dict::new())?);
+    part.specs.extend(specs(std::slice::from_ref(&artifact), &parameters, &Dict::new())?);
     part.artifacts.push(artifact);
     Ok(())
 }

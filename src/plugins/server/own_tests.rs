@@ -128,8 +128,8 @@ async fn what_users_have_is_theirs() {
     let want = r#"[{"From":"mike","Message":{"a":1}},{"From":"mike","Message":{"b":"two"}}]"#;
     assert_eq!(rows, want, "{log}");
     let save = "SELECT favorites_save(name='F', type='CLIENT', description='d', specs=[dict( \
-                artifact='A', parameters=dict(env=[dict(key='k', value='v')]))]).spec.artifact AS S \
-                FROM scope()";
+                artifact='A', parameters=dict(env=[dict(key='k', value='v'), dict(key='l')]))] \
+                ).spec.artifact AS S FROM scope()";
     let (rows, log) = run_as(&server, "reader", save).await;
     assert_eq!(rows, r#"[{"S":["A"]}]"#, "{log}");
     let list = "SELECT name, type, spec[0].parameters.env[0].value AS V FROM favorites_list()";

@@ -48,7 +48,7 @@ impl Reader {
         which: &Rows,
     ) -> Result<Self, ServiceError> {
         let key = (source.client.clone(), source.flow.clone());
-        let live = org.state().flows.get(&key).is_some();
+        let live = org.state().flows.contains_key(&key);
         let settled = match live {
             true => None,
             false => {

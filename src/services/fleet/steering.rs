@@ -40,24 +40,13 @@ pub struct Share {
 }
 
 /// What was said to this process, and on a master what was decided.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Steer {
     now: watch::Sender<Steering>,
     share: watch::Sender<Share>,
     drained: Mutex<BTreeSet<String>>,
     /// Held while the list is written.
     writing: tokio::sync::Mutex<()>,
-}
-
-impl Default for Steer {
-    fn default() -> Self {
-        Self {
-            now: watch::Sender::default(),
-            share: watch::Sender::default(),
-            drained: Mutex::default(),
-            writing: tokio::sync::Mutex::default(),
-        }
-    }
 }
 
 impl Steer {
@@ -136,7 +125,7 @@ impl Server {
     /// Nodes that this master has heard of.
     pub fn known_nodes(&self) -> BTreeSet<String> {
         let mut known: BTreeSet<String> = [self.options.node.clone()].into();
-        known.extend(self.processes.positions().into_iter().map(|(p, _)| p.node));
+        known.extend(self.processes.positions().into_keys().map(|p| p.node));
         if let Some(hub) = self.hub() {
             known.extend(hub.status().into_iter().map(|n| n.process.node));
         }

@@ -158,7 +158,7 @@ impl Backlog {
     /// Microseconds since the oldest message that is owed was received.
     pub fn lag(&self, now: u64) -> u64 {
         self.with(|q| {
-            let oldest = q.oldest().and_then(|(p, at)| Some(q.waiting.get(&p)?.get(&at)?));
+            let oldest = q.oldest().and_then(|(p, at)| q.waiting.get(&p)?.get(&at));
             oldest.map_or(0, |o| now.saturating_sub(o.part.received))
         })
     }

@@ -14,6 +14,9 @@ use crate::services::flows::Rows;
 use crate::services::repository::source_name;
 use crate::services::server::{Org, Server, ServiceError};
 
+/// A client, its rows, and whether no more will come.
+type Answer = Result<(String, u64, bool), ServiceError>;
+
 /// Sets of which counts are remembered at most.
 const MAX_SETS: usize = 64;
 /// Clients whose rows are counted at once.
@@ -95,7 +98,7 @@ impl HuntRows {
         let mut known = counted.take(&key);
         let members = server.hunt_members(org, hunt)?;
         let which = Rows::Results(name.clone());
-        let mut asked: Vec<BoxFuture<'_, Result<(String, u64, bool), ServiceError>>> = Vec::new();
+        let mut asked: Vec<BoxFuture<'_, Answer>> = Vec::new();
         for (client, m) in &members {
             if known.contains_key(client) {
                 continue;

@@ -220,7 +220,7 @@ fn to_dos_time(seconds: i64) -> (u16, u16) {
     let (hour, minute, second): (u16, u16, u16) =
         (part(at.hour()), part(at.minute()), part(at.second()));
     let date = at.year().unsigned_abs().saturating_sub(1980) << 9 | month << 5 | day;
-    (hour << 11 | minute << 5 | second / 2, date)
+    ((hour << 11) | (minute << 5) | (second / 2), date)
 }
 
 /// An archive of `(name, content)`: for tests here and elsewhere.

@@ -40,7 +40,7 @@ struct Entry {
 
 enum Packer {
     Plain,
-    Deflate(DeflateEncoder<Vec<u8>>),
+    Deflate(Box<DeflateEncoder<Vec<u8>>>),
 }
 
 struct Open {
@@ -50,6 +50,7 @@ struct Open {
 }
 
 /// An archive being written.
+#[derive(Default)]
 pub struct Writer {
     out: Vec<u8>,
     /// Bytes made so far, those taken away too.
@@ -61,12 +62,6 @@ pub struct Writer {
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Writer").field("made", &self.made).finish_non_exhaustive()
-    }
-}
-
-impl Default for Writer {
-    fn default() -> Self {
-        Self { out: Vec::new(), made: 0, done: Vec::new(), open: None }
     }
 }
 
@@ -97,7 +92,7 @@ impl Writer {
         self.push(&head);
         let packer = match method {
             Method::Deflated => {
-                Packer::Deflate(DeflateEncoder::new(Vec::new(), Compression::new(LEVEL)))
+                Packer::Deflate(Box::new(DeflateEncoder::new(Vec::new(), Compression::new(LEVEL))))
             }
             Method::Stored | Method::Locked => Packer::Plain,
         };

@@ -155,7 +155,7 @@ impl Merge {
     }
 
     async fn advance(&mut self, run: usize) -> Option<Keyed> {
-        let Some((head, rows)) = self.runs.get_mut(run) else { return None };
+        let (head, rows) = self.runs.get_mut(run)?;
         let next = match rows.next().await {
             Ok(next) => next,
             Err(e) => {

@@ -210,7 +210,7 @@ mod tests {
         out[..8].copy_from_slice(b"LPKSHHRH");
         out[12] = if compact { 16 } else { 0 };
         let mut object = |kind: u8, body: &[u8]| {
-            while out.len() % 8 != 0 {
+            while !out.len().is_multiple_of(8) {
                 out.push(0);
             }
             let at = out.len() as u64;
