@@ -35,6 +35,8 @@ pub mod messages;
 pub mod monitoring;
 mod part_uploads;
 pub mod recover;
+#[cfg(test)]
+mod recover_tests;
 pub mod removal;
 pub mod repository;
 pub mod server;

@@ -186,20 +186,23 @@ impl Replay<'_> {
             if m.limit.is_some_and(|limit| at > limit) {
                 break;
             }
-            let decision = match &step {
-                Step::Record(f, _) => decides(f).cloned(),
-                _ => None,
-            };
+            let decision = matches!(&step, Step::Record(f, _) if decides(f));
             if let Step::Record(f, _) = &step {
                 bytes += f.payload.len() + 256;
             }
             kept.push_back(step);
-            if decision.is_none() && bytes < KEPT_BACK {
+            if !decision && bytes < KEPT_BACK {
                 continue;
             }
             bytes = 0;
-            if let Some(d) = &decision {
-                self.see(d).await?;
+            // Facts too say what had been applied before them: what one of them told,
+            // the decisions after it do not tell again.
+            for step in &kept {
+                if let Step::Record(f, _) = step
+                    && let Some(Kind::Decision(d)) = &f.record.kind
+                {
+                    self.see(d).await?;
+                }
             }
             for step in kept.drain(..) {
                 self.apply(&m.proc, &step, true).await?;
@@ -390,12 +393,9 @@ fn time_of(f: &Found) -> u64 {
     }
 }
 
-/// The decision in a record, if it is one that only a master takes.
-fn decides(f: &Found) -> Option<&Decision> {
-    match &f.record.kind {
-        Some(Kind::Decision(d)) if !is_fact(d) => Some(d),
-        _ => None,
-    }
+/// Whether a record is a decision, of those that only a master takes.
+fn decides(f: &Found) -> bool {
+    matches!(&f.record.kind, Some(Kind::Decision(d)) if !is_fact(d))
 }
 
 /// Flows whose end these rows announce.
