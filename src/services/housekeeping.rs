@@ -1,9 +1,11 @@
 //! The background work of a server: objects behind decisions, settling, the
 //! client snapshot, and the deletion of journals that nobody needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures::StreamExt;
 
 use super::events::{EventKey, day_of};
 use super::server::{Org, Server, ServiceError};
@@ -17,6 +19,10 @@ const DAY_GRACE: u64 = 60_000_000;
 /// How often it is looked what may be deleted: each time the last POSTs of all
 /// clients are written before.
 const GARBAGE: Duration = Duration::from_secs(5);
+
+/// Flows, or sets of events, that are put into stock files at once: with a file server
+/// 60 ms away each takes most of a second, nearly all of it waiting.
+const AT_ONCE: usize = 16;
 
 /// What to settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,34 +123,50 @@ impl Server {
             };
             // Files with stock names are the master's alone.
             let sure = || self.standing.may_decide();
-            for key in announce.into_iter().take_while(|_| sure()) {
-                self.after_progress(&org, &key).await;
+            // Each step for all of them before the next: files of a flow are given their
+            // names in this order. Within a step flows do not share files.
+            let org = &org;
+            // What the latest interrogation of a client says counts: in order.
+            let mut ends: BTreeMap<String, Vec<FlowKey>> = BTreeMap::new();
+            for key in announce {
+                ends.entry(key.0.clone()).or_default().push(key);
             }
-            for key in dirty.into_iter().take_while(|_| sure()) {
-                log(&key, self.write_flow_objects(&org, &key).await);
-            }
-            for key in uploads.into_iter().take_while(|_| sure()) {
-                log(&key, super::settle_uploads::place_complete(self, &org, &key).await);
-            }
+            each(ends.into_values(), sure, |keys| async move {
+                for key in keys.into_iter().take_while(|_| sure()) {
+                    self.after_progress(org, &key).await;
+                }
+            })
+            .await;
+            each(dirty, sure, |key| async move {
+                log(&key, self.write_flow_objects(org, &key).await);
+            })
+            .await;
+            each(uploads, sure, |key| async move {
+                log(&key, super::settle_uploads::place_complete(self, org, &key).await);
+            })
+            .await;
+            // Of two flows that list the same folder the later one is right: in order.
             for key in browse.into_iter().take_while(|_| sure()) {
-                log(&key, self.browse(&org, &key).await);
+                log(&key, self.browse(org, &key).await);
             }
-            for key in flows.into_iter().take_while(|_| sure()) {
-                log(&key, self.settle_flow(&org, &key).await);
-            }
-            for key in events.into_iter().take_while(|_| sure()) {
-                if let Err(e) = self.settle_events(&org, &key).await {
+            each(flows, sure, |key| async move {
+                log(&key, self.settle_flow(org, &key).await);
+            })
+            .await;
+            each(events, sure, |key| async move {
+                if let Err(e) = self.settle_events(org, &key).await {
                     tracing::error!(client = key.client, artifact = key.artifact, day = key.day,
                         error = %e, "events not settled; tried again");
                 }
-            }
-            self.settle_hunts(&org, how).await;
+            })
+            .await;
+            self.settle_hunts(org, how).await;
             if sure() {
-                self.remove_spent_tasks(&org).await;
+                self.remove_spent_tasks(org).await;
             }
             if how == Settle::All && sure() {
-                self.store_tasks(&org).await;
-                self.store_flow_indexes(&org).await;
+                self.store_tasks(org).await;
+                self.store_flow_indexes(org).await;
             }
         }
     }
@@ -259,8 +281,48 @@ impl Server {
     }
 }
 
+/// Works on each of these, [`AT_ONCE`] at once, begun in their order. None is begun
+/// that `sure` speaks against.
+async fn each<K, F: Future<Output = ()>>(
+    keys: impl IntoIterator<Item = K>,
+    sure: impl Fn() -> bool,
+    work: impl Fn(K) -> F,
+) {
+    let keys = futures::stream::iter(keys).take_while(|_| futures::future::ready(sure()));
+    keys.for_each_concurrent(AT_ONCE, work).await;
+}
+
 fn log(key: &FlowKey, r: Result<(), ServiceError>) {
     if let Err(e) = r {
         tracing::error!(client = key.0, flow = key.1, error = %e, "flow not written to stock files; tried again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn several_at_once_in_order_and_none_begun_when_it_is_not_sure() {
+        let (now, most, done) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let begun = RefCell::new(Vec::new());
+        let sure = || begun.borrow().len() < 40;
+        each(0..100, sure, |key| {
+            begun.borrow_mut().push(key);
+            now.set(now.get() + 1);
+            most.set(most.get().max(now.get()));
+            async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                now.set(now.get() - 1);
+                done.set(done.get() + 1);
+            }
+        })
+        .await;
+        assert_eq!(*begun.borrow(), (0..40).collect::<Vec<_>>());
+        assert_eq!((most.get(), done.get()), (AT_ONCE, 40), "what was begun is finished");
     }
 }
