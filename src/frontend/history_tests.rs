@@ -519,6 +519,12 @@ fn post_at(client: usize, at: &[usize], jobs: usize) -> Op {
     Op::Post { client, at: at.to_vec(), jobs }
 }
 
+#[test]
+fn rows_of_a_flow_that_nobody_asked_for_go_on_after_it_was_settled() {
+    let ops = [post_at(1, &[2], 20), post_at(1, &[0], 7), Op::Time(27), Op::Time(36), Op::House];
+    play(&ops, Danger::default()).unwrap();
+}
+
 /// All of the first flow goes to a minion of which nothing is heard, and to
 /// the master, and is settled.
 fn a_minion_is_late() -> Vec<Op> {

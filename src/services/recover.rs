@@ -491,9 +491,6 @@ pub async fn describe_stored(
 ) -> Result<Option<OpenFlow>, ServiceError> {
     let (context, reports) = stored_flow(server, org, client, flow).await?;
     let parts = super::part_uploads::kept(server, org, client, flow).await?;
-    if context.is_none() && reports.is_empty() && parts.is_empty() {
-        return Ok(None);
-    }
     let path = Client { org, id: client };
     let path = path.flow(flow);
     let mut all: Vec<String> = names.to_vec();
@@ -511,5 +508,11 @@ pub async fn describe_stored(
     open.base_logs = server.stored_rows(&path.logs()).await?;
     open.base_transactions = server.stored_rows(&path.upload_transactions()).await?;
     open.base_uploads = server.stored_rows(&path.uploads()).await?;
+    // One that nobody asked for has rows, and nothing else, before its first report.
+    let rows = [open.base_logs, open.base_transactions, open.base_uploads];
+    let nothing = open.base_rows.values().chain(&rows).all(|n| *n == 0);
+    if context.is_none() && reports.is_empty() && open.parts.is_empty() && nothing {
+        return Ok(None);
+    }
     Ok(Some(open))
 }
