@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -48,6 +49,10 @@ class Failed(Exception):
     """The lab, or what runs in it, did not do what it should."""
 
 
+class NotHere(Failed):
+    """The lab itself does not come up on this machine: that says nothing of the program."""
+
+
 def sh(*words, **kw):
     """Runs a command of the lab itself."""
     return subprocess.run([str(w) for w in words], check=True, **kw)
@@ -70,7 +75,7 @@ class Host:
     """One host, numbered from 1."""
 
     def __init__(self, lab, no):
-        self.lab, self.no, self.kernel, self.boots = lab, no, None, 0
+        self.lab, self.no, self.kernel, self.boots, self.failure = lab, no, None, 0, None
         self.name = f"host{no}"
         self.address = f"10.78.0.1{no}"
 
@@ -92,6 +97,13 @@ class Host:
         )
         log.close()
         until(f"{self.name} comes up", self.answers, PATIENCE)
+
+    def try_boot(self):
+        """The same, on a thread: what went wrong is kept."""
+        try:
+            self.boot()
+        except (Failed, OSError) as e:
+            self.failure = e
 
     def answers(self):
         """Whether host.py is there."""
@@ -164,6 +176,14 @@ class Lab:
         print(f"[{time.monotonic() - self.begun:6.1f}] {text}", flush=True)
 
     def __enter__(self):
+        try:
+            self.come_up()
+        except (Failed, OSError, subprocess.SubprocessError) as e:
+            raise NotHere(f"the lab does not come up here: {e}") from e
+        return self
+
+    def come_up(self):
+        """Networks and the file server."""
         shutil.rmtree(self.work, ignore_errors=True)
         (self.work / "uml").mkdir(parents=True)
         self.export.mkdir()
@@ -183,7 +203,21 @@ class Lab:
         sh("mount", "--bind", self.export, STORE)
         self.rpcbind = self.start("rpcbind", "-f", log="rpcbind.log")
         self.start_server()
-        return self
+
+    def boot(self):
+        """Boots all hosts, and has them mount the datastore."""
+        booting = [threading.Thread(target=h.try_boot) for h in self.hosts]
+        for t in booting:
+            t.start()
+        for t in booting:
+            t.join()
+        try:
+            for h in self.hosts:
+                if h.failure:
+                    raise h.failure
+                h.mount()
+        except Failed as e:
+            raise NotHere(f"hosts do not come up here: {e}") from e
 
     def networks(self):
         """Bridges and taps."""

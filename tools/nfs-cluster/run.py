@@ -112,7 +112,11 @@ def main():
     a = p.parse_args()
     a.uml = a.uml or a.work / "uml"
     if "NFS_CLUSTER_INSIDE" in os.environ:
-        return inside(a)
+        try:
+            return inside(a)
+        except hosts.NotHere as e:
+            print(f"the NFS cluster cannot run here: {e}", file=sys.stderr)
+            return 77
     install(a.uml)
     lacks = missing(a.uml)
     if lacks:

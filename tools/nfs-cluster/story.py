@@ -52,9 +52,8 @@ class Story:
         """Boots, configures, checks, starts."""
         c, hosts = self.c, self.lab.hosts
         self.blob.write_bytes(random.Random(4).randbytes(BLOB))
-        self.together(c.configure, *[h.boot for h in hosts])
-        for h in hosts:
-            h.mount()
+        c.configure()
+        self.lab.boot()
         self.note(f"{len(hosts)} hosts are up, NFS {self.lab.version} is mounted")
         c.check(c.master, "--datastore")
         self.together(*[lambda h=h: c.check(h, "--datastore_peer", "first") for h in hosts[:2]])
