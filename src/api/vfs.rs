@@ -36,6 +36,18 @@ fn client_path(accessor: &str, rest: &[String]) -> String {
 }
 
 impl Api {
+    /// A folder as it was listed last, for whoever may read results.
+    async fn folder(
+        &self,
+        caller: &Caller,
+        client: &str,
+        components: &[String],
+    ) -> Result<VfsListResponse, Status> {
+        caller.require(Permission::ReadResults)?;
+        let found = self.server.folder(&caller.org, client, &real(components)).await;
+        found.map_err(|e| status(&e))
+    }
+
     /// The rows of a folder's listing, if there is one.
     fn folder_set(&self, caller: &Caller, at: &VfsListResponse) -> Set {
         let of = Of::Section {
@@ -95,10 +107,7 @@ impl Api {
         caller: &Caller,
         r: &VfsListRequest,
     ) -> Result<VfsListResponse, Status> {
-        caller.require(Permission::ReadResults)?;
-        let folder = real(&r.vfs_components);
-        let found = self.server.folder(&caller.org, &r.client_id, &folder).await;
-        found.map_err(|e| status(&e))
+        self.folder(caller, &r.client_id, &r.vfs_components).await
     }
 
     /// Everything in a folder, with what was fetched.
@@ -107,16 +116,14 @@ impl Api {
         caller: &Caller,
         r: &GetTableRequest,
     ) -> Result<GetTableResponse, Status> {
-        caller.require(Permission::ReadResults)?;
-        let folder = real(&r.vfs_components);
-        let found = self.server.folder(&caller.org, &r.client_id, &folder).await;
-        let found = found.map_err(|e| status(&e))?;
+        let found = self.folder(caller, &r.client_id, &r.vfs_components).await?;
         if found.flow_id.is_empty() {
             return Ok(GetTableResponse::default());
         }
         let mut table = self.view_of(&self.folder_set(caller, &found), r).await?;
         let Some(name) = table.columns.iter().position(|c| c == "Name") else { return Ok(table) };
-        let fetched = self.server.fetched_from(&caller.org, &r.client_id, &folder).await;
+        let fetched =
+            self.server.fetched_from(&caller.org, &r.client_id, &real(&r.vfs_components)).await;
         let fetched = fetched.map_err(|e| status(&e))?;
         for row in &mut table.rows {
             let Ok(mut cells) = serde_json::from_str::<Vec<Value>>(&row.json) else { continue };

@@ -25,7 +25,9 @@ pub fn register(registry: &mut Registry) {
     });
 }
 
-async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+/// The program and the command that `argv`, `env` and `cwd` describe. It ends with whoever
+/// holds its process.
+pub fn command(args: &Args, stdin: Stdio) -> Result<(String, tokio::process::Command), Error> {
     let argv = args.strings("argv")?;
     let Some((program, rest)) = argv.split_first() else {
         return Err(Error::Arg("Field argv is required".into()));
@@ -33,7 +35,7 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
     let mut command = tokio::process::Command::new(program);
     command
         .args(rest)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
@@ -47,6 +49,11 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
     if let Some(dir) = args.opt_string("cwd")? {
         command.current_dir(dir);
     }
+    Ok((program.clone(), command))
+}
+
+async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+    let (program, mut command) = command(args, Stdio::null())?;
     let mut child = match command.spawn() {
         Ok(c) => c,
         Err(e) => {

@@ -10,6 +10,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use vql::{ArgType, Args, Dict, Error, Key, Object, Query, Registry, Scope, Signature, Value};
 
+use crate::plugins::common::process::command;
+
 /// Rows a reader may be behind before it misses some.
 const BEHIND: usize = 1024;
 /// Bytes of output in a row.
@@ -79,27 +81,7 @@ impl Sessions {
         if let Some(found) = lock(&self.0).get(&name) {
             return Ok(found.clone());
         }
-        let argv = args.strings("argv")?;
-        let Some((program, rest)) = argv.split_first() else {
-            return Err(Error::Arg("Field argv is required".into()));
-        };
-        let mut command = tokio::process::Command::new(program);
-        command
-            .args(rest)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let env = args.dict("env")?;
-        if !env.is_empty() {
-            command.env_clear();
-            for (k, v) in env.iter() {
-                command.env(k.as_str(), v.to_text());
-            }
-        }
-        if let Some(dir) = args.opt_string("cwd")? {
-            command.current_dir(dir);
-        }
+        let (program, mut command) = command(args, Stdio::piped())?;
         let child = command.spawn().map_err(|e| Error::failed(format!("{program}: {e}")))?;
         let (input, typed) = mpsc::channel(INPUT);
         let session = Arc::new(Session {
