@@ -2,8 +2,11 @@
 //! two processes.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, missing_docs)]
 
+#[path = "common/ports.rs"]
+mod ports;
+
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -71,10 +74,7 @@ fn start(dir: &Path, args: &[&str], port: u16) -> Running {
 
 /// A master and a minion on free ports, in `nodes`; the ports of their clients.
 fn deployment(dir: &Path) -> (u16, u16) {
-    let held: Vec<TcpListener> =
-        (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let p: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
-    drop(held);
+    let p = ports::free::<5>();
     let store = dir.join("store");
     let merge = serde_json::json!({
         "Frontend": {"hostname": "127.0.0.1", "bind_address": "127.0.0.1", "bind_port": p[0]},

@@ -2,7 +2,10 @@
 //! the end finds every acknowledged row once.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, missing_docs)]
 
-use std::net::{TcpListener, TcpStream};
+#[path = "common/ports.rs"]
+mod ports;
+
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,11 +23,6 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn ports() -> [u16; 4] {
-    let held = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|l| l.local_addr().unwrap().port())
 }
 
 fn server(dir: &Path, ports: [u16; 4]) -> Running {
@@ -49,7 +47,7 @@ fn server(dir: &Path, ports: [u16; 4]) -> Running {
 #[test]
 fn virtual_clients_are_tasked_and_audited_across_a_kill() {
     let tmp = tempfile::tempdir().unwrap();
-    let (dir, ports) = (tmp.path(), ports());
+    let (dir, ports) = (tmp.path(), ports::free::<4>());
     let mut running = Some(server(dir, ports));
     let define = r"SELECT artifact_set(definition='''
 name: Custom.Rows

@@ -61,13 +61,27 @@ pub struct Deployment {
     pub commands: Commands,
 }
 
+/// Ports of a demo are among these: below where systems take the ports of outgoing
+/// connections from (Linux 32768 to 60999), so that nobody's connection takes the port of a
+/// node while it is being started again.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
 /// So many free ports of this machine.
 async fn free_ports(env: &Env, n: usize) -> anyhow::Result<Vec<u16>> {
-    let mut held = Vec::with_capacity(n);
-    for _ in 0..n {
-        held.push(env.net.bind(([127, 0, 0, 1], 0).into()).await?);
+    let mut b = [0; 2];
+    env.entropy.fill(&mut b);
+    let spread = usize::from(u16::from_le_bytes(b)) % PORTS.len();
+    let mut out = Vec::with_capacity(n);
+    for port in PORTS.cycle().skip(spread).take(PORTS.len()) {
+        if out.len() == n {
+            break;
+        }
+        if !in_use(env, port).await {
+            out.push(port);
+        }
     }
-    held.iter().map(|l| Ok(l.local_addr()?.port())).collect()
+    anyhow::ensure!(out.len() == n, "fewer than {n} ports of {PORTS:?} are free");
+    Ok(out)
 }
 
 /// Whether anything listens there.

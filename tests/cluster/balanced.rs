@@ -4,7 +4,7 @@
 //! `VELOCIRAPTOR_TEST_HAPROXY` names the program; where there is none, these tests
 //! say so and test nothing.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ pub fn balance_by(c: &Cluster, how: Balancer, lines: &str, check: &str) -> Optio
         eprintln!("not run: there is no {program} on this machine");
         return None;
     }
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = crate::ports::free::<1>()[0];
     let (mode, tls) = match how {
         Balancer::Tcp => ("tcp", String::new()),
         Balancer::Http => {

@@ -1,6 +1,5 @@
 //! Three frontends as three processes, and agents; what tests do with them.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -54,10 +53,8 @@ impl Cluster {
 
     /// With more arguments for `config frontend`.
     pub fn made(rate: usize, plain: bool, more: &[&str]) -> Self {
-        let held: Vec<TcpListener> =
-            (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let p: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
-        drop(held);
+        // The last two are where `config frontend` puts the metrics of the minions.
+        let p = crate::ports::free::<8>();
         let c = Self {
             dir: tempfile::Builder::new().prefix("cluster").tempdir().unwrap(),
             ports: [p[0], p[1], p[2]],

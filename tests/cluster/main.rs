@@ -11,6 +11,8 @@ mod drain;
 mod events;
 mod harness;
 mod hunts;
+#[path = "../common/ports.rs"]
+mod ports;
 
 use std::time::{Duration, Instant};
 

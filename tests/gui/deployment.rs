@@ -2,7 +2,6 @@
 //! on this machine, an administrator.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -39,11 +38,7 @@ impl Deployment {
 
     fn with(more: &[&str]) -> Deployment {
         let dir = tempfile::Builder::new().prefix("gui").tempdir().unwrap();
-        let held: Vec<TcpListener> =
-            (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<String> =
-            held.iter().map(|l| l.local_addr().unwrap().port().to_string()).collect();
-        drop(held);
+        let ports = crate::ports::free::<4>().map(|p| p.to_string());
         let mut run = program();
         run.arg("gui").arg("--datastore").arg(dir.path()).arg("--nobrowser").args(more);
         for (flag, port) in

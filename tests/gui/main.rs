@@ -12,6 +12,8 @@ mod browser;
 mod deployment;
 mod endpoint;
 mod people;
+#[path = "../common/ports.rs"]
+mod ports;
 
 use browser::Browser;
 use deployment::Deployment;

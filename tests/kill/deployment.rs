@@ -1,7 +1,7 @@
 //! A server, an agent and a relay between them, as processes.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,15 +38,12 @@ impl Drop for Deployment {
 impl Deployment {
     /// Nothing runs yet.
     pub fn new() -> Self {
-        let held: Vec<TcpListener> =
-            (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
-        drop(held);
+        let ports = crate::ports::free::<4>();
         Self {
             // No leading dot: names of stored files would be escaped.
             dir: tempfile::Builder::new().prefix("kill").tempdir().unwrap(),
             relay: Relay::start(ports[0]),
-            ports: ports.try_into().unwrap(),
+            ports,
             post_size: 5 << 20,
             server: None,
             agent: None,

@@ -8,6 +8,8 @@
 
 mod deployment;
 mod full;
+#[path = "../common/ports.rs"]
+mod ports;
 mod relay;
 mod truth;
 
