@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """How long until clients of a killed node have a live reader:
-failover.py BINARY [CLIENTS [ours|stock [IDLE-SECONDS]]]
+failover.py BINARY [CLIENTS [ours|stock|balanced [IDLE-SECONDS]]]
 
 A master and two minions at default settings, CLIENTS (default 3000) virtual clients, half of them on
-WebSockets, every one with the URLs of all three nodes. When all are held, one minion is killed with
+WebSockets, every one with the URLs of all three nodes, or (`balanced`) with that of a HAProxy. When all are held, one minion is killed with
 signal 9. Counts the readers on the nodes that are left, five times a second, and prints when 95 % and
 all of the killed node's clients were held again, and what the nodes say of their queues. A client of
 HTTP comes again a second after each poll of 60 to 90, so a few are never held: "all" is when no more
 are missing than 2 % of all clients of HTTP."""
 
 import sys
+import threading
 import time
 
-from rig import Deployment, here, histogram_bound, load, say, wait
+from rig import Deployment, here, histogram_bound, load, query, say, wait
 
 binary = sys.argv[1]
 clients = int((sys.argv[2:] or ["3000"])[0])
@@ -21,8 +22,16 @@ rest = float((sys.argv[4:] or ["20"])[0])
 d = Deployment(binary)
 try:
     d.start()
-    for scheme in ("https", "wss"):
-        d.pool(scheme, clients // 2, "--ramp", 100, "--backoff", backoff)
+    flags = ["--ramp", 100, "--backoff", "stock" if backoff == "stock" else "ours"]
+    if backoff == "balanced":
+        # A balancer has two files open for a connection, and a WebSocket client two connections:
+        # more than one process may have here.
+        for name, scheme, share, skip in (("b1", "https", 2, 0), ("b2", "wss", 4, 0), ("b3", "wss", 4, clients // 4)):
+            config = d.client_config(scheme, [d.balancer(name)], name)
+            d.pool(scheme, clients // share, "--skip", skip, *flags, config=config)
+    else:
+        for scheme in ("https", "wss"):
+            d.pool(scheme, clients // 2, *flags)
     began = time.monotonic()
     wait("all clients", lambda: d.held() >= 0.98 * clients, 1200, 0.5)
     say(f"{clients} clients held after {time.monotonic() - began:.0f} s, load {load():.1f}")
@@ -38,7 +47,12 @@ try:
     held = sum(map(here, before))
     cpu = [n.process.cpu() for n in left] + [p.cpu() for p in d.pools]
     say(f"held by node: {[here(m) for m in before] + [lost]}")
+    # People go on meanwhile: what they ask for at once must not wait behind those who return.
+    urgent = ("SELECT collect_client(client_id=client_id, artifacts='Generic.Client.Info', urgent=TRUE, "
+              "env=dict()).flow_id AS F FROM clients() LIMIT 300")
+    asked = threading.Thread(target=lambda: query(d, urgent))
     dead.process.kill()
+    asked.start()
     t0, marks, shown = time.monotonic(), {}, -1
     while len(marks) < 3 and time.monotonic() - t0 < 400:
         now = sum(here(n.metrics()) for n in left)
@@ -52,11 +66,12 @@ try:
             shown = int(at) // 5
             say(f"  {at:5.1f} s: {back} of {lost} back")
         time.sleep(0.2)
+    asked.join()
     for share, at in marks.items():
         say(f"{share:4.0%} of {lost} clients held again after {at:.1f} s")
     after = [n.process.cpu() for n in left] + [p.cpu() for p in d.pools]
     say("CPU seconds since: " + ", ".join(f"{n} {b - a:.1f}" for n, a, b in
-        zip(["master", "minion", "https clients", "wss clients"], cpu, after)))
+        zip(["master", "minion"] + [p.name for p in d.pools], cpu, after)))
     for n, was in zip(left, before):
         now = n.metrics()
         delta = {k: now.get(k, 0) - was.get(k, 0) for k in now}

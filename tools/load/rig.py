@@ -3,6 +3,7 @@ memory, CPU time. Needs the built binary and Python's standard library."""
 
 import base64
 import http.client
+import itertools
 import json
 import os
 import re
@@ -20,10 +21,23 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 USER, PASSWORD = "probe", "probe-password"
 
 
+# Below the ports of outgoing connections, of which there are thousands: a node that is started
+# again must find its own port free. In steps, because `config frontend` takes the ports after the
+# master's one for metrics.
+PORTS = itertools.cycle(range(20000 + os.getpid() % 16, 32000, 16))
+for _ in range(os.getpid() * 61 % 700):
+    next(PORTS)
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    for port in PORTS:
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def load():
@@ -184,12 +198,40 @@ class Deployment:
             f.write(text)
         return f"{self.d}/{name}"
 
-    def client_config(self, scheme, nodes=None):
-        """An agent's configuration with the URLs of these nodes, by `scheme`."""
+    def client_config(self, scheme, ports=None, name=None):
+        """An agent's configuration with the URLs of all nodes, or of these ports, by `scheme`."""
         text = open(f"{self.d}/nodes/client.config.yaml").read()
-        urls = "".join(f"  - {scheme}://127.0.0.1:{n.ports['clients']}/\n" for n in nodes or self.nodes)
+        ports = ports or [n.ports["clients"] for n in self.nodes]
+        urls = "".join(f"  - {scheme}://127.0.0.1:{p}/\n" for p in ports)
         text = re.sub(r"  server_urls:\n(  - .*\n)+", lambda _: f"  server_urls:\n{urls}", text)
-        return self.write(f"client.{scheme}.config.yaml", text)
+        return self.write(f"client.{name or scheme}.config.yaml", text)
+
+    def balancer(self, name):
+        """A HAProxy before the clients' ports of all nodes, as docs/CLUSTER.md has it; its port."""
+        port = free_port()
+        servers = "".join(f"  server n{i} 127.0.0.1:{n.ports['clients']}\n" for i, n in enumerate(self.nodes))
+        config = self.write(f"{name}.cfg", f"""global
+  maxconn 9000
+defaults
+  mode tcp
+  timeout connect 2s
+  timeout client 3m
+  timeout server 3m
+  timeout tunnel 3m
+  retries 2
+  option redispatch
+listen agents
+  bind 127.0.0.1:{port}
+  balance leastconn
+  option httpchk GET /healthz
+  default-server check check-ssl verify none inter 2s fall 2 rise 1 on-marked-down shutdown-sessions
+{servers}""")
+        self.pools.insert(0, Process(name, ["haproxy", "-db", "-f", config], f"{self.d}/{name}.log"))
+        def open_now():
+            with socket.create_connection(("127.0.0.1", port), 1):
+                return True
+        wait("the balancer", open_now, 20)
+        return port
 
     def start(self, cpu=None):
         for n in self.nodes:
@@ -215,8 +257,12 @@ class Deployment:
         return sum(here(n.metrics()) for n in nodes or self.nodes)
 
     def stop(self):
-        for p in self.pools + [n.process for n in reversed(self.nodes) if n.process]:
-            p.stop()
+        # Without the comparison at a pool's end, which for thousands of clients takes minutes.
+        for p in self.pools:
+            p.kill()
+        for n in reversed(self.nodes):
+            if n.process:
+                n.process.kill()
         if self.made and not os.environ.get("LOAD_KEEP"):
             shutil.rmtree(self.d, ignore_errors=True)
 

@@ -68,16 +68,32 @@ class Audit:
 
     def all_events(self):
         """Every run of the event query is there from its beginning, each row once."""
-        for client in sorted(p.name for p in self.clients.iterdir()):
+        e = Events(self.clients.parent, "Cluster.Beats")
+        self.wrong += e.wrong
+        self.events, self.runs = e.rows, e.runs
+
+
+class Events:
+    """Numbered rows (`Run`, `N`) of an event query on each client in the tree `root`."""
+
+    def __init__(self, root, artifact):
+        self.rows = self.runs = self.clients = 0
+        self.wrong, self.lengths = [], []
+        for client in sorted((root / "clients").iterdir()):
             runs = {}
-            days = self.clients / client / "monitoring/Cluster.Beats"
-            for day in sorted(days.glob("*.json")):
+            for day in sorted((client / "monitoring" / artifact).glob("*.json")):
                 for r in rows_of(day):
                     runs.setdefault(r["Run"], []).append(r["N"])
+            self.clients += bool(runs)
             for run, got in sorted(runs.items()):
                 # Each frontend puts its events in order; together they are complete.
                 if sorted(got) != list(range(len(got))):
-                    self.differs(f"{client}: events of run {run}: {len(got)} rows, "
-                                 f"{len(set(got))} different, to {max(got)}")
-                self.events += len(got)
+                    self.wrong.append(f"{client.name}: events of run {run}: {len(got)} rows, "
+                                      f"{len(set(got))} different, to {max(got)}")
+                self.rows += len(got)
                 self.runs += 1
+                self.lengths.append(len(got))
+
+    def full(self, length):
+        """How many runs have so many rows."""
+        return sum(n == length for n in self.lengths)

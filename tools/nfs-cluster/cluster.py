@@ -5,11 +5,15 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 from hosts import PATIENCE, STORE, Failed, until
 
 METRICS = "http://127.0.0.1:8003/metrics"
 HEALTH = "https://127.0.0.1:8000/healthz"
+# So long has a call on a mount not returned, though the file server answers other hosts, when
+# an operator switches that host off and on. Seconds.
+HANG = 60
 
 
 class Cluster:
@@ -22,6 +26,7 @@ class Cluster:
         self.nodes = self.work / "nodes"
         self.api = self.work / "api.yaml"
         self.master, *self.minions = lab.hosts
+        self.blocked, self.hung = {h: {} for h in lab.hosts}, []
 
     def own(self, *argv, check=True, patience=PATIENCE):
         """Runs the program outside the hosts; its standard output."""
@@ -124,9 +129,55 @@ class Cluster:
     def whole(self):
         """Waits until all nodes are well and connected; seconds."""
         def look():
-            return (all(self.health(h) == 200 for h in self.lab.hosts)
-                    and self.connected() == len(self.lab.hosts))
-        return until("all nodes are well and connected", look, PATIENCE)[1]
+            unwell = [h for h in self.lab.hosts if self.health(h) != 200]
+            for h in unwell if len(unwell) < len(self.lab.hosts) else []:
+                self.unhang(h)
+            return not unwell and self.connected() == len(self.lab.hosts)
+        for seen in self.blocked.values():
+            seen.clear()
+        try:
+            return until("all nodes are well and connected", look, PATIENCE)[1]
+        except Failed as e:
+            raise Failed(f"{e}\n{self.state()}") from None
+
+    def state(self):
+        """What the nodes say of themselves, and where their threads wait."""
+        out = []
+        for h in self.lab.hosts:
+            try:
+                page = h.ask("get", url=HEALTH)
+                where = sorted({w for _, _, w in h.ask("blocked", name="frontend")})
+                out.append(f"{h.name}: {page['status']} {page['body'].strip()}; waits: {where}")
+            except (Failed, OSError) as e:
+                out.append(f"{h.name}: {e}")
+        return "\n".join(out)
+
+    def unhang(self, host):
+        """Switches a host off and on whose kernel does not return from a call on the mount:
+        after leases ran out in a stall, nfs-ganesha puts off opens for ever (NFS4ERR_DELAY), now and then. No program can help
+        there, and what ours acknowledged must outlive it."""
+        seen, now = self.blocked[host], time.monotonic()
+        # A call that the server puts off for ever is tried again by the kernel, and so switches.
+        at = {(task, "" if "nfs4_handle_exception" in where else switches): where
+              for task, switches, where in host.ask("blocked", name="frontend")}
+        for gone in seen.keys() - at.keys():
+            del seen[gone]
+        for task in at:
+            seen.setdefault(task, now)
+        long = [at[task] for task, since in seen.items() if now - since > HANG]
+        if long:
+            self.lab.note(f"a call on the mount of {host.name} has not returned for {HANG} s, while "
+                          f"other hosts are served; the host is switched off and on: {long[0]}")
+            self.hung.append(host.name)
+            seen.clear()
+            host.power_off()
+            self.power_on(host)
+
+    def power_on(self, host):
+        """Boots a host, mounts the datastore and starts its frontend."""
+        host.boot()
+        host.mount()
+        self.launch(host)
 
     def second_master(self, host):
         """The master's program is refused on another host while the first one lives, with

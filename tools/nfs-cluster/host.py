@@ -36,6 +36,23 @@ def calls(at):
     return out
 
 
+def blocked(pid):
+    """Threads of a process that wait in the kernel for a file: which one, how often it gave up
+    the processor so far, and where it is. The same twice: the call has not returned meanwhile."""
+    out = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{task}/stack") as f:
+                stack = [line.split()[1].split("+")[0] for line in f if line.startswith("[<0>]")]
+            with open(f"/proc/{pid}/task/{task}/status") as f:
+                switches = [line.split()[1] for line in f if "ctxt_switches" in line]
+        except OSError:
+            continue
+        if any(name.startswith(("nfs", "rpc_", "rwsem_", "d_alloc")) for name in stack):
+            out.append([task, "+".join(switches), " < ".join(stack)])
+    return out
+
+
 def answer(r):
     """Does what request `r` says."""
     op = r["op"]
@@ -68,6 +85,8 @@ def answer(r):
         return None
     if op == "ended":
         return running[r["name"]].poll()
+    if op == "blocked":
+        return blocked(running[r["name"]].pid)
     if op == "calls":
         return calls(r["at"])
     if op == "get":

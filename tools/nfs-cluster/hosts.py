@@ -36,7 +36,7 @@ GANESHA = """
 NFS_CORE_PARAM {{ Bind_addr = 10.77.0.1; NFS_Port = 2049; MNT_Port = 12050;
   NLM_Port = 12051; Rquota_Port = 12052; Protocols = 3, 4; Enable_NLM = false;
   Enable_RQUOTA = false; }}
-NFSV4 {{ Minor_Versions = 0, 1, 2; Lease_Lifetime = 10; Grace_Period = 12;
+NFSV4 {{ Minor_Versions = 0, 1, 2; Lease_Lifetime = 40; Grace_Period = 45;
   RecoveryBackend = fs; }}
 EXPORT_DEFAULTS {{ Access_Type = RW; Squash = No_Root_Squash; SecType = sys;
   Transports = TCP; }}

@@ -76,6 +76,8 @@ def lines(r):
            f"event rows; {r['seconds']} s"]
     for f in r["faults"]:
         out.append(f"  {f['fault']}: {f['seconds']} s; all well after {f['whole_after']} s")
+    if r["hung_mounts"]:
+        out.append(f"  hosts switched off and on because their mount hung: {r['hung_mounts']}")
     out.append("  exact" if not r["wrong"] else f"  NOT EXACT: {len(r['wrong'])} differences")
     out += [f"    {w}" for w in r["wrong"][:20]]
     return "\n".join(out)

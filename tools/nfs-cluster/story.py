@@ -162,11 +162,6 @@ class Story:
         def link_down():
             return c.metrics(two)["velociraptor_link_up"] == 0
 
-        def reboot():
-            two.boot()
-            two.mount()
-            c.launch(two)
-
         def ended(host):
             return lambda: host.ask("ended", name="frontend") == -9
 
@@ -180,7 +175,7 @@ class Story:
         self.fault("kill -9 of a minion", lambda: c.kill(one), ended(one), 2,
                    lambda: c.launch(one))
         self.fault("power loss of a minion's host", two.power_off,
-                   lambda: two.kernel.poll() is not None, 3, reboot)
+                   lambda: two.kernel.poll() is not None, 3, lambda: c.power_on(two))
         self.fault("the file server stands still", lambda: lab.server.send_signal(19),
                    self.unwell(*everybody), 25, lambda: lab.server.send_signal(18))
         self.fault("kill -9 and restart of the file server", lab.kill_server,
@@ -286,6 +281,6 @@ def play(lab, binary, stock=None):
     return {
         "nfs": lab.version, "seconds": round(time.monotonic() - lab.begun, 1),
         "faults": s.faults, "clients": len(s.clients), "collections": a.flows,
-        "calls_failed": s.failed_calls, "rows": a.row_count, "files": a.uploads,
+        "calls_failed": s.failed_calls, "hung_mounts": s.c.hung, "rows": a.row_count, "files": a.uploads,
         "file_bytes": a.bytes, "event_rows": a.events, "wrong": wrong,
     }
