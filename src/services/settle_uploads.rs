@@ -39,7 +39,10 @@ pub(super) async fn place_complete(
         if let Some(index) = attempt.eof.as_ref().and_then(|e| e.index.as_ref()) {
             place_map(server, &stock, &map_bytes(&index.ranges)).await?;
         }
-        place(server, &stock, &attempt, replaces).await?;
+        if let Err(e) = place(server, &stock, &attempt, replaces).await {
+            tracing::warn!(client, flow, upload = ?stock, error = %e, "upload not placed");
+            return Err(e);
+        }
         let mut state = org.state();
         let upload = state.flows.get_mut(key).and_then(|f| f.uploads.get_mut(&k));
         if let Some(a) = upload.and_then(|u| u.attempts.get_mut(i)) {

@@ -260,11 +260,22 @@ impl OrgState {
         if flow.over() {
             self.clients.entry(p.client).queue.ended(&session.flow);
         }
+        self.pin_spill(p.client, session, job);
         match outcome {
             Outcome::Stored => Effect::Progress(key),
             Outcome::Duplicate => Effect::Duplicate,
             Outcome::Conflict => Effect::Conflict(key),
             Outcome::Ignored => Effect::Ignored,
+        }
+    }
+
+    /// Keeps the data beside the journal that a record refers to until its flow is settled,
+    /// whatever the flow itself makes of it. Of two records of the same data one is not used
+    /// now; whoever reads the journals again may meet that one first, and then uses it.
+    pub fn pin_spill(&mut self, client: &str, session: &Session, job: &Job) {
+        let key = (client.to_owned(), session.flow.clone());
+        if let (Some(e), Some(f)) = (&job.spill, self.flows.get_mut(&key)) {
+            f.pin(e.segment.clone());
         }
     }
 

@@ -133,7 +133,10 @@ class Story:
         time.sleep(1.5)
         begun = time.monotonic()
         hurt()
-        until(f"{name}: seen", seen, PATIENCE)
+        try:
+            until(f"{name}: seen", seen, PATIENCE)
+        except Failed as e:
+            raise Failed(f"{e}\n{self.c.state()}") from None
         time.sleep(max(0, seconds - (time.monotonic() - begun)))
         heal()
         hurt_for = time.monotonic() - begun

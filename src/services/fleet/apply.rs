@@ -263,10 +263,13 @@ impl Server {
         jobs: &mut Vec<Parsed>,
         noted: Option<&BTreeSet<u32>>,
     ) -> Vec<u32> {
-        let state = org.state();
+        let mut state = org.state();
         let mut gone = Vec::new();
         jobs.retain(|j| {
             let known = state.known(facts.client, &j.session, &j.job, &j.name, facts.received);
+            if known == Known::Live {
+                state.pin_spill(facts.client, &j.session, &j.job);
+            }
             let was_noted = noted.is_some_and(|n| n.contains(&j.index));
             if known == Known::Settled && !was_noted {
                 gone.push(j.index);
