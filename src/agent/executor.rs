@@ -414,14 +414,20 @@ fn log_batch(request: &FlowRequest) -> Duration {
     }
 }
 
-/// Sends logs every `batch`, and reports: the first after one `batch`.
+/// Sends logs a `batch` after the first of them, and reports: the first after one
+/// `batch`, then every `period`. Rests while there is neither: with thousands of
+/// collections in a process, turns in which nothing is done are all that it does.
 async fn ticker(flow: &Flow, batch: Duration, period: Duration) {
-    let mut reported: Option<Instant> = None;
+    let mut report = Instant::now() + batch;
     loop {
-        tokio::time::sleep(batch).await;
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(report) => {}
+            () = flow.logged() => tokio::time::sleep(batch).await,
+        }
         flow.flush_logs().await;
-        if reported.is_none_or(|at| at.elapsed() >= period) {
-            reported = Some(Instant::now());
+        if Instant::now() >= report {
+            report = Instant::now() + period;
             flow.send_progress().await;
         }
     }

@@ -49,6 +49,8 @@ pub struct Flow {
     uploads: AtomicI64,
     outstanding: AtomicU64,
     state: Mutex<State>,
+    /// There are logs to send.
+    logged: tokio::sync::Notify,
     /// Rows and bytes sent for each query name. Held while a part is queued, so
     /// that row numbers arrive in order.
     sent: tokio::sync::Mutex<BTreeMap<String, Sent>>,
@@ -109,6 +111,7 @@ impl Flow {
             uploads: AtomicI64::new(0),
             outstanding: AtomicU64::new(0),
             state: Mutex::default(),
+            logged: tokio::sync::Notify::new(),
             sent: tokio::sync::Mutex::default(),
         }
     }
@@ -192,6 +195,7 @@ impl Flow {
             state.logged += 1;
         }
         state.logs.add(level, message, now);
+        self.logged.notify_one();
         if let Some(q) = index.and_then(|i| state.queries.get_mut(i)) {
             q.status.log_rows += 1;
         }
@@ -247,6 +251,11 @@ impl Flow {
             transactions_outstanding: self.outstanding.load(Ordering::Relaxed),
             ..Default::default()
         }
+    }
+
+    /// Resolves when there are log lines that were not sent.
+    pub async fn logged(&self) {
+        self.logged.notified().await;
     }
 
     /// Sends the log lines gathered so far.

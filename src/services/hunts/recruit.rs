@@ -70,8 +70,8 @@ impl Server {
             let idle = may && chosen.is_none();
             if let Some((org, chosen)) = chosen {
                 pace.take(now);
-                let server = self.clone();
-                going.push(async move { server.enlist(org, chosen).await });
+                let (server, at) = (self.clone(), self.env.clock.micros());
+                going.push(async move { server.enlist(org, chosen, at).await });
             }
             let next = match (idle, going.len() < AT_ONCE, unpaced) {
                 (true, _, _) | (_, false, _) => now + TICK,
@@ -126,9 +126,9 @@ impl Server {
     }
 
     /// Decides that a client is one of a hunt's. `true`: nothing can be decided
-    /// just now.
-    async fn enlist(&self, org: Arc<Org>, chosen: Chosen) -> bool {
-        let became = self.decide_member(&org, &chosen).await;
+    /// just now. `at`: when its turn was, microseconds.
+    async fn enlist(&self, org: Arc<Org>, chosen: Chosen, at: u64) -> bool {
+        let became = self.decide_member(&org, &chosen, at).await;
         let mut state = org.state();
         state.hunts.released(&chosen);
         match became {
@@ -144,7 +144,7 @@ impl Server {
         }
     }
 
-    async fn decide_member(&self, org: &Org, chosen: &Chosen) -> Became {
+    async fn decide_member(&self, org: &Org, chosen: &Chosen, at: u64) -> Became {
         // Whoever changes a hunt waits for those that are being recruited, and nobody
         // is meanwhile: records are in the order in which memory changes.
         let Some(_inside) = org.gates.enter(vec![ops::gate(&chosen.hunt)]).now_or_never() else {
@@ -165,6 +165,11 @@ impl Server {
             }
         };
         schedule.hunt_id.clone_from(&chosen.hunt);
+        // Its turn was then, however long this waited for a processor: who looks at the
+        // flows' times sees the pace that was kept.
+        if let Some(c) = &mut schedule.context {
+            c.create_time = c.create_time.min(at);
+        }
         let client = &chosen.client;
         loop {
             // The very same again: of two that were written the first counts.
