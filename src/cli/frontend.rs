@@ -42,7 +42,7 @@ pub struct FrontendArgs {
 
     /// Serve people and clients with the same threads, each waiting for the other. For the
     /// measurement that shows what keeping them apart is worth.
-    #[arg(long, hide = true)]
+    #[arg(long = "danger_no_isolation", hide = true)]
     pub(super) danger_no_isolation: bool,
 }
 

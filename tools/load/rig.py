@@ -112,7 +112,7 @@ class Node:
                     "--node", self.name]
         self.process = Process(self.name, argv + list(extra), f"{self.d}/{self.role}-{self.name}.log",
                                cwd=f"{self.d}/nodes", cpu=cpu)
-        wait(f"{self.name} to be up", lambda: self.metrics() or not self.process.alive(), 120)
+        wait(f"{self.name} to be up", lambda: not self.process.alive() or self.metrics(), 120)
         if not self.process.alive():
             raise SystemExit(open(self.process.log).read()[-2000:])
         return self
