@@ -15,7 +15,7 @@ use super::outbox::{Batch, Outbox};
 use super::query::{Context, Extend};
 use super::settings::Settings;
 use super::throttle::process_cpu;
-use super::writeback::{Writeback, WritebackError};
+use super::writeback::Writeback;
 use crate::env::Env;
 use crate::plugins::common::Host;
 
@@ -28,15 +28,9 @@ pub struct Local {
 
 impl Local {
     /// Nothing runs yet. `extend` adds what the callables of `registry` look
-    /// for in the scope of each request. `settings.writeback` names a file
-    /// that is not there and is not made.
-    pub async fn new(
-        env: &Env,
-        settings: Settings,
-        registry: Arc<Registry>,
-        extend: Extend,
-    ) -> Result<Local, WritebackError> {
-        let writeback = Writeback::load(env.fs.clone(), &settings.writeback, "").await?;
+    /// for in the scope of each request. It has no state file.
+    pub fn new(env: &Env, settings: Settings, registry: Arc<Registry>, extend: Extend) -> Local {
+        let writeback = Writeback::in_memory(env.fs.clone());
         let cx = Context {
             env: env.clone(),
             settings: Arc::new(settings),
@@ -51,7 +45,7 @@ impl Local {
         let events = Events::new(cx.clone(), out.clone(), Arc::new(Mutex::new(writeback)));
         let checkpoint = Checkpoint::new(env.fs.clone(), None);
         let executor = Executor::new(cx, out.clone(), Arc::new(events), checkpoint);
-        Ok(Local { executor, out })
+        Local { executor, out }
     }
 
     /// Acts on one message of its own process; long work goes on by itself.

@@ -207,3 +207,103 @@ async fn what_people_decide_about_objects_has_room_on_a_full_store() {
     assert!(org.repository.get("Custom.Full").is_some());
     assert!(s.users.get("someone").await.unwrap().is_some());
 }
+
+/// Two chunks of one upload are under way at once, since the client did not wait for
+/// the answer to the first. The sync for the first fails, and takes the pages of both
+/// with it: the second is not acknowledged because another sync of that file succeeds.
+#[tokio::test]
+async fn a_file_whose_sync_failed_is_not_synced_for_another_chunk() {
+    let mut w = World::new();
+    let (env, disk) = Faulty::wrap(&w.env);
+    w.env = env;
+    let c = w.start().await;
+    let client = TestClient::new(&w, NONCE);
+    interrogated(&c, &w, &client).await;
+    let data: Vec<u8> = (0..1_500_000u32).map(|i| (i / 7) as u8).collect();
+    let chunks = [
+        [chunk("F.U", &data, 0, 500_000)],
+        [chunk("F.U", &data, 500_000, 500_000)],
+        [chunk("F.U", &data, 1_000_000, 500_000)],
+    ];
+    assert!(ok(&post(&c, client.body(&chunks[0])).await));
+    let go_on = disk.fail_next_sync("/spill/");
+    let (first, second) = (client.body(&chunks[1]), client.body(&chunks[2]));
+    let both = async {
+        let until = async |done: &dyn Fn() -> bool| {
+            while !done() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let first = post(&c, first);
+        let second = async {
+            until(&|| disk.sync_has_begun()).await;
+            let written = async {
+                let whole = || files_below(w.dir.path(), "spill").iter().any(|l| *l == 1_500_000);
+                until(&whole).await;
+                go_on.notify_one();
+            };
+            tokio::join!(post(&c, second), written).0
+        };
+        tokio::join!(first, second)
+    };
+    let limit = std::time::Duration::from_secs(60);
+    let (first, second) = tokio::time::timeout(limit, both).await.unwrap();
+    assert!(kept(&first), "{first:?}");
+    assert!(kept(&second), "the pages of the second may be gone as well: {second:?}");
+    assert_eq!(disk.faults(), Vec::<String>::new());
+
+    // The client sends both again; they go to another file.
+    let end = [chunk("F.U", &data, data.len(), 0)];
+    for jobs in [&chunks[1], &chunks[2], &end] {
+        assert!(ok(&post(&c, client.body(jobs)).await));
+    }
+    let (s, org) = server(&c);
+    s.settle_all().await;
+    let path = crate::store::paths::Client { org: &org.id, id: &client.id };
+    let at = path.flow("F.U").upload("file", &["etc".into(), "big".into()]);
+    let stored = s.tree.get_file(&at, 10 << 20).await.unwrap().unwrap();
+    assert!(stored == data, "{} bytes", stored.len());
+}
+
+/// Lengths of the files in directories of this name.
+fn files_below(root: &std::path::Path, dir: &str) -> Vec<u64> {
+    let mut out = Vec::new();
+    for e in std::fs::read_dir(root).unwrap().flatten() {
+        if e.path().is_dir() {
+            out.extend(files_below(&e.path(), dir));
+        } else if root.file_name().is_some_and(|n| n == dir) {
+            out.push(e.metadata().unwrap().len());
+        }
+    }
+    out
+}
+
+/// A client says in one POST that it does not know a flow, and later ones are the same
+/// bytes: where the end of the flow cannot be stored then, it is stored later.
+#[tokio::test]
+async fn a_lost_flow_ends_when_the_store_takes_it_again() {
+    let mut w = World::new();
+    let (env, disk) = Faulty::wrap(&w.env);
+    w.env = env;
+    let c = w.start().await;
+    let client = TestClient::new(&w, NONCE);
+    interrogated(&c, &w, &client).await;
+    let (s, org) = server(&c);
+    let flow = collect(&c, &client).await.unwrap();
+    let status = async || {
+        let f = s.flow(&org, &client.id, &flow).await.unwrap().unwrap();
+        (f.state(), f.status)
+    };
+    disk.leave(Some(0));
+    let lost = crate::services::state::Effect::FlowLost((client.id.clone(), flow.clone()));
+    s.act(&org, 1, lost, &Bytes::new()).await;
+    s.end_lost_again().await;
+    assert_eq!(status().await.1, "", "it cannot be stored");
+    disk.leave(None);
+    s.journal.space().watch().await;
+    s.end_lost_again().await;
+    let (state, why) = status().await;
+    assert_eq!(state, artifact_collector_context::State::Error);
+    assert!(why.contains("Flow not known"), "{why}");
+    assert!(org.state().lost.is_empty());
+}

@@ -158,7 +158,9 @@ impl Frontend {
 impl HeldReader {
     async fn run(self: Arc<Self>, tx: Pusher, request: Hash) {
         if self.frontend.server.relay().is_none() {
-            self.frontend.server.meet(&self.who.org, &self.who.source).await;
+            let (server, who) = (&self.frontend.server, &self.who);
+            server.meet(&who.org, &who.source).await;
+            server.end_orphans(&who.org, &who.source, who.cipher).await;
         }
         let sabotage = self.frontend.server.env.sabotage;
         let deaf = sabotage.is(Mutant::IgnoreWake);
@@ -218,7 +220,12 @@ impl HeldReader {
                 }
                 () = self.leave.notified() => return self.let_go(&tx).await,
                 () = self.held.woken(), if !deaf => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(LOOK) => {
+                    if self.frontend.server.relay().is_none() {
+                        let (server, who) = (&self.frontend.server, &self.who);
+                        server.end_orphans(&who.org, &who.source, who.cipher).await;
+                    }
+                }
             }
         }
     }

@@ -348,3 +348,80 @@ async fn a_task_of_the_stock_queue_is_sent_once_over_all_restarts() {
     let c = w.start().await;
     assert!(!has_task(&poll(&c, &w, &left.away, 0).await));
 }
+
+/// Files of clients with this in their path.
+fn files_of(w: &World, part: &str) -> Vec<String> {
+    let mut todo = vec![w.dir.path().join("clients")];
+    let mut out = Vec::new();
+    while let Some(dir) = todo.pop() {
+        for e in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            match e.path() {
+                p if p.is_dir() => todo.push(p),
+                p => out.push(p.display().to_string()),
+            }
+        }
+    }
+    out.retain(|p| p.contains(part));
+    out
+}
+
+#[tokio::test]
+async fn nothing_deleted_is_in_stock_files_whichever_write_of_deleting_was_the_last() {
+    let w = World::new();
+    let left = killed(&w).await;
+    let (busy, away) = (&left.busy, &left.away);
+    let (mut n, mut stayed, mut gone_untold) = (1, 0, 0);
+    loop {
+        let (env, disk) = Faulty::wrap(&w.env);
+        let dying = copy_of(&w, &env);
+        let c = dying.start().await;
+        let (s, org) = server(&c);
+        // Some of it is in files when it is deleted.
+        s.settle(Settle::Due).await;
+        disk.die_after(n);
+        let done = |r: Result<Vec<crate::services::removal::Removed>, ServiceError>| {
+            r.is_ok_and(|all| all.iter().all(|f| f.error.is_empty()))
+        };
+        let flow_told = done(s.delete_flow(&org, &busy.id, "F.X", "me").await);
+        let client_told = done(s.delete_client(&org, &away.id, "me").await);
+        let died = disk.is_dead();
+        drop(c);
+        let w = World { env: w.env.clone(), dir: dying.dir, identity: w.identity.clone() };
+        let settled = settle(&w, None).await.unwrap();
+        assert_eq!(settled.journals_left, settled.journals_waiting, "killed at write {n}");
+        // All of it is gone, or all of it is there.
+        let flow_gone = files_of(&w, "F.X").is_empty();
+        let client_gone = files_of(&w, &away.id).is_empty();
+        assert!(!flow_told || flow_gone, "write {n}: {:?}", files_of(&w, "F.X"));
+        assert!(!client_told || client_gone, "write {n}: {:?}", files_of(&w, &away.id));
+        stayed += usize::from(!flow_gone);
+        gone_untold += usize::from(flow_gone && !flow_told);
+        let root = StoreRoot::single(w.dir.path().to_str().unwrap());
+        let tree = crate::store::Tree::new(&w.env, root.clone());
+        let org = crate::services::ids::OrgId::root();
+        if !flow_gone {
+            let path = paths::Client { org: &org, id: &busy.id };
+            let set = path.flow("F.X").results_of("Custom.A");
+            let rows = crate::store::resultset::read_rows(&tree, &set, 0, 100).await.unwrap();
+            assert_eq!(rows.len(), 10, "killed at write {n}");
+        }
+        let clients = crate::store::snapshot::load(&tree, &org).await.unwrap().clients;
+        assert_eq!(clients.contains_key(&away.id), !client_gone, "killed at write {n}");
+        assert_eq!(filed(&w, &busy.id).await, once(3), "what was not deleted is there");
+        assert!(inspect::is_settled(&w.env, &root).await.unwrap());
+        // With the journals gone it is known still, and what comes late is not kept.
+        let c = w.start().await;
+        let (s, org) = server(&c);
+        let ok = Answer::Reply(Bytes::new());
+        assert_eq!(post(&c, busy.body(&[rows("F.X", "Custom.A", 10, 5)])).await, ok);
+        s.settle_all().await;
+        assert_eq!(files_of(&w, "F.X").is_empty(), flow_gone, "killed at write {n}");
+        assert_eq!(s.flow(&org, &busy.id, "F.X").await.unwrap().is_none(), flow_gone);
+        if !died {
+            assert!(flow_told && client_told && n > 10, "killed nowhere");
+            assert!(stayed > 0 && gone_untold > 0, "{stayed}, {gone_untold}");
+            return;
+        }
+        n += 2;
+    }
+}

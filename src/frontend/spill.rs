@@ -17,6 +17,7 @@ use crate::services::Server;
 use crate::services::flows::UploadKey;
 use crate::services::ids::Session;
 use crate::store::journal::{Extent, Segment};
+use crate::store::wary::Wary;
 
 /// Uploads of at most this size stay in the journal.
 const INLINE_FILE: u64 = 1 << 20;
@@ -81,7 +82,9 @@ impl Spills {
                 let n = self.next.fetch_add(1, Ordering::Relaxed);
                 let segment = server.spill(&n.to_string());
                 let file = server.env.fs.open(&segment.path, Open::CreateNew).await?;
-                let file: Arc<dyn File> = file.into();
+                // Chunks of one upload may be under way at the same time, when a client does
+                // not wait for an answer any longer: each hears of the others' errors.
+                let file: Arc<dyn File> = Arc::new(Wary::new(file, &segment.path));
                 server.env.fs.sync_dir(crate::env::fs::parent(&segment.path)).await?;
                 let s = Spill { file, segment, used: Instant::now() };
                 self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, s.clone());

@@ -10,8 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use velociraptor_proto::journal::FailFlow;
-use velociraptor_proto::journal::decision::Kind;
 use velociraptor_proto::proto::{VeloMessage, VqlCollectorArgs};
 use vql::ScopeBuilder;
 
@@ -64,15 +62,11 @@ pub(super) async fn run(frontend: Arc<Frontend>, stop: CancellationToken) {
         for org in server.orgs() {
             if !agents.contains_key(&org.id) {
                 fail_lost(&server, &org).await;
-                match Runner::start(&frontend, &org, &stop).await {
-                    Ok(runner) => drop(agents.insert(org.id.clone(), runner)),
-                    Err(e) => {
-                        tracing::error!(org = %org.id, error = %e, "server artifacts do not run")
-                    }
-                }
             }
+            let runner = agents
+                .entry(org.id.clone())
+                .or_insert_with(|| Runner::start(&frontend, &org, &stop));
             let waits = org.state().clients.get(SERVER).is_some_and(|c| c.queue.has_work());
-            let Some(runner) = agents.get_mut(&org.id) else { continue };
             if waits {
                 runner.turn(&server).await;
             }
@@ -104,11 +98,8 @@ async fn fail_lost(server: &Arc<Server>, org: &Arc<Org>) {
             .collect()
     };
     for flow_id in lost {
-        let reason = "The server was restarted while it ran this collection".to_owned();
-        let kind = Kind::FailFlow(FailFlow { flow_id, reason });
-        if let Err(e) = server.decide(org, SERVER, "", kind).await {
-            tracing::error!(error = %e, "end of a collection on the server not stored");
-        }
+        let reason = "The server was restarted while it ran this collection";
+        server.end_lost(org, (SERVER.to_owned(), flow_id), reason).await;
     }
 }
 
@@ -122,11 +113,7 @@ struct Runner {
 }
 
 impl Runner {
-    async fn start(
-        frontend: &Arc<Frontend>,
-        org: &Arc<Org>,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<Runner> {
+    fn start(frontend: &Arc<Frontend>, org: &Arc<Org>, stop: &CancellationToken) -> Runner {
         let server = frontend.server();
         let env = server.env.clone();
         let callers = Callers::default();
@@ -152,12 +139,12 @@ impl Runner {
             concurrency: CONCURRENCY,
             ..Settings::default()
         };
-        let local = Arc::new(Local::new(&env, settings, registry(), extend).await?);
+        let local = Arc::new(Local::new(&env, settings, registry(), extend));
         let mut cipher = [0; 16];
         env.entropy.fill(&mut cipher);
         let (f, o, l, stop) = (frontend.clone(), org.clone(), local.clone(), stop.clone());
         env.spawn_gui(async move { pump(f, o, cipher, l, stop).await });
-        Ok(Runner { org: org.clone(), cipher, local, callers, table: Table::default() })
+        Runner { org: org.clone(), cipher, local, callers, table: Table::default() }
     }
 
     /// Runs the event artifacts that are to run on the server now.

@@ -73,15 +73,35 @@ impl Server {
                 }
             }
         }
-        for flow_id in lost {
-            let reason = "This server restarted while the task was being sent, and the agent is \
-                          too old to say whether it got it"
-                .to_owned();
+        let reason = "This server restarted while the task was being sent, and the agent is too \
+                      old to say whether it got it";
+        self.end_all(org, source, lost, reason).await;
+    }
+
+    /// Ends flows of an earlier process of this client, of which `cipher` is there now,
+    /// where the agent is too old to be asked about them. Called now and then for a
+    /// client that is held.
+    pub async fn end_orphans(&self, org: &Org, source: &str, cipher: Hash) {
+        let now = self.env.clock.micros();
+        let orphans = {
+            let state = org.state();
+            let old = state.clients.get(source).filter(|c| !c.can_ask());
+            old.map(|c| c.queue.orphans(cipher, now)).unwrap_or_default()
+        };
+        let reason = "The client restarted before it was finished, and the agent is too old to \
+                      say what became of it";
+        self.end_all(org, source, orphans, reason).await;
+    }
+
+    async fn end_all(&self, org: &Org, source: &str, flows: Vec<String>, reason: &str) {
+        for flow_id in flows {
             // It may be in stock files alone.
             if let Err(e) = self.reopen(org, source, &flow_id).await {
-                tracing::warn!(client = source, flow = flow_id, error = %e, "a flow is not read");
+                tracing::warn!(client = source, flow = flow_id, error = %e,
+                    "a flow that is over is not read; tried again");
+                continue;
             }
-            let kind = Kind::FailFlow(FailFlow { flow_id, reason });
+            let kind = Kind::FailFlow(FailFlow { flow_id, reason: reason.to_owned() });
             if let Err(e) = self.decide(org, source, "", kind).await {
                 tracing::error!(client = source, error = %e, "end of a flow not stored");
             }

@@ -6,8 +6,8 @@ use velociraptor_proto::journal::{FailFlow, LabelChange};
 
 use super::events::{EventBatch, client_members, decorate};
 use super::flows::rows_of_job;
-use super::server::{Counters, Org, Server};
-use super::state::Effect;
+use super::server::{Counters, Org, Server, ServiceError};
+use super::state::{Effect, FlowKey};
 
 impl Server {
     /// Acts on one effect of a job received at `received`, microseconds, whose
@@ -46,19 +46,9 @@ impl Server {
                 tracing::info!(client, flow, "the client did not start it: sent again");
                 self.sessions.wake(&org.id, &client);
             }
-            Effect::FlowLost((client, flow)) => {
-                // It may be in stock files alone.
-                if let Err(e) = self.reopen(org, &client, &flow).await {
-                    tracing::warn!(client, flow, error = %e, "a lost flow is not read");
-                }
-                let kind = Kind::FailFlow(FailFlow {
-                    flow_id: flow.clone(),
-                    reason: "Flow not known: the client restarted before it was finished".into(),
-                });
-                if let Err(e) = self.decide(org, &client, "", kind).await {
-                    tracing::error!(client, flow, error = %e, "end of a lost flow not stored");
-                }
-                self.after_progress(org, &(client, flow)).await;
+            Effect::FlowLost(key) => {
+                let reason = "Flow not known: the client restarted before it was finished";
+                self.end_lost(org, key, reason).await;
             }
             Effect::Conflict((client, flow)) => {
                 tracing::warn!(
@@ -68,6 +58,40 @@ impl Server {
                 );
             }
             _ => {}
+        }
+    }
+
+    /// Ends a flow that its client does not know, or that nobody works on any more.
+    /// Its task may be forgotten already, and the client never say so again in other
+    /// bytes: where this cannot be stored now, housekeeping tries again. Returns whether
+    /// it is stored.
+    pub(crate) async fn end_lost(&self, org: &Org, key: FlowKey, reason: &str) -> bool {
+        let (client, flow) = (key.0.as_str(), key.1.as_str());
+        let fail = FailFlow { flow_id: flow.to_owned(), reason: reason.to_owned() };
+        let ended = async {
+            // It may be in stock files alone.
+            self.reopen(org, client, flow).await?;
+            self.decide(org, client, "", Kind::FailFlow(fail)).await.map_err(ServiceError::from)
+        };
+        if let Err(e) = ended.await {
+            tracing::error!(client, flow, error = %e, "end of a lost flow not stored; tried again");
+            org.state().lost.insert(key, reason.to_owned());
+            return false;
+        }
+        self.after_progress(org, &key).await;
+        true
+    }
+
+    /// Ends lost flows whose end could not be stored when they were found to be lost.
+    pub(crate) async fn end_lost_again(&self) {
+        for org in self.orgs() {
+            loop {
+                let next = org.state().lost.pop_first();
+                let Some((key, reason)) = next else { break };
+                if !self.end_lost(&org, key, &reason).await {
+                    return;
+                }
+            }
         }
     }
 

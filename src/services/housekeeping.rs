@@ -58,6 +58,7 @@ impl Server {
             }
             if self.standing.may_decide() {
                 self.bury_again().await;
+                self.end_lost_again().await;
             }
             if last_garbage.elapsed() >= GARBAGE {
                 last_garbage = tokio::time::Instant::now();

@@ -97,6 +97,8 @@ pub struct OrgState {
     pub events: EventTable,
     /// What is settled and may be sent again.
     pub tombstones: Tombstones,
+    /// Flows that are lost, of which that could not be stored, and why they are.
+    pub lost: BTreeMap<FlowKey, String>,
     /// Hunts and their clients.
     pub hunts: Hunts,
     /// A fault put in on purpose; see [`crate::env::sabotage`].

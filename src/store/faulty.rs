@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::Notify;
 
 use crate::env::{DirEntry, Env, File, FileSystem, Meta, Open};
 
@@ -23,6 +24,8 @@ struct State {
     /// Calls that change something until the process is dead; `None` for any number.
     life: Option<u64>,
     read_only: bool,
+    /// The next sync of a file with this in its path waits for the signal and fails.
+    doomed: Option<(String, Arc<Notify>)>,
 }
 
 impl State {
@@ -68,6 +71,19 @@ impl Faulty {
     /// asks for after that happens.
     pub fn die_after(&self, n: u64) {
         self.state().life = Some(n);
+    }
+
+    /// The next sync of a file whose path has `part` in it waits until it is told to go
+    /// on, and fails then.
+    pub fn fail_next_sync(&self, part: &str) -> Arc<Notify> {
+        let go_on = Arc::new(Notify::new());
+        self.state().doomed = Some((part.to_owned(), go_on.clone()));
+        go_on
+    }
+
+    /// Whether that sync has been called.
+    pub fn sync_has_begun(&self) -> bool {
+        self.state().doomed.is_none()
     }
 
     /// Whether it is dead.
@@ -240,7 +256,10 @@ impl File for FaultyFile {
 
     fn write_at(&self, off: u64, data: Bytes) -> BoxFuture<'_, io::Result<()>> {
         self.used("written");
-        self.write(off, data).inspect(|r| self.failed.store(r.is_err(), Ordering::Relaxed)).boxed()
+        let failed = |r: &io::Result<()>| {
+            self.failed.fetch_or(r.is_err(), Ordering::Relaxed);
+        };
+        self.write(off, data).inspect(failed).boxed()
     }
 
     fn size(&self) -> BoxFuture<'_, io::Result<u64>> {
@@ -249,8 +268,18 @@ impl File for FaultyFile {
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         self.used("synced");
+        let doomed = {
+            let mut s = self.state();
+            let mine = s.doomed.as_ref().is_some_and(|(part, _)| self.path.contains(part));
+            if mine { s.doomed.take() } else { None }
+        };
         async {
             live(&self.state, true)?;
+            if let Some((_, go_on)) = doomed {
+                go_on.notified().await;
+                self.failed.store(true, Ordering::Relaxed);
+                return Err(io::Error::other(format!("{}: pages are gone", self.path)));
+            }
             self.inner.sync().await
         }
         .boxed()

@@ -20,6 +20,7 @@ pub mod snapshot;
 pub(crate) mod testing;
 pub mod uploads;
 pub mod walk;
+pub mod wary;
 pub mod zip;
 
 pub use objects::{Child, StoreError, Tree};

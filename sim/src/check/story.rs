@@ -38,6 +38,12 @@ pub fn tell(l: &Ledger, violations: &[Violation]) -> Vec<String> {
         }
     }
     for (i, b) in l.clients.iter().enumerate() {
+        let about = b.received.iter().any(|r| named(&r.session));
+        for p in (2..=b.processes).filter(|_| about) {
+            if let Some(x) = b.exchanges.iter().find(|x| x.process == p) {
+                all.push((x.from, format!("client {i} has ended and runs again, process {p}")));
+            }
+        }
         for r in b.received.iter().filter(|r| named(&r.session)) {
             let what = match r.what {
                 Task::Flow => "the task",

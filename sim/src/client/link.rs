@@ -109,15 +109,17 @@ impl Link {
     }
 
     /// Posts lists and waits for what it leads to, the wait after a failure
-    /// included; and to which frontend they went.
+    /// included; and to which frontend they went. `failed` is called when it has failed,
+    /// before that wait: nobody holds a client while it waits.
     pub async fn post(
         &self,
         channel: Channel,
         lists: &[Vec<u8>],
         urgent: bool,
+        failed: impl Fn(),
     ) -> (Posted, String) {
         let way = self.way(channel);
-        let (posted, via) = self.post_by(way, channel, lists, urgent).await;
+        let (posted, via) = self.post_by(way, channel, lists, urgent, &failed).await;
         if matches!(posted, Posted::Retry) {
             let another = self.env.entropy.below(self.ways.len() as u64);
             self.sticks[channel as usize].store(another, Ordering::Relaxed);
@@ -131,11 +133,13 @@ impl Link {
         channel: Channel,
         lists: &[Vec<u8>],
         urgent: bool,
+        failed: &impl Fn(),
     ) -> (Posted, String) {
         let body = match self.seal(way, lists).await {
             Ok(b) => b,
             Err(why) => {
                 tracing::debug!(why, "not sealed");
+                failed();
                 way.pause(channel).await;
                 return (Posted::Retry, String::new());
             }
@@ -154,6 +158,7 @@ impl Link {
                 Ok(jobs) => Posted::Done(jobs),
                 Err(why) => {
                     tracing::warn!(why, "answer not understood");
+                    failed();
                     way.pause(channel).await;
                     Posted::Retry
                 }
@@ -162,6 +167,7 @@ impl Link {
             Outcome::Drop(_) => Posted::Refused,
             Outcome::Redirected => Posted::Retry,
             Outcome::Failed(_) => {
+                failed();
                 way.pause(channel).await;
                 Posted::Retry
             }

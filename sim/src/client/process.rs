@@ -184,7 +184,7 @@ impl Process {
     fn answered(&self, exchange: usize, good: bool) {
         self.books.client(self.setup.book, |b| {
             let x = &mut b.exchanges[exchange];
-            x.to = Some(now());
+            x.to.get_or_insert_with(now);
             x.good = good;
         });
     }
@@ -221,7 +221,8 @@ impl Process {
             }
             let list = MessageList { job: jobs }.encode_to_vec();
             let x = self.exchange(true);
-            let (posted, via) = self.link.post(Channel::Reader, &[list], false).await;
+            let failed = || self.answered(x, false);
+            let (posted, via) = self.link.post(Channel::Reader, &[list], false, failed).await;
             self.answered(x, !matches!(posted, Posted::Retry));
             if !matches!(posted, Posted::Retry) {
                 told = true;
@@ -263,10 +264,11 @@ impl Process {
                 }
             });
             let x = self.exchange(false);
+            let failed = || self.answered(x, false);
             let (posted, via) = tokio::select! {
                 biased;
                 () = self.roams.notified() => (Posted::Retry, String::new()),
-                done = self.link.post(Channel::Control, &lists, batch.urgent) => done,
+                done = self.link.post(Channel::Control, &lists, batch.urgent, failed) => done,
             };
             self.answered(x, !matches!(posted, Posted::Retry));
             match posted {

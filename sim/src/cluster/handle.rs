@@ -434,6 +434,17 @@ impl Handle {
         self.frontend(name).stop().await.is_ok()
     }
 
+    /// Until its frontends have come up and found each other a cluster is not healthy:
+    /// clients are held by minions before there is any master. The same is granted
+    /// after a restart.
+    pub(super) async fn begin(self) {
+        let trouble = self.books.lock().begin(Part::Host, "the cluster starts");
+        while !self.frontends.values().all(Remote::is_up) {
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.books.lock().end(trouble, self.reunion());
+    }
+
     /// How long frontends may take to find each other again: the longest wait
     /// before a stream is tried again, and a little.
     fn reunion(&self) -> Duration {

@@ -275,6 +275,7 @@ where
     let (h, v) = (handle.clone(), verdict.clone());
     sim.client("script", async move {
         let mut found = Vec::new();
+        tokio::spawn(h.clone().begin());
         let watcher = tokio::spawn(check::during(h.clone()));
         if let Err(why) = script(h.clone()).await {
             found.push(Violation { invariant: "SCENARIO", story: why });

@@ -21,8 +21,9 @@ pub const SCENARIO: Scenario = Scenario {
 const JOURNAL: u64 = 8 << 10;
 
 /// Seconds after which a process that ended has left nothing, and a little: its last
-/// journal stays for two minutes.
-const DEAD: u64 = 135;
+/// journal stays for two minutes, and those with what clients said of themselves until
+/// its successor has written the snapshot of all clients, after five.
+const DEAD: u64 = 320;
 
 fn run(seed: u64, s: Settings) -> Outcome {
     let c = cluster(seed, s).minions(usize::from(seed % 3 == 2)).clients(6).sockets(2).eager(3);

@@ -436,6 +436,7 @@ impl Hub {
             _ => return,
         };
         self.server.meet(&org, &key.1).await;
+        self.server.end_orphans(&org, &key.1, held.cipher).await;
         let way = Way::Node(process);
         let messages = self.server.next_tasks(&org, &key.1, held.cipher, way).await;
         if messages.is_empty() {

@@ -94,6 +94,8 @@ pub struct Queue {
     /// Flows received and not ended: when something was last heard, µs.
     inflight: BTreeMap<String, u64>,
     asked: BTreeMap<String, u64>,
+    /// Which client process got each of them, where that is known.
+    runs_in: BTreeMap<String, Hash>,
     /// Flows whose receipt is proved.
     proved: BTreeSet<String>,
     /// Tasks that came from a file of the stock queue, which goes when the task is
@@ -548,6 +550,15 @@ impl Queue {
         if let Some(t) = self.tasks.remove(&id)
             && t.message.flow_request.is_some()
         {
+            let cipher = match t.state {
+                State::Sent { cipher, .. }
+                | State::Away { cipher, .. }
+                | State::Unsure { cipher, .. } => Some(cipher),
+                State::Queued | State::InFile => t.cipher,
+            };
+            if let Some(cipher) = cipher {
+                self.runs_in.insert(t.flow.clone(), cipher);
+            }
             self.proved.insert(t.flow.clone());
             self.inflight.insert(t.flow, now);
         }
@@ -573,6 +584,7 @@ impl Queue {
     pub fn ended(&mut self, flow: &str) {
         self.inflight.remove(flow);
         self.asked.remove(flow);
+        self.runs_in.remove(flow);
         self.proved.remove(flow);
         self.tasks.retain(|_, t| t.flow != flow || t.message.flow_request.is_none());
     }
@@ -760,6 +772,15 @@ impl Queue {
         // Its record stays for as long as the task is open.
         t.claims = vec![claim];
         true
+    }
+
+    /// Flows that went to another process of the client than `cipher`, which is
+    /// there now, and of which nothing was heard for so long that one would ask: that
+    /// process has ended, and they with it. For agents that cannot be asked.
+    pub fn orphans(&self, cipher: Hash, now: u64) -> Vec<String> {
+        let gone = |flow: &String| self.runs_in.get(flow).is_some_and(|c| *c != cipher);
+        let quiet = self.inflight.iter().filter(|(_, heard)| now > **heard + ASK_AFTER);
+        quiet.filter(|(flow, _)| gone(flow)).map(|(flow, _)| flow.clone()).collect()
     }
 
     /// Flows in doubt that this client cannot be asked about.

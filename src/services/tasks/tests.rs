@@ -406,3 +406,26 @@ fn after_recovery_files_say_who_was_quicker() {
 fn pinned() -> Arc<Segment> {
     Arc::new(Segment::of_path("/j"))
 }
+
+#[test]
+fn what_another_process_got_and_is_quiet_is_an_orphan() {
+    let mut q = Queue::default();
+    q.push(flow(1), None, None);
+    sends(&mut q, [10; 16], 1);
+    q.checked_in(A, [11; 16], 2);
+    let later = 2 + ASK_AFTER;
+    assert!(q.orphans(A, later + 1).is_empty(), "the process that has it is there");
+    assert!(q.orphans(B, later).is_empty(), "it may have ended and its end be on its way");
+    assert_eq!(q.orphans(B, later + 1), ["F.1"]);
+    q.evidence("F.1", later);
+    assert!(q.orphans(B, later + 1).is_empty(), "something came of it");
+    q.ended("F.1");
+    assert!(q.orphans(B, u64::MAX).is_empty());
+    // Read back from journals: granted, and something came.
+    q.push(flow(2), Some(A), None);
+    q.evidence("F.2", 5);
+    assert_eq!(q.orphans(B, 6 + ASK_AFTER), ["F.2"]);
+    // Of what is known from elsewhere nobody knows who works on it.
+    q.working_on("F.3", 5);
+    assert_eq!(q.orphans(B, 6 + ASK_AFTER), ["F.2"]);
+}

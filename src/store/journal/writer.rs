@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use velociraptor_proto::journal::Record;
@@ -431,7 +431,9 @@ impl Writer {
             // could outlive the data. It was not acknowledged, so the client would send it
             // again, and be taken for one who repeats what is stored.
             if !self.env.sabotage.is(Mutant::SkipSpillSync) {
-                try_join_all(spills.values().map(|f| f.sync())).await?;
+                // All of them to their end: an error that nobody hears is not told again.
+                let synced = join_all(spills.values().map(|f| f.sync())).await;
+                synced.into_iter().collect::<io::Result<()>>()?;
             }
             current.file.write_at(current.at, data.clone()).await?;
             if self.env.sabotage.is(Mutant::SkipJournalSync) {
