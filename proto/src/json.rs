@@ -7,8 +7,12 @@
 use std::sync::LazyLock;
 
 use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
+};
 use serde_json::Value;
+
+use crate::transcode::wire_of;
 
 pub(crate) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(crate::DESCRIPTORS)
@@ -83,13 +87,22 @@ pub fn to_indented<M: Message + Name>(m: &M) -> Result<String, JsonError> {
 /// servers still load.
 pub fn from_json<M: Message + Name + Default>(text: &[u8]) -> Result<M, JsonError> {
     let name = M::full_name();
+    if let Some(wire) = wire_of(&name, text) {
+        return M::decode(wire.as_slice()).map_err(|e| fail(&name, e));
+    }
     let desc = POOL.get_message_by_name(&name).ok_or_else(|| fail(&name, "no such message"))?;
-    let mut value: Value = serde_json::from_slice(text).map_err(|e| fail(&name, e))?;
+    M::decode(general(&desc, text)?.as_slice()).map_err(|e| fail(&name, e))
+}
+
+/// The wire bytes of a message, whatever it holds.
+pub(crate) fn general(desc: &MessageDescriptor, text: &[u8]) -> Result<Vec<u8>, JsonError> {
+    let name = desc.full_name();
+    let mut value: Value = serde_json::from_slice(text).map_err(|e| fail(name, e))?;
     plain_fractions(&mut value);
     let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let m = DynamicMessage::deserialize_with_options(desc, value, &options)
-        .map_err(|e| fail(&name, e))?;
-    M::decode(m.encode_to_vec().as_slice()).map_err(|e| fail(&name, e))
+    let m = DynamicMessage::deserialize_with_options(desc.clone(), value, &options)
+        .map_err(|e| fail(name, e))?;
+    Ok(m.encode_to_vec())
 }
 
 /// Numbers keep their spelling while parsed, which fractions must give up: the

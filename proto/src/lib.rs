@@ -7,6 +7,7 @@
 
 pub mod gateway;
 pub mod json;
+mod transcode;
 
 /// The stock `proto` package.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]

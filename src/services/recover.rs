@@ -458,8 +458,19 @@ pub async fn stored_flow(
     flow: &str,
 ) -> Result<(Option<ArtifactCollectorContext>, BTreeMap<String, FlowStats>), ServiceError> {
     let path = Client { org, id: client };
+    let context = server.tree.get(&path.flow(flow).context()).await?;
+    Ok((context, stored_reports(server, org, client, flow).await?))
+}
+
+/// What the file of a flow's last report says, by child flow.
+pub async fn stored_reports(
+    server: &Server,
+    org: &OrgId,
+    client: &str,
+    flow: &str,
+) -> Result<BTreeMap<String, FlowStats>, ServiceError> {
+    let path = Client { org, id: client };
     let path = path.flow(flow);
-    let context = server.tree.get(&path.context()).await?;
     let mut reports = BTreeMap::new();
     if let Some(stats) = server.tree.get(&path.stats()).await? {
         let over = matches!(
@@ -477,7 +488,7 @@ pub async fn stored_flow(
             },
         );
     }
-    Ok((context, reports))
+    Ok(reports)
 }
 
 /// What the stock files of a flow hold, for a flow that more came for.

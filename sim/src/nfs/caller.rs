@@ -63,7 +63,7 @@ impl Caller {
             match got {
                 Ok(reply) => {
                     self.learn(&reply);
-                    return reply;
+                    return *reply;
                 }
                 Err(wait) => tokio::time::sleep(wait).await,
             }
@@ -174,10 +174,10 @@ impl Caller {
 
     /// The directory of a path's last name, and that name.
     pub(super) async fn walk<'p>(&self, path: &'p str, distrust: bool) -> Done<(Ino, &'p str)> {
-        let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-        let Some(last) = parts.pop() else { return Ok((ROOT, "")) };
+        let path = path.trim_matches('/');
+        let (parents, last) = path.rsplit_once('/').unwrap_or(("", path));
         let mut dir = ROOT;
-        for part in parts {
+        for part in parents.split('/').filter(|p| !p.is_empty()) {
             dir = self.name(dir, part, For::Use, distrust).await?.ok_or(ErrorKind::NotFound)?;
             let m = lock(&self.shared);
             let known = m.hosts.get(&self.host).and_then(|h| h.inodes.get(&dir));

@@ -47,8 +47,13 @@ pub(super) struct Call {
     origin: Origin,
     attempt: u32,
     due: Duration,
-    done: Option<Reply>,
+    done: Option<Box<Reply>>,
+    /// The event that sends it again if nothing comes back.
+    retry: Moment,
 }
+
+/// A place in the queue: virtual time, and a number that orders what is at one time.
+type Moment = (Duration, u64);
 
 #[derive(Clone, Debug)]
 struct Request {
@@ -60,8 +65,8 @@ struct Request {
 
 #[derive(Debug)]
 enum Event {
-    Arrive(Request),
-    Reply(u64, Name, Reply),
+    Arrive(Box<Request>),
+    Reply(u64, Name, Box<Reply>),
     Retry(u64, u32),
     WriteBack(Name, u64, Ino),
     /// A file without a name is no longer kept for who has it open.
@@ -71,7 +76,7 @@ enum Event {
 pub(super) struct Machine {
     pub(super) now: Duration,
     time: Time,
-    queue: BTreeMap<(Duration, u64), Event>,
+    queue: BTreeMap<Moment, Event>,
     seq: u64,
     rng: SmallRng,
     pub(super) server: Server,
@@ -140,9 +145,27 @@ impl Machine {
         *self.seen.entry(what).or_default() += 1;
     }
 
-    fn push(&mut self, at: Duration, event: Event) {
+    fn push(&mut self, at: Duration, event: Event) -> Moment {
         self.seq += 1;
-        self.queue.insert((at.max(self.now), self.seq), event);
+        let moment = (at.max(self.now), self.seq);
+        self.queue.insert(moment, event);
+        moment
+    }
+
+    /// Sends a call again at that time, unless it is over by then.
+    fn retry(&mut self, at: Duration, id: u64, attempt: u32) {
+        let moment = self.push(at, Event::Retry(id, attempt));
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.retry = moment;
+        }
+    }
+
+    /// Forgets a call. Most are over long before they would be sent again: so that the
+    /// queue stays short, that goes with them.
+    fn forget(&mut self, id: u64) -> Option<Call> {
+        let call = self.calls.remove(&id)?;
+        self.queue.remove(&call.retry);
+        Some(call)
     }
 
     /// Sends a call; the reply is fetched with [`Machine::reply`] or goes to
@@ -151,8 +174,9 @@ impl Machine {
         self.seq += 1;
         let id = self.seq;
         let due = self.now;
-        let call =
-            Call { host: host.clone(), op: Arc::new(op), origin, attempt: 0, due, done: None };
+        let (host, op) = (host.clone(), Arc::new(op));
+        let retry = (due, id);
+        let call = Call { host, op, origin, attempt: 0, due, done: None, retry };
         self.calls.insert(id, call);
         self.send(id);
         id
@@ -179,11 +203,11 @@ impl Machine {
                 Some(Effect::Delay(d)) => d,
                 _ => Duration::ZERO,
             };
-            let request = Request { id, host, op, back: trip / 2 };
+            let request = Box::new(Request { id, host, op, back: trip / 2 });
             self.push(self.now + wait + trip - trip / 2, Event::Arrive(request));
             self.now + wait + trip
         };
-        self.push(if lost { due } else { due + retry }, Event::Retry(id, attempt));
+        self.retry(if lost { due } else { due + retry }, id, attempt);
         if let Some(call) = self.calls.get_mut(&id) {
             call.due = due;
         }
@@ -191,7 +215,7 @@ impl Machine {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Arrive(r) => self.arrive(r),
+            Event::Arrive(r) => self.arrive(*r),
             Event::Reply(id, host, reply) => match self.hosts.get_mut(&host) {
                 Some(h) if h.paused => h.waiting.push((id, reply)),
                 _ => self.deliver(id, reply),
@@ -249,7 +273,7 @@ impl Machine {
         if link.cut || rule.is_some() || self.coin(link.lose_reply) {
             return self.note("reply lost");
         }
-        self.push(self.now + r.back, Event::Reply(r.id, r.host, reply));
+        self.push(self.now + r.back, Event::Reply(r.id, r.host, Box::new(reply)));
     }
 
     fn again(&mut self, id: u64, attempt: u32) {
@@ -261,13 +285,13 @@ impl Machine {
         // A request that lies at a stalled server is not sent a second time: the
         // connection stands.
         if paused || self.parked.iter().any(|r| r.id == id) {
-            self.push(self.now + POLL, Event::Retry(id, attempt));
+            self.retry(self.now + POLL, id, attempt);
         } else {
             self.send(id);
         }
     }
 
-    fn deliver(&mut self, id: u64, reply: Reply) {
+    fn deliver(&mut self, id: u64, reply: Box<Reply>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         if call.done.is_some() {
             return;
@@ -276,13 +300,13 @@ impl Machine {
             call.due = self.now + LATER;
             let (at, attempt) = (call.due, call.attempt);
             self.note("told to wait for the grace period");
-            return self.push(at, Event::Retry(id, attempt));
+            return self.retry(at, id, attempt);
         }
         match call.origin {
             Origin::Process => call.done = Some(reply),
             Origin::Nobody => {
                 let now = self.now;
-                if let Some(c) = self.calls.remove(&id)
+                if let Some(c) = self.forget(id)
                     && let Some(a) = reply.attr()
                     && let Some(h) = self.hosts.get_mut(&c.host)
                 {
@@ -290,20 +314,20 @@ impl Machine {
                 }
             }
             Origin::WriteBack(ino) => {
-                if let Some(c) = self.calls.remove(&id) {
-                    self.written(&c.host, ino, &c.op, reply);
+                if let Some(c) = self.forget(id) {
+                    self.written(&c.host, ino, &c.op, *reply);
                 }
             }
         }
     }
 
     /// A system call's reply, or how long to wait before asking again.
-    pub(super) fn reply(&mut self, id: u64) -> Result<Reply, Duration> {
+    pub(super) fn reply(&mut self, id: u64) -> Result<Box<Reply>, Duration> {
         self.tick();
         let Some(call) = self.calls.get(&id) else { return Err(POLL) };
         match &call.done {
             Some(_) => {
-                let reply = self.calls.remove(&id).and_then(|c| c.done);
+                let reply = self.forget(id).and_then(|c| c.done);
                 reply.ok_or(POLL)
             }
             None if call.due > self.now => Err(call.due - self.now),
@@ -313,7 +337,7 @@ impl Machine {
 
     /// The process gave up or died. What was sent may still land.
     pub(super) fn abandon(&mut self, id: u64) {
-        self.calls.remove(&id);
+        self.forget(id);
     }
 
     /// How long until write-back of a file may have got further.

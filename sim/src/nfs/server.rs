@@ -12,6 +12,14 @@ use crate::tree::{Attr, Done, Fail, Ino, Loss, Tree};
 /// Replies remembered for each host.
 const REPLIES: usize = 1024;
 
+/// Replies to a host's calls, by the number of the call, and these numbers in the order
+/// of time.
+#[derive(Debug, Default)]
+struct Replies {
+    by_call: BTreeMap<u64, Reply>,
+    order: VecDeque<u64>,
+}
+
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) tree: Tree,
@@ -21,7 +29,7 @@ pub(super) struct Server {
     grace_until: Duration,
     /// Files that hosts have open (version 4), with how often.
     opens: BTreeMap<(Name, Ino), u32>,
-    replies: BTreeMap<Name, VecDeque<(u64, Reply)>>,
+    replies: BTreeMap<Name, Replies>,
     /// Files that have lost their last name and are open somewhere; taken by
     /// whoever decides how long they stay.
     pub(super) removed: Vec<Ino>,
@@ -81,7 +89,7 @@ impl Server {
     pub(super) fn handle(&mut self, host: &Name, xid: u64, op: &Op, now: Duration) -> Reply {
         if self.options.reply_cache
             && op.once()
-            && let Some((_, r)) = self.replies.get(host).and_then(|q| q.iter().find(|r| r.0 == xid))
+            && let Some(r) = self.replies.get(host).and_then(|q| q.by_call.get(&xid))
         {
             return r.clone();
         }
@@ -103,11 +111,14 @@ impl Server {
             dirs_of(op).filter_map(|d| self.tree.attr(d).ok()).map(|attr| DirChange { attr });
         let dirs = if answer.is_ok() { dirs.collect() } else { Vec::new() };
         let reply = Reply { answer, dirs, verifier: self.verifier, later: false };
-        if op.once() {
+        if self.options.reply_cache && op.once() {
             let q = self.replies.entry(host.clone()).or_default();
-            q.push_back((xid, reply.clone()));
-            if q.len() > REPLIES {
-                q.pop_front();
+            q.by_call.insert(xid, reply.clone());
+            q.order.push_back(xid);
+            if q.order.len() > REPLIES
+                && let Some(oldest) = q.order.pop_front()
+            {
+                q.by_call.remove(&oldest);
             }
         }
         reply

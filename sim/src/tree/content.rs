@@ -9,24 +9,79 @@ use super::*;
 struct Pending {
     off: usize,
     new: Bytes,
-    before: Vec<u8>,
+    before: Vec<Bytes>,
     len_before: usize,
 }
 
+/// The bytes are kept as they were written, in pieces: nothing is copied.
 #[derive(Debug, Default)]
 pub(super) struct Content {
-    pub(super) data: Vec<u8>,
+    /// Where each piece begins, and it. There are no gaps between, and none is empty.
+    pieces: Vec<(usize, Bytes)>,
+    len: usize,
     pending: Vec<Pending>,
 }
 
 impl Content {
-    fn write(&mut self, off: usize, new: Bytes, stable: bool) {
-        let (len_before, end) = (self.data.len(), off + new.len());
-        let before = self.data[off.min(len_before)..end.min(len_before)].to_vec();
-        if end > len_before {
-            self.data.resize(end, 0);
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Lets no piece reach over `at`; gives the number of the first that begins there
+    /// or later.
+    fn cut(&mut self, at: usize) -> usize {
+        let i = self.pieces.partition_point(|p| p.0 < at);
+        if let Some((start, piece)) = i.checked_sub(1).and_then(|i| self.pieces.get_mut(i))
+            && at - *start < piece.len()
+        {
+            let tail = piece.split_off(at - *start);
+            self.pieces.insert(i, (at, tail));
         }
-        self.data[off..end].copy_from_slice(&new);
+        i
+    }
+
+    /// Puts bytes in; gives those that were there. Between the end and `off` are zeros.
+    fn put(&mut self, off: usize, new: Bytes) -> Vec<Bytes> {
+        if off > self.len {
+            self.pieces.push((self.len, vec![0; off - self.len].into()));
+        }
+        let end = off + new.len();
+        let (from, to) = (self.cut(off), self.cut(end));
+        self.len = self.len.max(end);
+        let new = (!new.is_empty()).then_some((off, new));
+        self.pieces.splice(from..to, new).map(|p| p.1).collect()
+    }
+
+    fn truncate(&mut self, len: usize) {
+        if len < self.len {
+            let end = self.cut(len);
+            self.pieces.truncate(end);
+            self.len = len;
+        }
+    }
+
+    fn slice(&self, from: usize, to: usize) -> Bytes {
+        if from >= to {
+            return Bytes::new();
+        }
+        let first = self.pieces.partition_point(|p| p.0 <= from).saturating_sub(1);
+        let clip = |(start, piece): &(usize, Bytes)| {
+            piece.slice(from.saturating_sub(*start)..(to - start).min(piece.len()))
+        };
+        let mut within = self.pieces[first..].iter().take_while(|p| p.0 < to).map(clip);
+        let head = within.next().unwrap_or_default();
+        if head.len() == to - from {
+            return head;
+        }
+        let mut all = Vec::with_capacity(to - from);
+        all.extend_from_slice(&head);
+        within.for_each(|piece| all.extend_from_slice(&piece));
+        all.into()
+    }
+
+    fn write(&mut self, off: usize, new: Bytes, stable: bool) {
+        let (len_before, end) = (self.len, off + new.len());
+        let before = self.put(off, new.clone());
         if !stable {
             self.pending.push(Pending { off, new, before, len_before });
         } else if self.pending.iter().any(|p| p.off < end && off < p.off + p.new.len()) {
@@ -47,10 +102,13 @@ impl Content {
             return false;
         }
         for p in pending.iter().rev() {
-            let (mid, end) = (p.off + p.before.len(), p.off + p.new.len());
-            self.data[p.off..mid].copy_from_slice(&p.before);
-            self.data[mid..end].fill(0);
-            self.data.truncate(p.len_before);
+            let mut at = p.off;
+            for piece in &p.before {
+                self.put(at, piece.clone());
+                at += piece.len();
+            }
+            self.put(at, vec![0; p.off + p.new.len() - at].into());
+            self.truncate(p.len_before);
         }
         for (p, _) in pending.into_iter().zip(verdicts).filter(|(_, k)| *k) {
             self.write(p.off, p.new, true);
@@ -62,10 +120,10 @@ impl Content {
 impl Tree {
     /// Up to `len` bytes at `off`, and whether the file ends there.
     pub fn read(&mut self, ino: Ino, off: u64, len: usize) -> Done<(Bytes, bool)> {
-        let data = &self.file(ino)?.data;
-        let from = usize::try_from(off).unwrap_or(usize::MAX).min(data.len());
-        let to = from.saturating_add(len).min(data.len());
-        Ok((Bytes::copy_from_slice(&data[from..to]), to == data.len()))
+        let c = self.file(ino)?;
+        let from = usize::try_from(off).unwrap_or(usize::MAX).min(c.len());
+        let to = from.saturating_add(len).min(c.len());
+        Ok((c.slice(from, to), to == c.len()))
     }
 
     /// Writes; what is not `stable` may vanish until [`Tree::commit`].
@@ -80,7 +138,7 @@ impl Tree {
         let (used, capacity) = (self.used, self.capacity);
         let c = self.file(ino)?;
         let at = usize::try_from(off).map_err(|_| ErrorKind::FileTooLarge)?;
-        let grow = (at + data.len()).saturating_sub(c.data.len()) as u64;
+        let grow = (at + data.len()).saturating_sub(c.len()) as u64;
         if grow > 0 && capacity.is_some_and(|cap| used + grow > cap) {
             return Err(ErrorKind::StorageFull);
         }

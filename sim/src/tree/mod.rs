@@ -129,7 +129,7 @@ impl Tree {
     pub fn attr(&self, ino: Ino) -> Done<Attr> {
         let n = self.node(ino)?;
         let (size, is_dir) = match &n.body {
-            Body::File(c) => (c.data.len() as u64, false),
+            Body::File(c) => (c.len() as u64, false),
             Body::Dir(_) => (0, true),
         };
         Ok(Attr { ino, size, change: n.change, modified: n.modified, is_dir })
@@ -282,7 +282,7 @@ impl Tree {
             return;
         }
         if let Some(Node { body: Body::File(c), .. }) = self.nodes.remove(&ino) {
-            self.used -= c.data.len() as u64;
+            self.used -= c.len() as u64;
         }
     }
 }

@@ -94,7 +94,7 @@ impl Tree {
                 if c.lose(keep) {
                     changed.push((*ino, n.modified));
                 }
-                self.used += c.data.len() as u64;
+                self.used += c.len() as u64;
             }
         }
         for (ino, at) in changed {

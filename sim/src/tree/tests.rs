@@ -125,3 +125,68 @@ fn a_listing_comes_in_pages() {
     let (page, all) = t.names_after(ROOT, "b", 2).unwrap();
     assert_eq!((page, all), (vec![("c".to_owned(), false)], true));
 }
+
+/// Bytes in one piece, as simple as can be.
+#[derive(Default)]
+struct Plain {
+    data: Vec<u8>,
+    pending: Vec<(usize, Vec<u8>, Vec<u8>, usize)>,
+}
+
+impl Plain {
+    fn write(&mut self, off: usize, new: &[u8], stable: bool) {
+        let (before, end) = (self.data.len(), off + new.len());
+        let old = self.data[off.min(before)..end.min(before)].to_vec();
+        self.data.resize(before.max(end), 0);
+        self.data[off..end].copy_from_slice(new);
+        if !stable {
+            self.pending.push((off, new.to_vec(), old, before));
+        } else if self.pending.iter().any(|p| p.0 < end && off < p.0 + p.1.len()) {
+            self.pending.clear();
+        } else {
+            self.pending.iter_mut().for_each(|p| p.3 = p.3.max(end));
+        }
+    }
+
+    fn lose(&mut self, kept: &[bool]) {
+        let pending = std::mem::take(&mut self.pending);
+        if kept.iter().take(pending.len()).all(|k| *k) {
+            return;
+        }
+        for (off, new, old, len) in pending.iter().rev() {
+            self.data[*off..off + old.len()].copy_from_slice(old);
+            self.data[off + old.len()..off + new.len()].fill(0);
+            self.data.truncate(*len);
+        }
+        for ((off, new, ..), _) in pending.into_iter().zip(kept).filter(|p| *p.1) {
+            self.write(off, &new, true);
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_file_in_pieces_is_a_file(
+        writes in proptest::collection::vec((0usize..40, 1usize..30, proptest::bool::ANY), 1..20),
+        kept in proptest::collection::vec(proptest::bool::ANY, 20),
+        (from, len) in (0u64..50, 0usize..50),
+    ) {
+        let (mut t, mut plain) = (Tree::new(false), Plain::default());
+        let f = t.create(ROOT, "f", T).unwrap().ino;
+        for (n, (off, len, stable)) in writes.into_iter().enumerate() {
+            let bytes: Vec<u8> = (0..len).map(|i| (n * 31 + i) as u8).collect();
+            plain.write(off, &bytes, stable);
+            t.write(f, off as u64, bytes.into(), stable, T).unwrap();
+        }
+        let part = |all: &[u8]| all[all.len().min(from as usize)..].iter().take(len).copied().collect::<Vec<u8>>();
+        for _ in 0..2 {
+            assert_eq!(t.get("/f").unwrap(), plain.data);
+            assert_eq!(t.read(f, from, len).unwrap().0[..], part(&plain.data)[..]);
+            assert_eq!(t.used(), plain.data.len() as u64);
+            let mut fate = kept.iter();
+            t.power_loss(Loss::Some(&mut || *fate.next().unwrap()));
+            plain.lose(&kept);
+        }
+        assert_eq!(t.get("/f").unwrap(), plain.data);
+    }
+}

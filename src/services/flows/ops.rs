@@ -282,8 +282,7 @@ impl Server {
         {
             context.request = full.request;
         }
-        let (_, reports) =
-            crate::services::recover::stored_flow(self, &org.id, client, flow).await?;
+        let reports = crate::services::recover::stored_reports(self, &org.id, client, flow).await?;
         let reports: Vec<_> = reports.values().collect();
         super::status::derive(&mut context, &reports, now);
         // Put into files before its end and before its first report.

@@ -25,6 +25,7 @@ impl Cached {
             timeo,
             size: attr.size,
             pages: BTreeMap::new(),
+            dirty: BTreeSet::new(),
             opens: 0,
             writers: 0,
             wb: WriteBack::default(),

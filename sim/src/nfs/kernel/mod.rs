@@ -7,7 +7,7 @@ mod names;
 mod pages;
 mod write_back;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::call::Reply;
@@ -31,6 +31,8 @@ pub(super) struct Cached {
     /// The length as this host believes it, unsent data included.
     pub(super) size: u64,
     pub(super) pages: BTreeMap<u64, Page>,
+    /// Pages with something unsent.
+    dirty: BTreeSet<u64>,
     /// Handles of this host, and those among them that may write.
     pub(super) opens: u32,
     pub(super) writers: u32,
@@ -69,9 +71,10 @@ pub(super) struct Host {
     pub(super) opts: MountOptions,
     pub(super) paused: bool,
     /// Replies that came while it stood still.
-    pub(super) waiting: Vec<(u64, Reply)>,
+    pub(super) waiting: Vec<(u64, Box<Reply>)>,
     pub(super) inodes: BTreeMap<Ino, Cached>,
-    names: BTreeMap<(Ino, String), Dentry>,
+    /// By directory and name.
+    names: BTreeMap<Ino, BTreeMap<String, Dentry>>,
     pub(super) listings: BTreeMap<Ino, Listing>,
     /// Files removed while open here: the name they got instead.
     pub(super) silly: BTreeMap<Ino, (Ino, String)>,

@@ -35,7 +35,7 @@ pub(in crate::nfs) enum Known {
 
 impl Host {
     pub(in crate::nfs) fn known(&self, dir: Ino, name: &str, now: Duration) -> Known {
-        let Some(d) = self.names.get(&(dir, name.to_owned())) else { return Known::AskName };
+        let Some(d) = self.dentry(dir, name) else { return Known::AskName };
         let believed = match self.opts.lookupcache {
             LookupCache::All => true,
             LookupCache::Positive => d.target.is_some(),
@@ -51,9 +51,13 @@ impl Host {
         }
     }
 
+    fn dentry(&self, dir: Ino, name: &str) -> Option<&Dentry> {
+        self.names.get(&dir)?.get(name)
+    }
+
     /// What a name meant when last heard of, however long ago.
     pub(in crate::nfs) fn last_known(&self, dir: Ino, name: &str) -> Option<Option<Ino>> {
-        self.names.get(&(dir, name.to_owned())).map(|d| d.target)
+        self.dentry(dir, name).map(|d| d.target)
     }
 
     /// Remembers what a name means. An unknown directory makes it worthless.
@@ -64,12 +68,18 @@ impl Host {
             && self.last_known(dir, name) != Some(target)
         {
             // A directory has one name: it was moved.
-            self.names.retain(|_, d| d.target != target);
+            self.names.values_mut().for_each(|all| all.retain(|_, d| d.target != target));
         }
-        self.names.insert((dir, name.to_owned()), Dentry { target, change });
+        let all = self.names.entry(dir).or_default();
+        match all.get_mut(name) {
+            Some(d) => *d = Dentry { target, change },
+            None => drop(all.insert(name.to_owned(), Dentry { target, change })),
+        }
     }
 
     pub(in crate::nfs) fn unname(&mut self, dir: Ino, name: &str) {
-        self.names.remove(&(dir, name.to_owned()));
+        if let Some(all) = self.names.get_mut(&dir) {
+            all.remove(name);
+        }
     }
 }

@@ -7,9 +7,98 @@ use super::*;
 /// Bytes of a page.
 pub(in crate::nfs) const PAGE: usize = 4096;
 
+/// The bytes of a page. What comes as a whole page is not copied, nor is a run of such
+/// pages that goes out as it came.
+#[derive(Debug)]
+enum Data {
+    Own(Box<[u8]>),
+    /// A page from there on.
+    Shared(Bytes, usize),
+}
+
+impl Data {
+    /// `len` bytes of `all` from `at` on, and zeros.
+    fn of(all: &Bytes, at: usize, len: usize) -> Data {
+        if len == PAGE {
+            return Data::Shared(all.clone(), at);
+        }
+        let mut own = vec![0; PAGE];
+        own[..len].copy_from_slice(&all[at..at + len]);
+        Data::Own(own.into())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Data::Own(data) => data,
+            Data::Shared(all, at) => &all[*at..*at + PAGE],
+        }
+    }
+
+    fn put(&mut self, at: usize, new: &[u8]) {
+        if let Data::Shared(..) = self {
+            *self = Data::Own(self.bytes().into());
+        }
+        if let Data::Own(data) = self {
+            data[at..at + new.len()].copy_from_slice(new);
+        }
+    }
+}
+
+/// Bytes of neighbouring pages, gathered.
+enum Run {
+    /// As somebody else holds them, from here to there.
+    Shared(Bytes, usize, usize),
+    Own(Vec<u8>),
+}
+
+impl Run {
+    /// Bytes of a page, with room for as much as may follow.
+    fn of(data: &Data, a: usize, b: usize, room: usize) -> Run {
+        match data {
+            Data::Shared(all, at) => Run::Shared(all.clone(), at + a, at + b),
+            Data::Own(data) => {
+                let mut own = Vec::with_capacity(room.max(b - a));
+                own.extend_from_slice(&data[a..b]);
+                Run::Own(own)
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Run::Shared(_, from, to) => to - from,
+            Run::Own(data) => data.len(),
+        }
+    }
+
+    fn add(&mut self, data: &Data, a: usize, b: usize, room: usize) {
+        match (&mut *self, data) {
+            (Run::Shared(all, _, to), Data::Shared(of, at))
+                if all.as_ptr() == of.as_ptr() && all.len() == of.len() && *to == at + a =>
+            {
+                *to = at + b;
+            }
+            (Run::Shared(all, from, to), _) => {
+                let mut own = Vec::with_capacity((*to - *from + room).max(*to - *from + b - a));
+                own.extend_from_slice(&all[*from..*to]);
+                own.extend_from_slice(&data.bytes()[a..b]);
+                *self = Run::Own(own);
+            }
+            (Run::Own(own), _) => own.extend_from_slice(&data.bytes()[a..b]),
+        }
+    }
+
+    fn done(self) -> Bytes {
+        match self {
+            Run::Shared(all, from, to) => all.slice(from..to),
+            Run::Own(data) => data.into(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(in crate::nfs) struct Page {
-    data: Box<[u8]>,
+    data: Data,
     /// All of it is known; otherwise only what is dirty.
     uptodate: bool,
     dirty: Option<(usize, usize)>,
@@ -19,7 +108,9 @@ pub(in crate::nfs) struct Page {
 
 impl Page {
     fn empty() -> Page {
-        Page { data: vec![0; PAGE].into(), uptodate: false, dirty: None, held: 0 }
+        static ZEROS: &[u8] = &[0; PAGE];
+        let data = Data::Shared(Bytes::from_static(ZEROS), 0);
+        Page { data, uptodate: false, dirty: None, held: 0 }
     }
 }
 
@@ -39,7 +130,7 @@ impl Cached {
     }
 
     pub(super) fn any_dirty(&self) -> bool {
-        self.pages.values().any(|p| p.dirty.is_some())
+        !self.dirty.is_empty()
     }
 
     /// Drops cached data; unsent data stays, without what surrounds it.
@@ -63,7 +154,7 @@ impl Cached {
     }
 
     /// Puts written bytes in the cache; false when some must be sent first.
-    pub(in crate::nfs) fn store(&mut self, off: u64, data: &[u8]) -> bool {
+    pub(in crate::nfs) fn store(&mut self, off: u64, data: &Bytes) -> bool {
         for (p, from, to) in spans(off, data.len()) {
             if let Some(page) = self.pages.get(&p)
                 && let Some((a, b)) = page.dirty
@@ -73,15 +164,19 @@ impl Cached {
                 return false;
             }
         }
-        let mut rest = data;
+        let mut at = 0;
         for (p, from, to) in spans(off, data.len()) {
             let len_before = self.page_len(p);
             self.size = self.size.max(p * PAGE as u64 + to as u64);
             let len = self.page_len(p);
+            let n = to - from;
             let page = self.pages.entry(p).or_insert_with(Page::empty);
-            let (head, tail) = rest.split_at(to - from);
-            page.data[from..to].copy_from_slice(head);
-            rest = tail;
+            if n == PAGE {
+                page.data = Data::of(data, at, PAGE);
+            } else {
+                page.data.put(from, &data[at..at + n]);
+            }
+            at += n;
             if len_before == 0 || (from == 0 && to >= len_before) {
                 page.uptodate = true;
             }
@@ -89,6 +184,7 @@ impl Cached {
             // A page that is wholly known goes out whole, and with it whatever
             // this host believes to stand beside the new bytes.
             page.dirty = Some(if page.uptodate { (0, len) } else { (a.min(from), b.max(to)) });
+            self.dirty.insert(p);
         }
         true
     }
@@ -117,11 +213,9 @@ impl Cached {
     pub(in crate::nfs) fn fill(&mut self, off: u64, len: usize, data: &Bytes) {
         for (p, _, _) in spans(off, len) {
             let at = ((p * PAGE as u64 - off) as usize).min(data.len());
-            let piece = &data[at..(at + PAGE).min(data.len())];
             let page = self.pages.entry(p).or_insert_with(Page::empty);
             if page.dirty.is_none() && page.held == 0 {
-                page.data[..piece.len()].copy_from_slice(piece);
-                page.data[piece.len()..].fill(0);
+                page.data = Data::of(data, at, PAGE.min(data.len() - at));
                 page.uptodate = true;
             }
         }
@@ -133,7 +227,7 @@ impl Cached {
         let mut out = Vec::with_capacity(len);
         for (p, from, to) in spans(off, len) {
             match self.pages.get(&p) {
-                Some(page) => out.extend_from_slice(&page.data[from..to]),
+                Some(page) => out.extend_from_slice(&page.data.bytes()[from..to]),
                 None => out.resize(out.len() + to - from, 0),
             }
         }
@@ -143,25 +237,28 @@ impl Cached {
     /// Takes what is unsent as WRITEs of at most `most` bytes; the pages are
     /// held until [`Cached::release`].
     pub(super) fn take_dirty(&mut self, most: usize) -> Vec<(u64, Bytes)> {
-        let mut out: Vec<(u64, Vec<u8>)> = Vec::new();
-        for (n, page) in &mut self.pages {
+        let mut room = self.dirty.len() * PAGE;
+        let mut out: Vec<(u64, Run)> = Vec::new();
+        for n in std::mem::take(&mut self.dirty) {
+            let Some(page) = self.pages.get_mut(&n) else { continue };
             let Some((a, b)) = page.dirty.take() else { continue };
             let at = n * PAGE as u64 + a as u64;
             match out.last_mut() {
                 Some((off, run)) if *off + run.len() as u64 == at && run.len() + b - a <= most => {
-                    run.extend_from_slice(&page.data[a..b]);
+                    run.add(&page.data, a, b, room.min(most - run.len()));
                 }
-                _ => out.push((at, page.data[a..b].to_vec())),
+                _ => out.push((at, Run::of(&page.data, a, b, room.min(most)))),
             }
+            room -= PAGE;
         }
-        for (off, data) in &out {
-            for (p, _, _) in spans(*off, data.len()) {
+        for (off, run) in &out {
+            for (p, _, _) in spans(*off, run.len()) {
                 if let Some(page) = self.pages.get_mut(&p) {
                     page.held += 1;
                 }
             }
         }
-        out.into_iter().map(|(off, data)| (off, data.into())).collect()
+        out.into_iter().map(|(off, run)| (off, run.done())).collect()
     }
 
     pub(super) fn release(&mut self, off: u64, len: usize) {
@@ -178,6 +275,7 @@ impl Cached {
             if let Some(page) = self.pages.get_mut(&p) {
                 let (a, b) = page.dirty.unwrap_or((from, to));
                 page.dirty = Some((a.min(from), b.max(to)));
+                self.dirty.insert(p);
             }
         }
     }
