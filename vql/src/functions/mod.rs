@@ -24,7 +24,9 @@ mod regexes;
 mod semver;
 mod serialize;
 mod strings;
+mod template;
 mod timestamp;
+mod yaml;
 
 pub(crate) use json::parse as parse_json;
 pub(crate) use reflection::scope_value;
@@ -55,5 +57,6 @@ pub(crate) fn register(registry: &mut Registry) {
     semver::register(registry);
     serialize::register(registry);
     strings::register(registry);
+    template::register(registry);
     timestamp::register(registry);
 }

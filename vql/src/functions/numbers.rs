@@ -12,7 +12,7 @@ pub(super) fn register(registry: &mut Registry) {
             Value::Int(i) => Value::Int(i),
             Value::UInt(u) => Value::UInt(u),
             Value::Float(f) => Value::Int(f as i64),
-            Value::Str(s) => parse_int(&s.to_text()).unwrap_or(0).into(),
+            Value::Str(s) => whole(&s.to_text()).into(),
             _ => Value::Int(0),
         })
     });
@@ -22,7 +22,7 @@ pub(super) fn register(registry: &mut Registry) {
         Ok(match args.any("string") {
             Value::Int(i) => Value::Int(i),
             Value::Float(f) => Value::Int(f as i64),
-            other => parse_int(other.to_text().trim()).unwrap_or(0).into(),
+            other => whole(other.to_text().trim()).into(),
         })
     });
 
@@ -36,4 +36,30 @@ pub(super) fn register(registry: &mut Registry) {
         };
         Ok(number.unwrap_or(0.0).into())
     });
+}
+
+/// The number of a text; 0 when it is none, the nearest when it is too large.
+fn whole(text: &str) -> i64 {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    parse_int(text).unwrap_or_else(|| {
+        match !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+            true if text.starts_with('-') => i64::MIN,
+            true => i64::MAX,
+            false => 0,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_numbers() {
+        assert_eq!((whole("12"), whole("-0x10"), whole("x9"), whole("")), (12, -16, 0, 0));
+        assert_eq!(
+            (whole("99999999999999999999"), whole("-99999999999999999999")),
+            (i64::MAX, i64::MIN)
+        );
+    }
 }

@@ -10,7 +10,7 @@ use crate::value::{Dict, Value};
 pub(super) fn register(registry: &mut Registry) {
     let serialize = Signature::new("serialize", "The text of a value.")
         .required("item", ArgType::Any, "The value.")
-        .arg("format", ArgType::String, "json, jsonl, csv, hex, base64 or string.");
+        .arg("format", ArgType::String, "json, jsonl, csv, yaml, hex, base64 or string.");
     registry.function_async(serialize, |scope, args| async move {
         let item = materialize(args.any("item"), &scope).await;
         let format = args.opt_string("format")?.unwrap_or_else(|| "json".into());
@@ -18,6 +18,7 @@ pub(super) fn register(registry: &mut Registry) {
             "json" => item.to_json_indented().into(),
             "jsonl" => jsonl(&item).into(),
             "csv" => csv(&item).into(),
+            "yaml" => super::yaml::document(&item).into(),
             "base64" => base64_encode(item.to_str().as_bytes()).into(),
             "hex" => {
                 let bytes = item.to_str();

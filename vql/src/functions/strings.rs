@@ -10,6 +10,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_sync(str_.required("str", ArgType::Any, "The value."), |_, args| {
         Ok(match args.any("str") {
             Value::Null => "Null".into(),
+            list @ Value::List(_) => list.go_text().into(),
             other => other.to_str().into(),
         })
     });
