@@ -23,7 +23,7 @@ pub struct ClientArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) buffer: Option<String>,
     /// Wait after failures exactly as the stock agent does (a minute and more).
-    #[arg(long)]
+    #[arg(long = "stock_backoff")]
     pub(super) stock_backoff: bool,
     /// Accepted for compatibility and ignored.
     #[arg(long, hide = true)]

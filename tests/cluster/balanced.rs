@@ -31,7 +31,7 @@ pub fn balance_by(c: &Cluster, how: Balancer, lines: &str, check: &str) -> Optio
         eprintln!("not run: there is no {program} on this machine");
         return None;
     }
-    let port = crate::ports::free::<1>()[0];
+    let port = crate::harness::ports::free::<1>()[0];
     let (mode, tls) = match how {
         Balancer::Tcp => ("tcp", String::new()),
         Balancer::Http => {

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+#[path = "../common/ports.rs"]
+pub mod ports;
+
 /// The program under test; `VELOCIRAPTOR_TEST_BINARY` takes another build of it.
 fn binary() -> String {
     let built = env!("CARGO_BIN_EXE_velociraptor");
@@ -54,7 +57,7 @@ impl Cluster {
     /// With more arguments for `config frontend`.
     pub fn made(rate: usize, plain: bool, more: &[&str]) -> Self {
         // The last two are where `config frontend` puts the metrics of the minions.
-        let p = crate::ports::free::<8>();
+        let p = ports::free::<8>();
         let c = Self {
             dir: tempfile::Builder::new().prefix("cluster").tempdir().unwrap(),
             ports: [p[0], p[1], p[2]],

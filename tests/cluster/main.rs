@@ -11,8 +11,6 @@ mod drain;
 mod events;
 mod harness;
 mod hunts;
-#[path = "../common/ports.rs"]
-mod ports;
 
 use std::time::{Duration, Instant};
 
