@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "flows",
         "clients",
         "hunts",
+        "notebooks",
         "users",
         "datastore",
         "api",

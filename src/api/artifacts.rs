@@ -6,8 +6,8 @@ use tonic::Status;
 use velociraptor_proto::proto::set_artifact_request::Operation;
 use velociraptor_proto::proto::{
     Artifact, ArtifactCollectorArgs, ArtifactDescriptors, ClientEventTable, GetArtifactRequest,
-    GetArtifactResponse, GetArtifactsRequest, GetClientMonitoringStateRequest, GetReportRequest,
-    GetReportResponse, SetArtifactRequest, SetArtifactResponse,
+    GetArtifactResponse, GetArtifactsRequest, GetClientMonitoringStateRequest, SetArtifactRequest,
+    SetArtifactResponse,
 };
 
 use super::status::status;
@@ -68,25 +68,6 @@ impl Api {
             None => return Err(Status::not_found("Not Found")),
         };
         Ok(GetArtifactResponse { artifact })
-    }
-
-    /// Reports are not drawn here. Stock pages ask for one wherever they start, and show
-    /// nothing else after an error: so it is said in the place of the report.
-    pub(super) fn report(
-        &self,
-        caller: &Caller,
-        r: &GetReportRequest,
-    ) -> Result<GetReportResponse, Status> {
-        caller.require(Permission::ReadResults)?;
-        let known = caller.org.repository.get(&r.artifact).is_some();
-        let name: String = r
-            .artifact
-            .chars()
-            .filter(|c| c.is_ascii_alphanumeric() || "._/".contains(*c))
-            .collect();
-        let what = if known { "has no report that this server draws" } else { "is not here" };
-        let template = format!("<p>{name} {what}.</p>");
-        Ok(GetReportResponse { data: "{}".into(), template, ..Default::default() })
     }
 
     /// What is wrong with a definition is in the answer, not in the status.

@@ -21,6 +21,7 @@ use crate::crypto::certs::Certificate;
 use crate::crypto::node::CN_PREFIX;
 use crate::env::{Env, Listener, Side};
 use crate::services::Server;
+use crate::services::notebooks::Limits as NotebookLimits;
 use crate::services::tables::{self, Views};
 
 mod artifacts;
@@ -32,7 +33,9 @@ mod files;
 mod flows;
 mod hunts;
 mod identity;
+mod notebooks;
 mod query;
+mod reports;
 pub mod rest;
 mod service;
 pub mod status;
@@ -58,6 +61,8 @@ pub struct ApiOptions {
     pub denied_prefixes: Vec<String>,
     /// Of looking at whole result sets.
     pub tables: tables::Limits,
+    /// Of notebooks.
+    pub notebooks: NotebookLimits,
 }
 
 impl Default for ApiOptions {
@@ -67,6 +72,7 @@ impl Default for ApiOptions {
             gateway_name: "GRPC_GW".into(),
             denied_prefixes: DENIED_PREFIXES.map(str::to_owned).into(),
             tables: tables::Limits::default(),
+            notebooks: NotebookLimits::default(),
         }
     }
 }
@@ -78,6 +84,7 @@ pub struct Api {
     pub(super) registry: Arc<Registry>,
     pub(super) options: Arc<ApiOptions>,
     pub(super) views: Arc<Views>,
+    desk: Arc<notebooks::Desk>,
 }
 
 impl std::fmt::Debug for Api {
@@ -90,7 +97,13 @@ impl Api {
     /// The API of `server`; queries see the callables of `registry`.
     pub fn new(server: Arc<Server>, registry: Arc<Registry>, options: ApiOptions) -> Api {
         let views = Arc::new(Views::new(options.tables));
-        Api { server, registry, options: Arc::new(options), views }
+        let desk = Arc::new(notebooks::Desk::new(options.notebooks));
+        Api { server, registry, options: Arc::new(options), views, desk }
+    }
+
+    /// Cells of notebooks that are being worked out, and how many may be.
+    pub fn notebook_cells(&self) -> (usize, usize) {
+        self.desk.load()
     }
 
     /// As a router for the accept loop; a master's also takes the streams of its

@@ -40,6 +40,18 @@ impl Api {
         ) {
             return self.event_table(caller, &r).await;
         }
+        if r.r#type == "NOTEBOOKS" {
+            return self.notebook_table(caller, &r).await;
+        }
+        if !r.notebook_id.is_empty() && !r.cell_id.is_empty() {
+            let table = match r.r#type.as_str() {
+                "logs" => None,
+                _ => Some(u32::try_from(r.table_id.max(1)).unwrap_or(u32::MAX)),
+            };
+            let cell = (r.cell_id.as_str(), r.cell_version.as_str());
+            let set = self.cell_set(caller, &r.notebook_id, cell, table).await?;
+            return self.view_of(&set, &r).await;
+        }
         if r.client_id.is_empty() || (r.flow_id.is_empty() && r.r#type != "CLIENT_FLOWS") {
             let text = "this server answers for tables of a client's collections only";
             return Err(Status::unimplemented(text));

@@ -163,6 +163,10 @@ pub struct Gui {
     pub kept_rows: u64,
     /// Rows of one day of events that are shown as a table.
     pub event_rows: u64,
+    /// Rows that one query of a notebook's cell leaves.
+    pub notebook_rows: u64,
+    /// Cells of notebooks that are worked out at once.
+    pub notebook_cells: u64,
 }
 
 impl Default for Gui {
@@ -177,6 +181,8 @@ impl Default for Gui {
             sort_rows: 1_000_000,
             kept_rows: 16_000_000,
             event_rows: 200_000,
+            notebook_rows: 1_000_000,
+            notebook_cells: 5,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::config::model::Authenticator;
 use crate::config::{Loaded, settings};
 use crate::env::{Env, Side};
 use crate::gui::{Entry, Gui, GuiOptions, Networks, Provider};
-use crate::services::tables;
+use crate::services::{notebooks, tables};
 
 /// Limits of looking at result sets.
 pub(super) fn table_limits(s: &settings::Gui) -> tables::Limits {
@@ -23,6 +23,17 @@ pub(super) fn table_limits(s: &settings::Gui) -> tables::Limits {
         sort_rows: s.sort_rows,
         kept_rows: usize::try_from(s.kept_rows).unwrap_or(usize::MAX),
         event_rows: usize::try_from(s.event_rows).unwrap_or(usize::MAX),
+    }
+}
+
+/// Limits of notebooks.
+pub(super) fn notebook_limits(loaded: &Loaded) -> notebooks::Limits {
+    let (d, s) = (&loaded.config.defaults, &loaded.settings.gui);
+    notebooks::Limits {
+        versions: size(d.notebook_versions()),
+        rows: s.notebook_rows,
+        cells: size(s.notebook_cells),
+        timeout: d.notebook_cell_timeout(),
     }
 }
 
@@ -137,19 +148,27 @@ impl Node {
         };
         let options = options(loaded)?;
         let limits = RestOptions { password_less: options.entry != Entry::Passwords, ..limits };
+        let served = api.clone();
         let rest = Rest::new(api, limits, &options.base_path, self.stop.clone());
         let gui = Gui::new(self.server.clone(), options);
         let handler = Arc::new(WebHandler::new(gui.router(rest.router())));
-        self.web = Some(gui);
+        self.web = Some((gui, served));
         self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
         Ok(())
     }
 }
 
 /// What the metrics say of the GUI.
-pub(super) fn metrics(gui: &Gui) -> String {
+pub(super) fn metrics((gui, api): &(Gui, Api)) -> String {
     let (failed, refused) = gui.failed_log_ins();
+    let (running, most) = api.notebook_cells();
     let mut out = String::new();
+    for (name, help, n) in [
+        ("velociraptor_notebook_cells", "Cells of notebooks being worked out or waiting.", running),
+        ("velociraptor_notebook_cells_limit", "Cells worked out at once.", most),
+    ] {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {n}");
+    }
     for (name, help, n) in [
         ("velociraptor_gui_login_failures_total", "Log-ins that failed.", failed),
         ("velociraptor_gui_login_refused_total", "Log-ins while locked out.", refused),

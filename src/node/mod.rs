@@ -68,7 +68,7 @@ pub struct Node {
     pub monitoring: Option<SocketAddr>,
     /// On a master: its minions.
     pub cluster: Option<Cluster>,
-    web: Option<crate::gui::Gui>,
+    web: Option<(crate::gui::Gui, Api)>,
     stop: CancellationToken,
     /// What must live longer than everything that ends with `stop`.
     last_stop: CancellationToken,
@@ -416,6 +416,7 @@ impl Node {
             pinned_server_name: c.client.pinned_server_name().to_owned(),
             gateway_name: c.api.pinned_gw_name().to_owned(),
             tables: gui::table_limits(&loaded.settings.gui),
+            notebooks: gui::notebook_limits(loaded),
             ..ApiOptions::default()
         };
         let api = Api::new(self.server.clone(), extras.registry.clone(), options);

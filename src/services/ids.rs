@@ -32,6 +32,21 @@ pub fn new_hunt_id(env: &Env) -> String {
     format!("H.{}", stamp(env))
 }
 
+/// A new notebook id, `N.` and 13 digits.
+pub fn new_notebook_id(env: &Env) -> String {
+    format!("N.{}", stamp(env))
+}
+
+/// A new id of a notebook's cell, `NC.` and 13 digits.
+pub fn new_cell_id(env: &Env) -> String {
+    format!("NC.{}", stamp(env))
+}
+
+/// A new version of a cell, 13 digits.
+pub fn new_cell_version(env: &Env) -> String {
+    stamp(env)
+}
+
 /// When a flow was made, seconds, as its id says; `None` for ids of another form.
 pub fn flow_time(id: &str) -> Option<u64> {
     let digits = id.strip_prefix("F.")?.as_bytes().get(..13)?;

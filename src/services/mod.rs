@@ -33,6 +33,7 @@ pub mod load;
 pub mod mail;
 pub mod messages;
 pub mod monitoring;
+pub mod notebooks;
 mod part_uploads;
 pub mod recover;
 #[cfg(test)]

@@ -15,6 +15,8 @@ use regex::{Regex, RegexBuilder};
 use super::events::EventKey;
 use super::flows::Rows;
 use super::server::{Org, Server, ServiceError};
+use crate::store::FilePath;
+use crate::store::resultset::{read_rows, row_count};
 
 mod cells;
 mod hunt;
@@ -151,6 +153,8 @@ pub enum Of {
     Hunt(Arc<HuntRows>),
     /// Rows in memory.
     Held(Arc<Held>),
+    /// A set that was written whole.
+    File(FilePath),
 }
 
 /// Rows in memory, with a name that changes when they do.
@@ -189,6 +193,7 @@ impl Set {
             }
             Of::Hunt(hunt) => Ok(hunt.total()),
             Of::Held(held) => Ok(held.rows.len() as u64),
+            Of::File(at) => Ok(row_count(&self.server.tree, at).await?),
         }
     }
 
@@ -212,6 +217,7 @@ impl Set {
                 let count = usize::try_from(count).unwrap_or(usize::MAX);
                 Ok(rows.take(count).cloned().collect())
             }
+            Of::File(at) => Ok(read_rows(&self.server.tree, at, start, count).await?),
         }
     }
 

@@ -63,6 +63,31 @@ impl Deployment {
         Deployment { dir, child: Some(child), base, password }
     }
 
+    /// Starts it again on another configuration.
+    pub fn restart(&mut self, change: impl FnOnce(String) -> String) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let config = self.path("server.config.yaml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, change(text)).unwrap();
+        let mut run = program();
+        run.arg("gui").arg("--datastore").arg(self.dir.path()).args(["--nobrowser", "--noclient"]);
+        let mut child = run.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut seen = String::new();
+        loop {
+            let line = lines.next().unwrap_or_else(|| panic!("it did not start: {seen}")).unwrap();
+            if line.contains("web pages") {
+                break;
+            }
+            seen += &line;
+            seen.push('\n');
+        }
+        std::thread::spawn(move || lines.for_each(drop));
+        self.child = Some(child);
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         Path::new(self.dir.path()).join(name)
     }

@@ -12,6 +12,50 @@ sources:
   - query: SELECT "<i>tick</i>" AS Word, Unix FROM clock(period=1)
 "#;
 
+/// Runs on the server itself.
+const SERVER_EVENTS: &str = r#"name: Custom.Server.Tock
+type: SERVER_EVENT
+description: Says the time, here.
+parameters:
+  - name: Word
+sources:
+  - query: SELECT Word, Unix FROM clock(period=1)
+"#;
+
+fn write_definition(b: &mut Browser, text: &str) {
+    b.open("/app/artifacts?view=edit");
+    b.shows("The definition is valid.");
+    b.eval("document.querySelector('.editor').focus(); document.querySelector('.editor').select()");
+    b.types(text);
+    b.until(
+        "it is valid",
+        "document.querySelector('.note.ok') && !document.querySelector('.note.err')",
+    );
+    b.press("Save");
+    b.until("it is read", "location.search.includes('name=Custom.')");
+}
+
+/// What the server watches is chosen with its parameters.
+fn server_table(b: &mut Browser) {
+    b.press("What the server watches");
+    b.until(
+        "what may be added",
+        "document.querySelector('select option[value=\"Custom.Server.Tock\"]')",
+    );
+    named(b, "server-monitoring");
+    b.eval("(() => { const s = document.querySelector('main select'); s.value = 'Custom.Server.Tock'; s.dispatchEvent(new Event('change')) })()");
+    b.click("[aria-label='Parameters of Custom.Server.Tock']");
+    b.until("the dialog", "document.querySelector('dialog [name=Word]')");
+    b.eval("document.querySelector('dialog [name=Word]').focus()");
+    b.types("<b>tock</b>");
+    b.press("Set");
+    b.shows("Word=<b>tock</b>");
+    b.shot("server-monitoring");
+    b.press("Save");
+    b.shows("Saved: the server runs these from now on");
+    b.press("Server events");
+}
+
 fn open_host(b: &mut Browser, d: &Deployment) -> String {
     b.open("/app/clients");
     log_in(b, "admin", &d.password);
@@ -150,16 +194,8 @@ fn events_are_chosen_and_seen_as_they_come() {
     let Some(mut b) = Browser::start(&d.base) else { return };
     std::fs::write(d.path("tick.yaml"), EVENTS).unwrap();
     let client = open_host(&mut b, &d);
-    b.open("/app/artifacts?view=edit");
-    b.shows("The definition is valid.");
-    b.eval("document.querySelector('.editor').focus(); document.querySelector('.editor').select()");
-    b.types(EVENTS);
-    b.until(
-        "it is valid",
-        "document.querySelector('.note.ok') && !document.querySelector('.note.err')",
-    );
-    b.press("Save");
-    b.until("it is read", "location.search.includes('name=Custom.')");
+    write_definition(&mut b, EVENTS);
+    write_definition(&mut b, SERVER_EVENTS);
     b.open(&format!("/app/host/{client}/events"));
     b.press("What hosts report");
     b.until(
@@ -185,6 +221,7 @@ fn events_are_chosen_and_seen_as_they_come() {
     b.shot("events");
     // The server's own: who did what.
     b.press("Server events");
+    server_table(&mut b);
     b.until(
         "the audit log",
         "[...document.querySelectorAll('.tree a')].some(a => a.innerText === 'Server.Audit.Logs')",
@@ -201,6 +238,10 @@ fn events_are_chosen_and_seen_as_they_come() {
     named(&mut b, "server-events");
     b.shot("server-events");
     b.is_content();
+    b.until(
+        "rows of what the server watches",
+        "[...document.querySelectorAll('.tree a')].some(a => a.innerText === 'Custom.Server.Tock')",
+    );
     let stock = b.eval(&format!("fetch('/api/v1/ListAvailableEventResults', {{method: 'POST', headers: {{'x-csrf-token': document.documentElement.dataset.token}}, body: JSON.stringify({{client_id: '{client}', artifact: 'Custom.Events.Tick'}})}}).then(r => r.json()).then(r => r.logs[0].row_timestamps.length)"));
     assert_eq!(stock, 1);
 }

@@ -11,9 +11,11 @@
 mod browser;
 mod deployment;
 mod endpoint;
+mod notebooks;
 mod people;
 #[path = "../common/ports.rs"]
 mod ports;
+mod provider;
 
 use browser::Browser;
 use deployment::Deployment;
@@ -310,6 +312,7 @@ fn collection(b: &mut Browser) {
     b.shows("Its way");
     named(b, "overview");
     b.shot("collection-overview");
+    zip(b);
     b.press("Logs");
     b.until(
         "lines",
@@ -329,6 +332,31 @@ fn collection(b: &mut Browser) {
     b.until("both are listed", "document.querySelectorAll('.flows tbody tr').length >= 2");
     named(b, "collections");
     b.shot("collections");
+}
+
+/// A locked zip is asked for, made and taken away.
+fn zip(b: &mut Browser) {
+    b.press("Make a zip");
+    b.until("the dialog", "document.querySelector('dialog [name=csv_format]')");
+    b.click("dialog [name=csv_format]");
+    b.eval("document.querySelector('dialog [name=password]').focus()");
+    b.types("hush");
+    named(b, "zip");
+    b.shot("zip");
+    b.press("Make it");
+    b.until("it is whole", "document.querySelector('a[download][href*=DownloadVFSFile]')");
+    b.shows("SHA-256");
+    let zip = b.eval(
+        "fetch(document.querySelector('a[download][href*=DownloadVFSFile]').href).then(r => r.arrayBuffer())\
+         .then(a => String.fromCharCode(...new Uint8Array(a).slice(0, 2)) + a.byteLength)",
+    );
+    let zip = zip.as_str().unwrap();
+    assert!(zip.starts_with("PK") && zip[2..].parse::<u64>().unwrap() > 500, "{zip}");
+    let sum = "fetch(document.querySelector('a[download][href*=DownloadVFSFile]').href).then(r => r.arrayBuffer())\
+               .then(a => crypto.subtle.digest('SHA-256', a))\
+               .then(d => [...new Uint8Array(d)].map(b => b.toString(16).padStart(2, '0')).join(''))";
+    let sum = b.eval(sum);
+    b.shows(sum.as_str().unwrap());
 }
 
 fn uploads(b: &mut Browser, d: &Deployment) {

@@ -94,6 +94,10 @@ impl Rest {
             hunt: r.hunt_id,
             kind: r.r#type,
             name: r.artifact,
+            cell: (!r.notebook_id.is_empty()).then(|| {
+                let number = u32::try_from(r.table_id.max(0)).unwrap_or(u32::MAX);
+                (r.notebook_id, r.cell_id, r.cell_version, number)
+            }),
             ..Asked::default()
         };
         if !r.filter_regex.is_empty() {

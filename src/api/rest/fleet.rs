@@ -256,6 +256,7 @@ fn brief(a: &Artifact, policy: &Policy) -> Value {
         "built_in": a.built_in,
         "aliases": a.aliases,
         "parameters": a.parameters.len(),
+        "has_sources": !a.sources.is_empty(),
         "tools": a.tools.iter().map(|t| &t.name).collect::<Vec<_>>(),
         "precondition": if a.precondition.is_empty() {
             a.sources.iter().map(|s| s.precondition.as_str()).collect::<Vec<_>>().join(" ")

@@ -12,7 +12,7 @@ use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get, post};
 use futures::future::BoxFuture;
 use prost::{Message, Name};
 use tokio::sync::Semaphore;
@@ -29,6 +29,8 @@ mod events;
 mod fleet;
 mod hunts;
 mod live;
+mod notebooks;
+mod personal;
 mod stock;
 mod table;
 mod traits;
@@ -90,6 +92,8 @@ impl Rest {
             .merge(hunts::routes(self))
             .merge(fleet::routes(self))
             .merge(events::routes(self))
+            .merge(notebooks::routes(self))
+            .merge(personal::routes(self))
             .merge(users::routes(self))
             .merge(vfs::routes(self));
         let probed = all.clone();
@@ -178,6 +182,28 @@ impl Rest {
     }
 }
 
+/// A stock call by `GET`: its message is in the address.
+fn on_get<M, F, A>(rest: &Rest, body: F) -> MethodRouter
+where
+    M: Message + Name + Default,
+    F: Fn(Rest, Caller, M) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<String, Status>> + Send + 'static,
+{
+    let rest = rest.clone();
+    get(move |request: Request| async move { rest.answer::<M, _, _>(request, &[], body).await })
+}
+
+/// A stock call by `POST`: its message is the body.
+fn on_post<M, F, A>(rest: &Rest, body: F) -> MethodRouter
+where
+    M: Message + Name + Default,
+    F: Fn(Rest, Caller, M) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<String, Status>> + Send + 'static,
+{
+    let rest = rest.clone();
+    post(move |request: Request| async move { rest.answer::<M, _, _>(request, &[], body).await })
+}
+
 /// Which of the stock calls that are named (`name`) are served: pages show no button
 /// for others.
 async fn calls(all: Router, asked: &[(String, String)]) -> String {
@@ -242,5 +268,7 @@ fn attachment(name: &str) -> HeaderMap {
     headers
 }
 
+#[cfg(test)]
+mod notebook_tests;
 #[cfg(test)]
 mod tests;

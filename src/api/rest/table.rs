@@ -32,6 +32,8 @@ pub(super) struct Asked {
     pub flow: String,
     pub hunt: String,
     pub kind: String,
+    /// Notebook, cell, version and number of a query; 0 is its log.
+    pub cell: Option<(String, String, String, u32)>,
     /// Rows of the set before and after which there are none.
     pub section: Option<(u64, u64)>,
     pub name: String,
@@ -57,6 +59,13 @@ impl Asked {
                 "flow_id" => a.flow = v,
                 "hunt_id" => a.hunt = v,
                 "kind" => a.kind = v,
+                "notebook_id" => a.cell.get_or_insert_default().0 = v,
+                "cell_id" => a.cell.get_or_insert_default().1 = v,
+                "cell_version" => a.cell.get_or_insert_default().2 = v,
+                "table_id" => {
+                    let n = u32::try_from(number(&k, &v)?).unwrap_or(u32::MAX);
+                    a.cell.get_or_insert_default().3 = n;
+                }
                 "name" => a.name = v,
                 "day" => a.day = v,
                 "column" => a.column = v,
@@ -121,6 +130,10 @@ impl Rest {
         caller.require(Permission::ReadResults)?;
         if !a.hunt.is_empty() && matches!(a.kind.as_str(), "" | "results") {
             return self.api.hunt_set(caller, &a.hunt, &a.name).await;
+        }
+        if let Some((notebook, cell, version, table)) = &a.cell {
+            let table = (*table > 0).then_some(*table);
+            return self.api.cell_set(caller, notebook, (cell, version), table).await;
         }
         if matches!(a.kind.as_str(), "events" | "event_logs") {
             let key = EventKey {

@@ -13,13 +13,13 @@ use crate::services::Server;
 use crate::services::flows::{Rows, rows_path};
 use crate::services::ids::OrgId;
 
-struct Lab {
-    server: Arc<Server>,
+pub(super) struct Lab {
+    pub server: Arc<Server>,
     app: Router,
     _dir: tempfile::TempDir,
 }
 
-async fn lab() -> Lab {
+pub(super) async fn lab() -> Lab {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir).await;
     for (name, role) in [
@@ -40,29 +40,29 @@ async fn lab() -> Lab {
 }
 
 impl Lab {
-    async fn ask(&self, user: &str, request: Request<Body>) -> Response {
+    pub async fn ask(&self, user: &str, request: Request<Body>) -> Response {
         let mut request = request;
         request.extensions_mut().insert(SignedIn { name: user.into() });
         self.app.clone().oneshot(request).await.unwrap()
     }
 
-    async fn get(&self, user: &str, path: &str) -> (StatusCode, String) {
+    pub async fn get(&self, user: &str, path: &str) -> (StatusCode, String) {
         text(self.ask(user, Request::get(path).body(Body::empty()).unwrap()).await).await
     }
 
-    async fn json(&self, path: &str) -> Value {
+    pub async fn json(&self, path: &str) -> Value {
         let (status, text) = self.get("inv", path).await;
         assert_eq!(status, StatusCode::OK, "{path}: {text}");
         serde_json::from_str(&text).unwrap()
     }
 
-    async fn post(&self, user: &str, path: &str, body: Value) -> (StatusCode, String) {
+    pub async fn post(&self, user: &str, path: &str, body: Value) -> (StatusCode, String) {
         let request = Request::post(path).body(Body::from(body.to_string())).unwrap();
         text(self.ask(user, request).await).await
     }
 
     /// Rows of a settled collection.
-    async fn rows(&self, which: Rows, rows: &str) {
+    pub async fn rows(&self, which: Rows, rows: &str) {
         let at = rows_path(&self.server.root(), CLIENT, "F.1", &which);
         self.server.settle_rows(&at, 0, &Bytes::from(rows.to_owned())).await.unwrap();
     }
@@ -534,4 +534,35 @@ async fn artifacts_are_found_as_stock_pages_ask() {
     assert!(status == StatusCode::OK && text.contains("is not here"), "{text}");
     let flows = lab.json(&format!("/v1/GetClientFlows?client_id={CLIENT}")).await;
     assert_eq!(flows["column_types"][0], json!({ "name": "Created", "type": "timestamp" }));
+    let report = json!({ "artifact": "Linux.Sys.Pslist", "type": "ARTIFACT_DESCRIPTION" });
+    let (_, text) = lab.post("rob", "/v1/GetReport", report).await;
+    assert!(text.contains("<h1>Linux.Sys.Pslist</h1>") && text.contains("SELECT"), "{text}");
+    let report = json!({ "artifact": "Custom.Server.Internal.Welcome", "type": "CLIENT" });
+    let (_, text) = lab.post("rob", "/v1/GetReport", report).await;
+    assert!(text.contains("#/search/all"), "{text}");
+}
+
+#[tokio::test]
+async fn settings_of_a_user_are_kept_and_words_completed() {
+    let lab = lab().await;
+    let set = json!({ "theme": "veloci-dark", "timezone": "UTC", "default_password": "x" });
+    assert_eq!(lab.post("rob", "/v1/SetGUIOptions", set).await.0, StatusCode::OK);
+    let set = json!({ "lang": "de", "default_password": "-" });
+    assert_eq!(lab.post("rob", "/v1/SetGUIOptions", set).await.0, StatusCode::OK);
+    let (_, text) = lab.get("rob", "/v1/GetUserUITraits").await;
+    let traits: Value = serde_json::from_str(&text).unwrap();
+    let traits = &traits["interface_traits"];
+    assert_eq!((&traits["theme"], &traits["lang"]), (&json!("veloci-dark"), &json!("de")));
+    assert_eq!((&traits["timezone"], traits.get("default_password")), (&json!("UTC"), None));
+    let theme = lab.json("/v1/GetUserUITraits").await["interface_traits"].get("theme").cloned();
+    assert_eq!(theme, None);
+    let long = json!({ "options": "x".repeat(100_000) });
+    assert_eq!(lab.post("rob", "/v1/SetGUIOptions", long).await.0, StatusCode::BAD_REQUEST);
+    let words = lab.json("/v1/GetKeywordCompletions").await;
+    let named =
+        |name: &str| words["items"].as_array().unwrap().iter().find(|i| i["name"] == name).cloned();
+    assert_eq!(named("pslist").unwrap()["type"], "Plugin");
+    assert_eq!(named("Artifact.Linux.Sys.Pslist").unwrap()["type"], "Artifact");
+    assert_eq!(named("hash").unwrap()["args"][0]["name"], "path");
+    assert_eq!(lab.json("/v1/GetUserFavorites?type=client").await, json!({}));
 }

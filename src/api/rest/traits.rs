@@ -8,8 +8,10 @@ use velociraptor_proto::proto::{ApiUser, ApiUserInterfaceTraits, OrgRecord, api_
 
 use super::{Rest, failed, json, text};
 use crate::api::Caller;
+use crate::api::status::store;
 use crate::services::acl::Permission;
 use crate::services::ids::OrgId;
+use crate::store::paths::User;
 
 pub(super) fn routes(rest: &Rest) -> Router {
     let rest = rest.clone();
@@ -47,7 +49,15 @@ impl Rest {
         let mut permissions = caller.policy.to_acl();
         // Stock pages look at single permissions, never at roles.
         permissions.roles.clear();
+        let options = server.tree.get(&User { name: &caller.name }.gui_options()).await;
+        let options = options.map_err(store)?.unwrap_or_default();
         let traits = ApiUserInterfaceTraits {
+            ui_settings: options.options,
+            theme: options.theme,
+            lang: options.lang,
+            timezone: options.timezone,
+            default_password: options.default_password,
+            default_downloads_lock: options.default_downloads_lock,
             permissions: Some(permissions),
             org: named(&caller.org.id),
             org_name: caller.org.name.clone(),

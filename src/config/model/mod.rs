@@ -131,6 +131,7 @@ pub struct Defaults {
     pub disable_active_inflight_checks: bool,
     inflight_check_time: i64,
     notebook_cell_timeout_min: i64,
+    notebook_versions: i64,
     certificate_validity_days: i64,
     export_max_timeout_sec: i64,
     /// Metadata fields that can be searched.
@@ -170,6 +171,11 @@ impl Defaults {
     pub fn inflight_check(&self) -> Duration {
         Duration::from_secs(positive(self.inflight_check_time, 60))
     }
+    /// Versions of a notebook's cell that are kept.
+    pub fn notebook_versions(&self) -> u64 {
+        positive(self.notebook_versions, 5)
+    }
+
     /// Limit on a notebook cell.
     pub fn notebook_cell_timeout(&self) -> Duration {
         Duration::from_secs(positive(self.notebook_cell_timeout_min, 10).saturating_mul(60))

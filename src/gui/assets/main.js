@@ -31,6 +31,8 @@ later("hunts", () => import("./screens/hunts.js"), "show_hunts");
 later("hunt/{hunt}", () => import("./screens/hunts.js"), "show_hunt");
 screen("flow/{client}/{flow}", show_flow);
 later("artifacts", () => import("./screens/artifacts.js"), "show_artifacts");
+later("notebooks", () => import("./screens/notebooks.js"), "show_notebooks");
+later("notebook/{notebook}", () => import("./screens/notebooks.js"), "show_notebook");
 later("cluster", () => import("./screens/cluster.js"), "show_cluster");
 later("host/{client}/files", () => import("./screens/files.js"), "show_files");
 later("host/{client}/shell", () => import("./screens/shells.js"), "show_shells");

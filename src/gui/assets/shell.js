@@ -11,6 +11,7 @@ import { change_password } from "./parts/password.js";
 const NAV = [
   ["clients", "Clients", "host", ["clients", "host", "flow", "collect"]],
   ["hunts", "Hunts", "hunt", ["hunts", "hunt"]],
+  ["notebooks", "Notebooks", "book", ["notebooks", "notebook"]],
   ["artifacts", "Artifacts", "artifact", ["artifacts"]],
   ["events/server", "Server events", "list", ["events"]],
   ["cluster", "Cluster", "cluster", ["cluster"]],
@@ -124,6 +125,7 @@ export function start() {
   everywhere("C-?", () => { find.focus(); find.select(); });
   everywhere("C-/", () => go(app("help")));
   everywhere("A-d", () => go(app("cluster")));
+  everywhere("A-n", () => go(app("notebooks")));
   everywhere("A-a", () => go(app("artifacts")));
 }
 

@@ -17,7 +17,7 @@ pub use client::{Client, client_snapshot, clients_dir, legacy_client};
 pub use events::{EventKind, Events};
 pub use flow::{Flow, split_artifact};
 pub use hunt::{Hunt, hunt_index, hunts_dir};
-pub use notebook::{Cell, Notebook};
+pub use notebook::{Cell, Notebook, notebooks_dir};
 pub use server::*;
 pub use user::{User, acl_dir, users_dir};
 

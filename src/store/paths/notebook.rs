@@ -2,6 +2,7 @@
 
 use super::super::path::Opaque;
 use super::*;
+use velociraptor_proto::proto::{NotebookCell, NotebookMetadata};
 
 /// A notebook.
 #[derive(Clone, Debug)]
@@ -57,6 +58,11 @@ fn root_of(org: &Org, id: &str) -> PathSpec {
     PathSpec::verbatim(org, ObjectJson, &["notebooks"])
 }
 
+/// Where notebooks of their own are.
+pub fn notebooks_dir(org: &Org) -> DirPath {
+    DirPath::objects(PathSpec::verbatim(org, ObjectDir, &["notebooks"]))
+}
+
 impl Notebook {
     /// The notebook with that id.
     pub fn new(org: &Org, id: &str) -> Notebook {
@@ -69,7 +75,7 @@ impl Notebook {
     }
 
     /// Its metadata.
-    pub fn object(&self) -> ObjectPath<Opaque> {
+    pub fn object(&self) -> ObjectPath<NotebookMetadata> {
         ObjectPath::new(self.at(&[]))
     }
 
@@ -107,7 +113,7 @@ impl Cell {
     }
 
     /// The cell itself.
-    pub fn object(&self) -> ObjectPath<Opaque> {
+    pub fn object(&self) -> ObjectPath<NotebookCell> {
         ObjectPath::new(self.at(&[]).escaped_child(&[]))
     }
 

@@ -17,16 +17,20 @@ export function go(href, { replace = false } = {}) {
   show();
 }
 
-// Changes parameters of this address without leaving the screen.
-export function adjust(changes, { replace = true } = {}) {
-  const q = new URLSearchParams(location.search);
+// Parameters with some of them changed.
+export function changed(q, changes) {
   for (const [k, v] of Object.entries(changes)) {
     q.delete(k);
     for (const one of Array.isArray(v) ? v : [v]) {
       if (one !== undefined && one !== null && one !== "" && one !== 0) q.append(k, one);
     }
   }
-  const text = q.toString();
+  return q;
+}
+
+// Changes parameters of this address without leaving the screen.
+export function adjust(changes, { replace = true } = {}) {
+  const text = changed(new URLSearchParams(location.search), changes).toString();
   const href = location.pathname + (text ? `?${text}` : "");
   if (href === location.pathname + location.search) return;
   history[replace ? "replaceState" : "pushState"](null, "", href);

@@ -4,7 +4,7 @@
 import { Long, get, url } from "../lib/api.js";
 import { btn, empty, fill, h, hostile, icon, menu, note, skeleton } from "../lib/dom.js";
 import { as_time, count, time, time_title } from "../lib/format.js";
-import { adjust, params } from "../lib/route.js";
+import { adjust, changed, params } from "../lib/route.js";
 import { row_pane } from "./row.js";
 import { counted } from "./counted.js";
 
@@ -38,8 +38,10 @@ export class ResultTable {
   // `set`: what `/fleet/table` is asked; `none`: said where there are no rows; `first`:
   // columns that come first; `off`: not shown; `links`: where a column's cell leads,
   // made of names this server gave; `cells`: how a column is drawn; `pane`: what stands
-  // at the right of a chosen row.
-  constructor({ set, signal, none, first = [], off = [], links = {}, cells = {}, pane = row_pane }) {
+  // at the right of a chosen row; `own`: the view is no part of the address, since
+  // there are several tables.
+  constructor({ set, signal, none, first = [], off = [], links = {}, cells = {}, pane = row_pane, own = false }) {
+    this.own = own ? new URLSearchParams() : null;
     Object.assign(this, { set, signal, none, first, off, links, cells, pane, at: 0, data: null, columns: [], open: false });
     this.grid_head = h("thead");
     this.grid_body = h("tbody");
@@ -61,19 +63,23 @@ export class ResultTable {
     fill(this.scroll, skeleton());
   }
 
-  get filters() { return params().getAll("f").map(read_filter); }
-  get sort() { return params().get("sort") ?? ""; }
-  get start() { return Number(params().get("start") ?? 0); }
-  get hidden() { return new Set(params().getAll("hide")); }
+  params() { return this.own ?? params(); }
+
+  adjust(changes, options) { this.own ? changed(this.own, changes) : adjust(changes, options); }
+
+  get filters() { return this.params().getAll("f").map(read_filter); }
+  get sort() { return this.params().get("sort") ?? ""; }
+  get start() { return Number(this.params().get("start") ?? 0); }
+  get hidden() { return new Set(this.params().getAll("hide")); }
 
   set_filter(column, text) {
     const others = this.filters.filter(([c]) => c !== column);
-    adjust({ f: [...others, ...(text ? [[column, text]] : [])].map(filter_text), start: "" });
+    this.adjust({ f: [...others, ...(text ? [[column, text]] : [])].map(filter_text), start: "" });
     this.load();
   }
 
   ask() {
-    return { ...this.set, start: this.start, rows: ROWS, sort: this.sort, f: params().getAll("f") };
+    return { ...this.set, start: this.start, rows: ROWS, sort: this.sort, f: this.params().getAll("f") };
   }
 
   async load() {
@@ -115,7 +121,7 @@ export class ResultTable {
     this.draw_bar();
     if (this.error) {
       fill(this.scroll, h("div", { class: "pane stack" }, note("err", this.error.message),
-        this.filters.length > 0 && btn("Remove the filters", { onclick: () => { adjust({ f: [], start: "" }); this.load(); } })));
+        this.filters.length > 0 && btn("Remove the filters", { onclick: () => { this.adjust({ f: [], start: "" }); this.load(); } })));
       fill(this.foot);
       return;
     }
@@ -139,8 +145,8 @@ export class ResultTable {
     if (d.rows.length === 0) {
       fill(this.scroll, empty(this.start > 0 ? "There are no more rows" : "No row passes the filters",
         h("p", {}, `${count(d.matched)} of ${count(d.total)} pass.`),
-        this.start > 0 ? btn("First page", { onclick: () => { adjust({ start: "" }); this.load(); } })
-          : btn("Remove the filters", { onclick: () => { adjust({ f: [], start: "" }); this.load(); } })));
+        this.start > 0 ? btn("First page", { onclick: () => { this.adjust({ start: "" }); this.load(); } })
+          : btn("Remove the filters", { onclick: () => { this.adjust({ f: [], start: "" }); this.load(); } })));
     } else if (!this.grid.isConnected) fill(this.scroll, this.grid);
     this.at = Math.max(0, Math.min(this.at, d.rows.length - 1));
     this.mark();
@@ -162,16 +168,16 @@ export class ResultTable {
         this.columns.map((c) => h("label", {}, h("input", { type: "checkbox", checked: !this.hidden.has(c), onchange: (e) => {
           const hide = this.hidden;
           e.target.checked ? hide.delete(c) : hide.add(c);
-          adjust({ hide: [...hide] });
+          this.adjust({ hide: [...hide] });
           this.draw();
         } }), " ", hostile(c))), h("hr"),
-        h("button", { type: "button", onclick: () => { adjust({ hide: [] }); this.draw(); } }, "Show all")),
+        h("button", { type: "button", onclick: () => { this.adjust({ hide: [] }); this.draw(); } }, "Show all")),
       menu(h("summary", { class: "btn ghost" }, icon("download"), h("span", {}, "Export")), h("p", {}, "All rows that pass the filters"),
         ["csv", "jsonl"].map((format) => h("a", { href: this.export_url(format), download: true }, format === "csv" ? "CSV" : "JSON lines"))));
   }
 
   export_url(format) {
-    return url("/fleet/export", { ...this.set, sort: this.sort, f: params().getAll("f"), download_format: format });
+    return url("/fleet/export", { ...this.set, sort: this.sort, f: this.params().getAll("f"), download_format: format });
   }
 
   draw_head(shown, rows) {
@@ -184,7 +190,7 @@ export class ResultTable {
     }));
     const head = h("tr", {}, shown.map((c) => h("th", { class: this.kinds.get(c), scope: "col", "aria-sort": by === c ? (down ? "descending" : "ascending") : undefined },
       h("button", { class: "sort", type: "button", title: `Sort by ${c}`, onclick: () => {
-        adjust({ sort: by !== c ? c : down ? "" : `-${c}`, start: "" });
+        this.adjust({ sort: by !== c ? c : down ? "" : `-${c}`, start: "" });
         this.load();
       } }, hostile(c), by === c && icon(down ? "desc" : "asc")))));
     const old = this.grid_head.querySelector("tr.filters");
@@ -209,7 +215,7 @@ export class ResultTable {
     const d = this.data;
     if (!d || !d.total) { fill(this.foot); return; }
     const to = this.start + d.rows.length;
-    const turn = (start) => { adjust({ start }, { replace: false }); this.at = 0; this.scroll.scrollTop = 0; this.load(); };
+    const turn = (start) => { this.adjust({ start }, { replace: false }); this.at = 0; this.scroll.scrollTop = 0; this.load(); };
     const filtered = d.matched !== d.total && [" ", h("span", { class: "dim" }, `(${count(d.total)} before filters)`)];
     this.turn = (n) => {
       const start = Math.max(0, this.start + n * ROWS);
@@ -258,7 +264,7 @@ export class ResultTable {
     this.open = false;
     this.show_side(skeleton(5));
     try {
-      const counts = await get("/fleet/count", { ...this.set, f: params().getAll("f"), column }, { signal: this.signal });
+      const counts = await get("/fleet/count", { ...this.set, f: this.params().getAll("f"), column }, { signal: this.signal });
       this.show_side(counted(this, column, counts));
     } catch (e) {
       if (e.name !== "AbortError") this.show_side(note("err", e.message));

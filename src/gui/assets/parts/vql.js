@@ -2,7 +2,7 @@
 
 import { h, hostile } from "../lib/dom.js";
 
-const VQL = /('''[\s\S]*?'''|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|`[^`\n]*`)|(--[^\n]*|\/\/[^\n]*|#[^\n]*)|\b(SELECT|FROM|WHERE|LET|AS|AND|OR|NOT|IN|LIMIT|ORDER|GROUP|BY|DESC|NULL|TRUE|FALSE|EXPLAIN)\b|\b(\d+(?:\.\d+)?)\b|\b(\w+)(?=\()/gi;
+const VQL = /('''[\s\S]*?'''|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|`[^`\n]*`)|(\/\*[\s\S]*?\*\/|--[^\n]*|\/\/[^\n]*|#[^\n]*)|\b(SELECT|FROM|WHERE|LET|AS|AND|OR|NOT|IN|LIMIT|ORDER|GROUP|BY|DESC|NULL|TRUE|FALSE|EXPLAIN)\b|\b(\d+(?:\.\d+)?)\b|\b(\w+)(?=\()/gi;
 const CLASSES = ["s", "cm", "k", "n", "fn"];
 
 export function vql(text) {

@@ -26,7 +26,7 @@ export async function show_events({ client, signal }) {
     title: server ? "Server events" : "Events", crumbs: server ? [] : [["Clients", app("clients")], [name, app(`host/${client}`)]],
     tabs: server ? undefined : host_tabs(client, "events"), fillbody: true,
   });
-  fill(acts, !server && me.may.collect_client && btn("What hosts report", { icon: "edit", href: app(at, { view: "table" }) }));
+  fill(acts, server ? me.may.collect_server && btn("What the server watches", { icon: "edit", href: app(at, { view: "table" }) }) : me.may.collect_client && btn("What hosts report", { icon: "edit", href: app(at, { view: "table" }) }));
   const list = h("nav", { class: "tree", "aria-label": "Event artifacts" });
   const content = h("div", { class: "fitbox" }, skeleton());
   fill(body, h("div", { class: "split files" }, list, content));

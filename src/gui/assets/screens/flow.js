@@ -16,7 +16,15 @@ import { show_overview, show_request } from "./flow_overview.js";
 import { show_logs } from "./flow_logs.js";
 import { show_uploads } from "./flow_uploads.js";
 
-const TABS = ["overview", "results", "logs", "uploads", "request"];
+const TABS = ["overview", "results", "logs", "uploads", "request", "notebook"];
+
+function show_notebook({ client, flow, name, signal, content }) {
+  const body = h("div", { class: "fitbox scrolls", tabindex: "0" }, skeleton());
+  fill(content, body);
+  import("../parts/notebook.js").then(({ notebook }) => notebook({ id: `N.${flow}-${client}`, name: `Collection ${flow} on ${name}`, body, signal }))
+    .catch((e) => { if (e.name !== "AbortError") fill(body, failed(e)); });
+  return { update: () => {} };
+}
 
 export async function show_flow({ client, flow, signal }) {
   live.watch(client, flow);
@@ -152,7 +160,7 @@ export async function show_flow({ client, flow, signal }) {
       show_results();
       if (!first) table.grown(set_rows());
     } else if (first || shown?.update === undefined) {
-      shown = { overview: show_overview, logs: show_logs, uploads: show_uploads, request: show_request }[tab](ctx);
+      shown = { overview: show_overview, logs: show_logs, uploads: show_uploads, request: show_request, notebook: show_notebook }[tab](ctx);
     } else {
       shown.update();
     }

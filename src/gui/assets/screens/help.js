@@ -4,10 +4,11 @@ import { fill, h, sec } from "../lib/dom.js";
 import { page } from "../shell.js";
 
 const KEYS = [
-  ["Anywhere", [["/", "search"], ["Ctrl /", "this page"], ["Alt D", "cluster"], ["Alt A", "artifacts"], ["Esc", "close"]]],
+  ["Anywhere", [["/", "search"], ["Ctrl /", "this page"], ["Alt D", "cluster"], ["Alt A", "artifacts"], ["Alt N", "notebooks"], ["Esc", "close"]]],
   ["Lists and tables", [["j k", "next row, row before"], ["Enter", "open"], ["x", "mark"], ["n p", "next page, page before"], ["f", "filters"], [".", "show new rows"], ["l", "label"], ["c", "collect"]]],
   ["Host", [["p", "processes"], ["v", "files"], ["s", "shell"], ["c", "collect"], ["l", "label"], ["Alt C", "collections"]]],
   ["Collection", [["Alt O", "overview"], ["Alt R", "results"], ["Alt L", "logs"], ["Alt U", "uploads"], ["y y", "copy the link"], ["y v", "copy as VQL"], ["y c", "copy as command line"], ["y a", "copy as API call"]]],
+  ["Notebook", [["c", "new notebook or cell"], ["Ctrl Enter", "run the cell"], ["Esc", "leave the input, close it"]]],
   ["Collect", [["Alt A P R V", "steps"], ["Ctrl → ←", "next step, step before"], ["Ctrl L", "launch"]]],
 ];
 const SEARCH = [

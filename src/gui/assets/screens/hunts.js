@@ -55,11 +55,24 @@ export async function show_hunts({ signal }) {
 const ROWS = 50;
 
 export const hunt_tabs = (hunt, now, x) => [["Overview", app(`hunt/${hunt}`), undefined, now === "overview"],
-  ["Results", app(`hunt/${hunt}`, { tab: "results" }), count(n(x, "total_collected_rows")), now === "results"]];
+  ["Results", app(`hunt/${hunt}`, { tab: "results" }), count(n(x, "total_collected_rows")), now === "results"],
+  ["Notebook", app(`hunt/${hunt}`, { tab: "notebook" }), undefined, now === "notebook"]];
+
+async function show_hunt_notebook({ hunt, signal }) {
+  const { body, heading, acts, set_tabs } = page({ title: hunt, crumbs: [["Hunts", app("hunts")]], tabs: [] });
+  try {
+    const [x, { notebook }] = await Promise.all([get("/v1/GetHunt", { hunt_id: hunt }, { signal }), import("../parts/notebook.js")]);
+    if (signal.aborted) return;
+    fill(heading, hostile(x.hunt_description || hunt));
+    set_tabs(hunt_tabs(hunt, "notebook", x));
+    await notebook({ id: `N.${hunt}`, name: `Hunt ${x.hunt_description || hunt}`, body, acts, signal });
+  } catch (e) { if (e.name !== "AbortError") fill(body, failed(e)); }
+}
 
 export async function show_hunt({ hunt, signal }) {
   live.watch();
   if (params().get("tab") === "results") { await (await import("./hunt_results.js")).show_hunt_results({ hunt, signal }); return; }
+  if (params().get("tab") === "notebook") { await show_hunt_notebook({ hunt, signal }); return; }
   const { body, heading, status, acts, set_tabs } = page({ title: hunt, crumbs: [["Hunts", app("hunts")]], tabs: [] });
   fill(body, skeleton());
   let x = null;

@@ -1,4 +1,5 @@
-// Which event artifacts hosts run: for all of them, and for those with a label.
+// Which event artifacts hosts run: for all of them, and for those with a label. And
+// which of its own the server runs.
 
 import { app, get, me, post } from "../lib/api.js";
 import { btn, empty, fill, h, hostile, note, sec, skeleton } from "../lib/dom.js";
@@ -9,19 +10,27 @@ import { page } from "../shell.js";
 
 export async function show_monitoring({ client, signal }) {
   live.watch();
-  const { body, acts } = page({ title: "What hosts report", crumbs: [["Events", app(`host/${client}/events`)]] });
+  const server = client === "server";
+  const { body, acts } = page(server
+    ? { title: "What the server watches", crumbs: [["Server events", app("events/server")]] }
+    : { title: "What hosts report", crumbs: [["Events", app(`host/${client}/events`)]] });
+  // The server has one table, with no labels.
+  const load = async () => {
+    if (!server) return get("/v1/GetClientMonitoringState", {}, { signal });
+    return { artifacts: await get("/v1/GetServerMonitoringState", {}, { signal }) };
+  };
   fill(body, skeleton());
   let table, all;
   try {
-    [table, all] = await Promise.all([get("/v1/GetClientMonitoringState", {}, { signal }), get("/fleet/artifacts", {}, { signal })]);
+    [table, all] = await Promise.all([load(), get("/fleet/artifacts", {}, { signal })]);
   } catch (e) {
     if (e.name !== "AbortError") fill(body, failed(e));
     return;
   }
   if (signal.aborted) return;
-  const events = all.items.filter((a) => a.type === "client_event" && !/^(Server|System)\./.test(a.name));
+  const events = all.items.filter((a) => (server ? a.type === "server_event" && a.has_sources : a.type === "client_event" && !/^(Server|System)\./.test(a.name)));
   const known = new Map(events.map((a) => [a.name, a]));
-  const may = me.may.collect_client;
+  const may = server ? me.may.collect_server : me.may.collect_client;
   let changed = false;
   table.artifacts ??= {};
   table.label_events ??= [];
@@ -63,10 +72,10 @@ export async function show_monitoring({ client, signal }) {
 
   async function save() {
     try {
-      await post("/v1/SetClientMonitoringState", table);
+      await (server ? post("/v1/SetServerMonitoringState", table.artifacts) : post("/v1/SetClientMonitoringState", table));
       changed = false;
-      toast("Saved: hosts that are connected are told at once");
-      table = await get("/v1/GetClientMonitoringState", {}, { signal });
+      toast(server ? "Saved: the server runs these from now on" : "Saved: hosts that are connected are told at once");
+      table = await load();
       table.artifacts ??= {};
       table.label_events ??= [];
       draw();
@@ -77,14 +86,14 @@ export async function show_monitoring({ client, signal }) {
     fill(acts, may && btn("Save", { kind: "primary", disabled: !changed, id: "save-monitoring", onclick: save }));
     fill(body, h("div", { class: "stack wide" },
       changed && note("warn", "Not saved yet."),
-      events.length === 0 && empty("No event artifacts", h("p", {}, "None of the definitions here is of type CLIENT_EVENT.")),
-      group("Every host", plural(specs(table.artifacts).length, "artifact"), table.artifacts),
+      events.length === 0 && empty("No event artifacts", h("p", {}, `None of the definitions here is of type ${server ? "SERVER_EVENT" : "CLIENT_EVENT"}.`)),
+      group(server ? "This server" : "Every host", plural(specs(table.artifacts).length, "artifact"), table.artifacts),
       table.label_events.map((l) => { l.artifacts ??= {}; return h("div", { class: "rule" }, group(`Hosts labelled ${l.label}`, plural(specs(l.artifacts).length, "artifact"), l.artifacts, () => {
         table.label_events = table.label_events.filter((x) => x !== l);
         changed = true;
         draw();
       })); }),
-      may && h("div", { class: "rule" }, btn("For a label", { icon: "tag", onclick: () => form("For hosts with a label", [h("input", { class: "in", name: "label", required: true, autofocus: true, "aria-label": "Label" })], "Add", async ({ label }) => {
+      may && !server && h("div", { class: "rule" }, btn("For a label", { icon: "tag", onclick: () => form("For hosts with a label", [h("input", { class: "in", name: "label", required: true, autofocus: true, "aria-label": "Label" })], "Add", async ({ label }) => {
         if (!table.label_events.some((l) => l.label === label.trim())) table.label_events.push({ label: label.trim(), artifacts: {} });
         changed = true;
         draw();
