@@ -301,7 +301,13 @@ async fn a_lost_flow_ends_when_the_store_takes_it_again() {
     assert_eq!(status().await.1, "", "it cannot be stored");
     disk.leave(None);
     s.journal.space().watch().await;
-    s.end_lost_again().await;
+    // A busy machine may not store it in time either.
+    for _ in 0..20 {
+        s.end_lost_again().await;
+        if org.state().lost.is_empty() {
+            break;
+        }
+    }
     let (state, why) = status().await;
     assert_eq!(state, artifact_collector_context::State::Error);
     assert!(why.contains("Flow not known"), "{why}");
