@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use super::*;
 
+/// What is between the end of a file and a write behind it.
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+
 /// A write that power loss may undo.
 #[derive(Clone, Debug)]
 struct Pending {
@@ -42,8 +45,11 @@ impl Content {
 
     /// Puts bytes in; gives those that were there. Between the end and `off` are zeros.
     fn put(&mut self, off: usize, new: Bytes) -> Vec<Bytes> {
-        if off > self.len {
-            self.pieces.push((self.len, vec![0; off - self.len].into()));
+        // Writes of one sync land in any order: the gap may be large, for a moment.
+        while self.len < off {
+            let zeros = &ZEROS[..ZEROS.len().min(off - self.len)];
+            self.pieces.push((self.len, Bytes::from_static(zeros)));
+            self.len += zeros.len();
         }
         let end = off + new.len();
         let (from, to) = (self.cut(off), self.cut(end));
