@@ -238,7 +238,7 @@ async fn a_file_whose_sync_failed_is_not_synced_for_another_chunk() {
         let second = async {
             until(&|| disk.sync_has_begun()).await;
             let written = async {
-                let whole = || files_below(w.dir.path(), "spill").iter().any(|l| *l == 1_500_000);
+                let whole = || files_below(w.dir.path(), "spill").contains(&1_500_000);
                 until(&whole).await;
                 go_on.notify_one();
             };

@@ -48,7 +48,7 @@ pub(super) enum Base {
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Text,
-    End,
+    Closed,
     Else(String),
 }
 
@@ -101,7 +101,7 @@ impl<'a> Parser<'a> {
             let (word, rest) = split_word(action);
             match word {
                 _ if action.is_empty() => {}
-                "end" if rest.is_empty() => return Ok((out, End::End)),
+                "end" if rest.is_empty() => return Ok((out, End::Closed)),
                 "else" => return Ok((out, End::Else(rest.to_owned()))),
                 "break" if rest.is_empty() => out.push(Node::Break),
                 "continue" if rest.is_empty() => out.push(Node::Continue),
@@ -161,10 +161,10 @@ impl<'a> Parser<'a> {
         let unclosed = self.fail(&format!("{word} has no end"));
         let (then, end) = self.nodes(depth + 1)?;
         let otherwise = match end {
-            End::End => Vec::new(),
+            End::Closed => Vec::new(),
             End::Text => return Err(unclosed),
             End::Else(next) if next.is_empty() => match self.nodes(depth + 1)? {
-                (nodes, End::End) => nodes,
+                (nodes, End::Closed) => nodes,
                 _ => return Err(unclosed),
             },
             End::Else(next) => {
