@@ -35,7 +35,8 @@ export function start() {
   });
   document.addEventListener("click", (e) => {
     for (const open of document.querySelectorAll("details.menu[open]")) {
-      if (!open.contains(e.target)) open.open = false;
+      // A click elsewhere ends a menu, and so does a choice.
+      if (!open.contains(e.target) || e.target.closest(".pop button, .pop a")) open.open = false;
     }
   });
 }
