@@ -63,14 +63,15 @@ impl Server {
         loop {
             self.end_hunts().await;
             self.look_at_connected();
-            let now = Instant::now();
+            // The same moment on both clocks: the pace is kept on one, and seen on the other.
+            let (now, at) = (Instant::now(), self.env.clock.micros());
             let unpaced = self.env.sabotage.is(Mutant::HuntWithoutPace);
             let may = now >= rest && (now >= pace.next() || unpaced) && going.len() < AT_ONCE;
             let chosen = if may { self.choose() } else { None };
             let idle = may && chosen.is_none();
             if let Some((org, chosen)) = chosen {
                 pace.take(now);
-                let (server, at) = (self.clone(), self.env.clock.micros());
+                let server = self.clone();
                 going.push(async move { server.enlist(org, chosen, at).await });
             }
             let next = match (idle, going.len() < AT_ONCE, unpaced) {
