@@ -3,7 +3,7 @@
 use tonic::Status;
 use velociraptor_proto::proto::search_clients_request::{Filters, SortingSense};
 use velociraptor_proto::proto::{
-    ApiClient, ApiResponse, ClientMetadata, GetClientRequest, LabelClientsRequest,
+    ApiClient, ApiResponse, ClientInfo, ClientMetadata, GetClientRequest, LabelClientsRequest,
     NotificationRequest, SearchClientsRequest, SearchClientsResponse, SetClientMetadataRequest,
 };
 
@@ -25,38 +25,45 @@ impl Api {
         caller.require(Permission::ReadResults)?;
         let limit = if r.limit == 0 { LIMIT } else { r.limit };
         let now = self.server.env.clock.micros();
-        let mut found: Vec<ApiClient> = {
+        // Only the page is copied: there may be many clients, and those that send wait meanwhile.
+        let (total, page): (u64, Vec<ApiClient>) = {
             let state = caller.org.state();
-            let ids = state.clients.search(&r.query);
-            let infos = ids.iter().filter_map(|id| state.clients.get(id)).map(|c| &c.info);
-            infos.map(|info| api_client(info, self.seen(caller, &info.client_id, now))).collect()
-        };
-        if r.filter() == Filters::Online {
-            found.retain(|c| now.saturating_sub(c.last_seen_at) <= ONLINE);
-        }
-        let host = |c: &ApiClient| {
-            c.os_info.as_ref().map(|o| o.hostname.to_lowercase()).unwrap_or_default()
-        };
-        match r.sort() {
-            SortingSense::Unsorted => {}
-            SortingSense::SortUp => found.sort_by_key(host),
-            SortingSense::SortDown => {
-                found.sort_by_key(host);
-                found.reverse();
+            let mut held = self.server.sessions.view(&caller.org.id);
+            let online = r.filter() == Filters::Online;
+            let mut found: Vec<&ClientInfo> = state
+                .clients
+                .found(&r.query)
+                .map(|c| &c.info)
+                .filter(|i| {
+                    !online
+                        || now.saturating_sub(i.ping) <= ONLINE
+                        || held.held(&i.client_id).is_some()
+                })
+                .collect();
+            let host = |i: &&ClientInfo| i.hostname.to_lowercase();
+            match r.sort() {
+                SortingSense::Unsorted => {}
+                SortingSense::SortUp => found.sort_by_cached_key(host),
+                SortingSense::SortDown => {
+                    found.sort_by_cached_key(host);
+                    found.reverse();
+                }
             }
-        }
-        let total = found.len() as u64;
-        let page = found.into_iter().skip(to_usize(r.offset)).take(to_usize(limit));
+            let page = found.iter().skip(to_usize(r.offset)).take(to_usize(limit));
+            let page = page.map(|i| api_client(i, held.held(&i.client_id).map(|_| now)));
+            (found.len() as u64, page.collect())
+        };
         let mut answer = SearchClientsResponse { total, ..Default::default() };
         if r.name_only {
             answer.names = page
+                .into_iter()
                 .map(|c| match c.os_info {
                     Some(o) if !o.hostname.is_empty() => format!("host:{}", o.hostname),
                     _ => c.client_id,
                 })
                 .collect();
         } else {
-            answer.items = page.collect();
+            answer.items = page;
         }
         answer.search_term = Some(r);
         Ok(answer)

@@ -9,6 +9,11 @@ use crate::node::{Displaced, Extras, Node};
 use crate::plugins;
 use crate::store::mounts::{self, Weight};
 
+/// Default of `--clients_nice`. A thread at 10 has a ninth of the weight of one at 0 with
+/// Linux' scheduler (`sched_prio_to_weight`), so that a page never waits for more than the slice
+/// under way, and clients still get their part beside a person who asks without end.
+pub(super) const CLIENTS_NICE: u8 = 10;
+
 /// Arguments of `frontend`.
 #[derive(Args, Debug, Default)]
 #[command(after_long_help = "Runs in the foreground until SIGTERM or SIGINT: then no new \
@@ -39,6 +44,12 @@ pub struct FrontendArgs {
     /// cannot be stopped where it runs.
     #[arg(long)]
     takeover: bool,
+
+    /// How much nicer (see nice(1)) the threads that serve clients are than those that serve
+    /// people: when there is not enough CPU for both, people come first. 0 makes them equal.
+    #[arg(long = "clients_nice", value_name = "N", default_value_t = CLIENTS_NICE,
+        value_parser = clap::value_parser!(u8).range(0..=19))]
+    pub(super) clients_nice: u8,
 
     /// Serve people and clients with the same threads, each waiting for the other. For the
     /// measurement that shows what keeping them apart is worth.

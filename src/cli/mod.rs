@@ -173,6 +173,14 @@ impl Command {
         matches!(self, Command::Frontend(f) if f.danger_no_isolation)
     }
 
+    /// How far the threads that serve clients stand behind those that serve people.
+    fn clients_nice(&self) -> i32 {
+        match self {
+            Command::Frontend(f) => f.clients_nice.into(),
+            _ => frontend::CLIENTS_NICE.into(),
+        }
+    }
+
     /// Whether it serves people, and so gets a runtime of its own for that side.
     fn serves(&self) -> bool {
         match self {
@@ -265,8 +273,12 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         // An agent is a guest on its host: few threads, little memory.
         runtime.worker_threads(1).max_blocking_threads(4);
     }
+    let divided = cli.command.serves() && !cli.command.undivided();
+    if divided {
+        runtime.on_thread_start(real::standing_behind(cli.command.clients_nice()));
+    }
     let runtime = runtime.enable_all().build()?;
-    let people = if cli.command.serves() && !cli.command.undivided() {
+    let people = if divided {
         let threads = real::cores().clamp(2, 8);
         Some(
             tokio::runtime::Builder::new_multi_thread()

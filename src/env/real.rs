@@ -59,6 +59,20 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get())
 }
 
+/// For each thread of a runtime to call as it starts: makes it `behind` steps nicer (nice(1): 19
+/// at most) than the thread that calls this, so that other threads get the CPU first. Nobody
+/// needs a right for that; where it fails all the same the thread stays as it is.
+pub fn standing_behind(behind: i32) -> impl Fn() + Send + Sync + Clone + 'static {
+    // With Linux both calls mean the thread that calls, not its process; and a thread starts
+    // as nice as the one that made it, so that steps would add up.
+    let nice = rustix::process::getpriority_process(None).map(|now| (now + behind).min(19));
+    move || {
+        if let Ok(nice) = nice {
+            let _ = rustix::process::setpriority_process(None, nice);
+        }
+    }
+}
+
 struct Sides(Option<Runtimes>);
 
 impl Spawn for Sides {

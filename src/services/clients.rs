@@ -197,21 +197,24 @@ impl Clients {
         self.map.is_empty()
     }
 
-    /// Ids that match a search in stock syntax, in order of id.
+    /// Clients that match a search in stock syntax, in order of id.
     ///
     /// `all` or nothing finds everyone; `C.…` a client; `host:`, `label:`,
     /// `mac:`, `ip:` and indexed metadata keys match from the start, with `*`
     /// as a wildcard or `prefix/regex/`; `label:none` finds clients without
     /// one. Other text is looked for in ids, host names and labels. Comparison
     /// ignores case.
-    pub fn search(&self, query: &str) -> Vec<String> {
+    pub fn found(&self, query: &str) -> impl Iterator<Item = &Client> {
         let matcher = Matcher::new(query);
         // The server's own pseudo client is in stock snapshots, and is no client.
-        self.map
-            .iter()
-            .filter(|(id, c)| id.starts_with("C.") && matcher.matches(id, &c.info))
-            .map(|(id, _)| id.clone())
-            .collect()
+        let matches =
+            move |id: &str, c: &Client| id.starts_with("C.") && matcher.matches(id, &c.info);
+        self.map.iter().filter(move |(id, c)| matches(id, c)).map(|(_, c)| c)
+    }
+
+    /// The ids of those [found](Self::found).
+    pub fn search(&self, query: &str) -> Vec<String> {
+        self.found(query).map(|c| c.info.client_id.clone()).collect()
     }
 }
 

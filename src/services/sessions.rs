@@ -196,6 +196,11 @@ impl Sessions {
         self.lock().get(&(org.clone(), client.to_owned()))?.last().cloned()
     }
 
+    /// For many questions at once: nobody comes or goes while it is kept.
+    pub fn view(&self, org: &OrgId) -> View<'_> {
+        View { held: self.lock(), key: (org.clone(), String::new()) }
+    }
+
     /// All readers of a client, for those that must end.
     pub fn readers(&self, org: &OrgId, client: &str) -> Vec<Arc<Held>> {
         self.lock().get(&(org.clone(), client.to_owned())).cloned().unwrap_or_default()
@@ -259,6 +264,23 @@ fn wake_one(h: &Held, org: &OrgId, client: &str) {
     }
 }
 
+/// The readers of an organisation at one moment.
+#[derive(Debug)]
+pub struct View<'a> {
+    held: MutexGuard<'a, BTreeMap<Key, Vec<Arc<Held>>>>,
+    /// The organisation, and room for the name of a client.
+    key: Key,
+}
+
+impl View<'_> {
+    /// The reader that gets the client's tasks.
+    pub fn held(&mut self, client: &str) -> Option<&Arc<Held>> {
+        self.key.1.clear();
+        self.key.1.push_str(client);
+        self.held.get(&self.key)?.last()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +294,12 @@ mod tests {
         let (b, old) = s.register(&org, "C.1", [2; 16], "b");
         assert_eq!(old.unwrap().id, a.id);
         assert_eq!(s.held(&org, "C.1").unwrap().id, b.id);
+        {
+            let mut view = s.view(&org);
+            assert_eq!(view.held("C.1").unwrap().id, b.id);
+            assert!(view.held("C.2").is_none() && view.held("C.").is_none());
+        }
+        assert!(s.view(&OrgId::new("O1")).held("C.1").is_none());
         s.unregister(&org, "C.1", b.id);
         assert_eq!(s.held(&org, "C.1").unwrap().id, a.id);
         s.unregister(&org, "C.1", a.id);

@@ -31,6 +31,10 @@ def probe(api, n, until=0):
 
 
 def show(what, times):
+    for i, path in enumerate(PATHS):
+        own = times[i::len(PATHS)]
+        say(f"    {path:<48} p50 {percentile(own, 50) * 1e3:6.1f}  p99 {percentile(own, 99) * 1e3:6.1f}  "
+            f"worst {max(own) * 1e3:6.1f} ms")
     say(f"  {what:<10} {len(times)} calls: p50 {percentile(times, 50) * 1e3:6.1f}  p99 "
         f"{percentile(times, 99) * 1e3:6.1f}  worst {max(times) * 1e3:6.1f} ms")
     return percentile(times, 99), max(times)
@@ -68,10 +72,15 @@ def run(flags):
     try:
         d.master.start(d.binary, cpu=0, extra=flags)
         api = Api(d.master.ports["gui"])
+        # The same clients are there before and during the flood: idle, and then sending.
         quiet = d.pool("https", 200, "--skip", 2 * clients, "--ramp", 50, cpu=1, nice=5)
-        wait("idle clients", lambda: d.held() >= 190, 120)
+        idlers = d.pool("https", clients, "--ramp", 50, cpu=1, nice=5)
+        wait("idle clients", lambda: d.held() >= 0.95 * (clients + 200), 120)
+        time.sleep(10)
         probe(api, 50)
         idle = show("idle", probe(api, calls))
+        idlers.kill()
+        wait("the idle clients to leave", lambda: d.held() < 0.6 * (clients + 200), 120)
         good, share, refused, times = saturate(d, clients, seconds, api)
         busy = show("saturated", times)
         say(f"  p99 saturated/idle {busy[0] / idle[0]:.1f}, worst/idle p99 {busy[1] / idle[0]:.1f}")

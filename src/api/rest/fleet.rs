@@ -1,12 +1,14 @@
 //! What our own pages ask beside stock calls: lists in the shape they are shown in,
 //! where a client is held, the nodes.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Path, Request};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 use tonic::Status;
-use velociraptor_proto::proto::Artifact;
+use velociraptor_proto::proto::{Artifact, ClientInfo};
 
 use super::{Rest, failed, json, live, parameters, table};
 use crate::api::Caller;
@@ -14,6 +16,7 @@ use crate::services::acl::{Permission, Policy};
 use crate::services::clients::{ONLINE, api_client};
 use crate::services::compiler::check_launch;
 use crate::services::fleet::status::NodeView;
+use crate::services::sessions::Held;
 
 /// Clients of a page at most.
 const MAX_PAGE: usize = 500;
@@ -67,11 +70,15 @@ fn answered(
 impl Rest {
     /// Whether a client is held, and by which node.
     pub(super) fn connection(&self, caller: &Caller, client: &str) -> Value {
-        let server = &self.api.server;
-        match server.sessions.held(&caller.org.id, client) {
+        let held = self.api.server.sessions.held(&caller.org.id, client);
+        self.connected(client, held.as_ref())
+    }
+
+    fn connected(&self, client: &str, held: Option<&Arc<Held>>) -> Value {
+        match held {
             None => json!({ "client_id": client, "connected": false }),
             Some(h) => {
-                let own = &server.options.node;
+                let own = &self.api.server.options.node;
                 let node = h.process().map_or(own.as_str(), |p| p.node.as_str());
                 json!({ "client_id": client, "connected": true, "node": node, "remote": h.remote })
             }
@@ -114,57 +121,63 @@ impl Rest {
         }
         let server = &self.api.server;
         let now = server.env.clock.micros();
-        let held = |id: &str| server.sessions.held(&caller.org.id, id).is_some();
-        let state = caller.org.state();
-        let found = state.clients.search(&q);
-        let total = found.len();
-        let recent = |id: &String| {
-            let seen = state.clients.get(id).map_or(0, |c| c.info.ping);
-            held(id) || now.saturating_sub(seen) <= ONLINE
-        };
-        let on: Vec<bool> = found.iter().map(recent).collect();
-        let count = on.iter().filter(|o| **o).count();
-        let mut ids: Vec<&String> =
-            found.iter().zip(&on).filter(|(_, on)| !online || **on).map(|(id, _)| id).collect();
         let (column, down) = match sort.strip_prefix('-') {
             Some(c) => (c, true),
             None => (sort.as_str(), false),
         };
-        let info = |id: &str| state.clients.get(id).map(|c| &c.info);
-        let text = |id: &str| {
-            let i = info(id);
-            let i = i.map(|i| match column {
-                "host" => i.hostname.to_lowercase(),
-                "os" => format!("{} {}", i.system, i.release),
-                "ip" => i.ip_address.clone(),
-                "agent" => i.client_version.clone(),
-                _ => String::new(),
-            });
-            i.unwrap_or_default()
+        let text = |i: &ClientInfo| match column {
+            "host" => i.hostname.to_lowercase(),
+            "os" => format!("{} {}", i.system, i.release),
+            "ip" => i.ip_address.clone(),
+            "agent" => i.client_version.clone(),
+            _ => String::new(),
         };
-        match column {
-            "" | "id" => {}
-            "seen" => ids.sort_by_cached_key(|id| {
-                if held(id) { u64::MAX } else { info(id).map_or(0, |i| i.ping) }
-            }),
-            "first" => ids.sort_by_cached_key(|id| info(id).map_or(0, |i| i.first_seen_at)),
-            "host" | "os" | "ip" | "agent" => ids.sort_by_cached_key(|id| text(id)),
-            other => return Err(Status::invalid_argument(format!("sort: `{other}` is no column"))),
-        }
-        if down {
-            ids.reverse();
-        }
-        let shown = ids.len();
-        let page = ids.into_iter().skip(start).take(rows.min(MAX_PAGE));
+        // Only the page is copied: there may be many clients, and those that send wait meanwhile.
+        let (mut total, mut count, shown);
+        let page: Vec<(ClientInfo, Value, bool)> = {
+            let state = caller.org.state();
+            let mut held = server.sessions.view(&caller.org.id);
+            (total, count) = (0usize, 0usize);
+            let mut found: Vec<&ClientInfo> = Vec::new();
+            for c in state.clients.found(&q) {
+                let recent = now.saturating_sub(c.info.ping) <= ONLINE
+                    || held.held(&c.info.client_id).is_some();
+                total += 1;
+                count += usize::from(recent);
+                if recent || !online {
+                    found.push(&c.info);
+                }
+            }
+            match column {
+                "" | "id" => {}
+                "seen" => found.sort_by_cached_key(|i| match held.held(&i.client_id) {
+                    Some(_) => u64::MAX,
+                    None => i.ping,
+                }),
+                "first" => found.sort_by_key(|i| i.first_seen_at),
+                "host" | "os" | "ip" | "agent" => found.sort_by_cached_key(|i| text(i)),
+                other => {
+                    let why = format!("sort: `{other}` is no column");
+                    return Err(Status::invalid_argument(why));
+                }
+            }
+            if down {
+                found.reverse();
+            }
+            shown = found.len();
+            let page = found.into_iter().skip(start).take(rows.min(MAX_PAGE));
+            page.map(|i| {
+                let h = held.held(&i.client_id);
+                (i.clone(), self.connected(&i.client_id, h), h.is_some())
+            })
+            .collect()
+        };
         let items: Vec<Value> = page
-            .filter_map(|id| {
-                let info = info(id)?;
-                let seen = held(id).then_some(now);
-                let client = api_client(info, seen);
+            .into_iter()
+            .filter_map(|(info, connection, held)| {
+                let client = api_client(&info, held.then_some(now));
                 let mut row = velociraptor_proto::json::to_sparse_row(&client).ok()?;
-                if let (Value::Object(row), Value::Object(c)) =
-                    (&mut row, self.connection(caller, id))
-                {
+                if let (Value::Object(row), Value::Object(c)) = (&mut row, connection) {
                     row.extend(c);
                 }
                 Some(row)
