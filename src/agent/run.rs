@@ -98,10 +98,10 @@ impl std::fmt::Debug for Body {
 }
 
 /// What an agent's queries may call.
-pub fn registry() -> Arc<vql::Registry> {
+pub fn registry() -> vql::Registry {
     let mut registry = crate::plugins::endpoint_registry();
     super::artifacts::register(&mut registry);
-    Arc::new(registry)
+    registry
 }
 
 impl Body {
@@ -121,7 +121,7 @@ impl Body {
             out: Arc::new(Outbox::new(buffer, settings.max_upload_size)),
             checkpoint: Checkpoint::new(env.fs.clone(), Some(format!("{path}.flows"))),
             host: Arc::new(Host { started: env.clock.unix(), ..Host::default() }),
-            registry: registry(),
+            registry: Arc::new(registry()),
             watch: None,
         })
     }

@@ -9,10 +9,10 @@ use crate::node::{Displaced, Extras, Node};
 use crate::plugins;
 use crate::store::mounts::{self, Weight};
 
-/// Default of `--clients_nice`. A thread at 10 has a ninth of the weight of one at 0 with
-/// Linux' scheduler (`sched_prio_to_weight`), so that a page never waits for more than the slice
-/// under way, and clients still get their part beside a person who asks without end.
-pub(super) const CLIENTS_NICE: u8 = 10;
+/// Default of `--clients_nice`. A thread at 5 has a third of the weight of one at 0 with Linux'
+/// scheduler (`sched_prio_to_weight`): a page waits for hardly more than the slice under way, and
+/// clients still get their part beside a person who asks without end, and beside other programs.
+pub(super) const CLIENTS_NICE: u8 = 5;
 
 /// Arguments of `frontend`.
 #[derive(Args, Debug, Default)]

@@ -491,11 +491,14 @@ impl Node {
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
+        let tasks = self.tasks.len();
+        tracing::info!(tasks, "no more is begun; what is under way is finished");
         self.tasks.wait().await;
         if let Some(cluster) = &self.cluster {
             // What minions have told is worked on to its end.
             cluster.fleet.stopped().await;
         }
+        tracing::info!("what is complete goes into stock files");
         self.server.settle_all().await;
         if let Some(relay) = self.server.relay() {
             // The master is told what goes back to it.

@@ -70,7 +70,9 @@ pub fn start(
     stop: &CancellationToken,
 ) {
     let settings = Arc::new(settings);
-    let registry = run::registry();
+    let mut registry = run::registry();
+    persona::register(&mut registry);
+    let registry = Arc::new(registry);
     for ((n, key), connector) in keys.into_iter().enumerate().zip(connectors.iter().cycle()) {
         let id = ClientId::of(key.public()).to_string();
         let one = Virtual {
