@@ -164,28 +164,52 @@ impl Frontend {
     /// Takes over what other processes kept for clients that had not enrolled, and
     /// what waited for clients that have enrolled through others.
     pub async fn take_over(self: &Arc<Self>) {
-        for handed in self.server.handover().take() {
+        self.take_over_until(&CancellationToken::new()).await;
+    }
+
+    /// [`Frontend::take_over`]; after `stop` the rest stays for later. Each batch of a client
+    /// that has enrolled costs an RSA operation: of ten thousand clients, half a minute.
+    async fn take_over_until(self: &Arc<Self>, stop: &CancellationToken) {
+        let mut list = self.server.handover().take().into_iter();
+        for handed in list.by_ref() {
             match handed {
                 Handed::Enrolled(org, client) => {
                     self.peers.forget(&client);
                     self.retake_all(&org, &client).await;
                 }
                 Handed::Post(_) if self.server.env.sabotage.is(Mutant::ForgetParked) => {}
-                Handed::Post(post) => {
-                    let org = OrgId::new(post.about.org_id.as_str());
-                    match super::stored_key(&self.server, &post.about.client_id, &org).await {
-                        Ok(None) => {
-                            let waiting = &self.waiting;
-                            waiting.lock().unwrap_or_else(PoisonError::into_inner).add(post);
-                        }
-                        // Enrolled since: a repeat of what was stored is recognised.
-                        Ok(Some(_)) => self.retake(post).await,
-                        Err(e) => {
-                            tracing::warn!(error = e, "kept batch not looked at; tried again");
-                            self.server.handover().again(post);
-                        }
-                    }
+                Handed::Post(post) => self.take_post(post).await,
+            }
+            if stop.is_cancelled() {
+                break;
+            }
+        }
+        for handed in list {
+            match handed {
+                Handed::Post(post) => self.server.handover().again(post),
+                // Whoever takes up the batches looks for the key.
+                Handed::Enrolled(..) => {}
+            }
+        }
+    }
+
+    async fn take_post(self: &Arc<Self>, post: RecoveredPost) {
+        let org = OrgId::new(post.about.org_id.as_str());
+        let client = post.about.client_id.clone();
+        match super::stored_key(&self.server, &client, &org).await {
+            Ok(None) => {
+                let waiting = || self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                waiting().add(post);
+                // Who enrolled since it was looked for found nothing that waited.
+                if !matches!(super::stored_key(&self.server, &client, &org).await, Ok(None)) {
+                    self.retake_all(&org, &client).await;
                 }
+            }
+            // Enrolled since: a repeat of what was stored is recognised.
+            Ok(Some(_)) => self.retake(post).await,
+            Err(e) => {
+                tracing::warn!(error = e, "kept batch not looked at; tried again");
+                self.server.handover().again(post);
             }
         }
     }
@@ -201,7 +225,8 @@ impl Frontend {
         }
     }
 
-    /// [`Frontend::take_over`], as often as there is something, until `stop`.
+    /// [`Frontend::take_over`], as often as there is something, until `stop`. Clients are served
+    /// meanwhile: what they sent before they enrolled is not of the same moment anyway.
     pub async fn keep_taking_over(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -209,9 +234,13 @@ impl Frontend {
                 () = stop.cancelled() => return,
                 () = self.server.handover().changed() => {}
             }
-            self.take_over().await;
+            self.take_over_until(&stop).await;
             // What failed is tried again, not at once.
-            tokio::time::sleep(AGAIN).await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(AGAIN) => {}
+            }
         }
     }
 

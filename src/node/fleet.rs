@@ -47,7 +47,6 @@ impl Node {
         ca: Certificate,
         revoked: watch::Receiver<Revocations>,
         limits: cluster::Limits,
-        frontend: &Arc<Frontend>,
     ) -> Fleet {
         let processes = Processes::new(self.server.clone());
         let term = self.server.standing.term().map_or(0, |t| t.number());
@@ -61,8 +60,6 @@ impl Node {
         self.run(env, Side::Frontend, processes.tail(self.stop.clone()).boxed());
         let offers = self.server.clone().look_after_offers(self.stop.clone());
         self.run(env, Side::Frontend, offers.boxed());
-        let taking = frontend.clone().keep_taking_over(self.stop.clone());
-        self.run(env, Side::Frontend, taking.boxed());
         self.cluster = Some(Cluster { hub, fleet: fleet.clone() });
         fleet
     }

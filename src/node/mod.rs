@@ -310,7 +310,8 @@ impl Node {
                 node.follow(&env, loaded, master.clone(), identity, &frontend, &operations)?;
             }
             role => {
-                frontend.take_over().await;
+                let taking = frontend.clone().keep_taking_over(node.stop.clone());
+                node.run(&env, Side::Frontend, taking.boxed());
                 let fleet = match role {
                     NodeRole::Master { revoked, .. } => {
                         let (list, now) = watch::channel(revoked.clone());
@@ -319,7 +320,7 @@ impl Node {
                         let follow = revoked::follow(host.clone(), path, list, stop);
                         node.run(&env, Side::Frontend, follow.boxed());
                         let limits = link_limits(&loaded.settings.cluster);
-                        Some(node.lead(&env, plan.ca.clone(), now, limits, &frontend))
+                        Some(node.lead(&env, plan.ca.clone(), now, limits))
                     }
                     _ => None,
                 };
