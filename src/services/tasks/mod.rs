@@ -710,6 +710,12 @@ impl Queue {
         self.tasks.values().any(|t| t.flow == flow && t.state == State::InFile)
     }
 
+    /// Whether this flow itself, not a cancel of it, may have been taken by a minion.
+    pub fn begins_elsewhere(&self, flow: &str) -> bool {
+        let begins = |t: &Task| t.state == State::InFile && t.message.flow_request.is_some();
+        self.tasks.values().any(|t| t.flow == flow && begins(t))
+    }
+
     /// `process` reaches for these, for the client process `cipher`. `live`: what is
     /// in a file is known.
     pub fn claimed(
