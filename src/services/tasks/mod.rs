@@ -589,6 +589,16 @@ impl Queue {
         self.tasks.retain(|_, t| t.flow != flow || t.message.flow_request.is_none());
     }
 
+    /// The flow is over and in stock files. Where it was cancelled before anybody knew
+    /// whether the client has it, both stay: the cancel goes out if the client shows
+    /// that it does, and neither if it does not.
+    pub fn settled(&mut self, flow: &str) {
+        let begins = |t: &Task| t.flow == flow && t.message.flow_request.is_some();
+        if !(self.cancelled(flow) && self.tasks.values().any(begins)) {
+            self.ended(flow);
+        }
+    }
+
     /// The flow was never begun by this client, or nobody will ever know: nothing of
     /// it goes out any more, its cancel included.
     pub fn forget(&mut self, flow: &str) {
