@@ -289,3 +289,45 @@ async fn what_a_master_that_stopped_had_left_is_delivered_or_sent_later() {
     };
     assert_eq!(flows(&next().await), [FLOW]);
 }
+
+#[tokio::test]
+async fn a_flow_is_settled_though_its_cancel_waits_in_a_file() {
+    let w = World::new();
+    let master = w.start_with(options("master", Role::Master)).await;
+    let client = TestClient::new(&w, NONCE);
+    interrogated(&master, &w, &client).await;
+    schedule(&master, &client, FLOW).await;
+    let tasks = poll(&master, &w, &client, 0).await;
+    assert!(tasks.iter().any(|t| t.session_id == FLOW), "{tasks:?}");
+    let sent = client.body(&[rows(FLOW, "Custom.A", 0, 3)]);
+    assert_eq!(post(&master, sent).await, Answer::Reply(bytes::Bytes::new()));
+    let (s, org) = server(&master);
+    s.cancel(&org, &client.id, FLOW, "me").await.unwrap();
+    go_away(&master, &client).await;
+    assert_eq!(s.offers.len(), 1, "the cancel is in a file");
+    s.settle(crate::services::housekeeping::Settle::All).await;
+    let key = (client.id.clone(), FLOW.to_owned());
+    assert!(!org.state().flows.contains_key(&key), "it waits for a client that may never come");
+    assert_eq!(s.offers.len(), 1, "and the client gets its cancel all the same");
+}
+
+#[tokio::test]
+async fn a_cancel_waits_for_proof_though_its_flow_is_settled() {
+    let w = World::new();
+    let master = w.start_with(options("master", Role::Master)).await;
+    let client = TestClient::new(&w, NONCE);
+    interrogated(&master, &w, &client).await;
+    schedule(&master, &client, FLOW).await;
+    let cipher = [1; 16];
+    assert_eq!(flows(&next(&master, &client, cipher).await), [FLOW]);
+    let cancels = |tasks: &[VeloMessage]| tasks.iter().any(|t| t.cancel.is_some());
+    // It is on its way, and nobody knows whether it arrives.
+    let (s, org) = server(&master);
+    s.cancel(&org, &client.id, FLOW, "me").await.unwrap();
+    s.settle(crate::services::housekeeping::Settle::All).await;
+    assert!(!org.state().flows.contains_key(&(client.id.clone(), FLOW.to_owned())));
+    assert!(!cancels(&next(&master, &client, cipher).await));
+    // The client shows that it has it.
+    org.state().clients.entry(&client.id).queue.evidence(FLOW, 9);
+    assert!(cancels(&next(&master, &client, cipher).await));
+}

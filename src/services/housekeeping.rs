@@ -108,9 +108,10 @@ impl Server {
                         || f.ready_to_settle(now)
                         || (hasty && f.ended_at.is_some())
                 });
-                // Minions deliver it while this master is away.
+                // Minions deliver it while this master is away. A cancel that waits for a
+                // client, perhaps for ever, is no reason.
                 let left = |(client, flow): &FlowKey| {
-                    state.clients.get(client).is_some_and(|c| c.queue.is_elsewhere(flow))
+                    state.clients.get(client).is_some_and(|c| c.queue.begins_elsewhere(flow))
                 };
                 flows.retain(|key| !left(key));
                 let today = day_of(now.saturating_sub(DAY_GRACE));

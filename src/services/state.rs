@@ -516,7 +516,7 @@ impl OrgState {
         }
         // One that goes on keeps its task.
         if !goes_on && let Some(c) = self.clients.get_mut(client) {
-            c.queue.ended(flow);
+            c.queue.settled(flow);
         }
     }
 

@@ -49,6 +49,9 @@ struct Told {
     results: BTreeMap<String, Vec<String>>,
     logs: Vec<String>,
     uploads: BTreeMap<i64, Option<Vec<u8>>>,
+    /// How many processes of its client there had been when it was told: more than
+    /// when the book was taken, if one has started since.
+    processes: u32,
 }
 
 /// Flows that users were told of and that are not over, in words.
@@ -166,8 +169,13 @@ async fn ask(
         let text = |e: &dyn std::fmt::Display| e.to_string();
         let org = server.root();
         let context = server.flow(&org, &client, &flow).await.map_err(|e| text(&e))?;
-        let mut told =
-            Told { context, results: BTreeMap::new(), logs: vec![], uploads: BTreeMap::new() };
+        let mut told = Told {
+            context,
+            results: BTreeMap::new(),
+            logs: vec![],
+            uploads: BTreeMap::new(),
+            processes: 0,
+        };
         for set in sets {
             let which = Rows::Results(server.reveal(&set));
             let rows = server.rows(&org, &client, &flow, &which, 0, u64::MAX).await;
@@ -196,7 +204,11 @@ async fn ask(
         }
         Ok(told)
     };
-    c.master().call(call).await.ok()
+    let mut told = c.master().call(call).await.ok();
+    if let Some(Ok(told)) = &mut told {
+        told.processes = c.books().lock().clients[f.client].processes;
+    }
+    told
 }
 
 fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &When<'_>, found: &mut Found) {
@@ -226,7 +238,7 @@ fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &When<'_>, found: &m
     if runs == 0 && context.state() == State::Error && f.cancelled.is_none() {
         // Only where the client cannot tell whether it has it.
         let b = &books.clients[f.client];
-        let excuse = b.processes > 1 || !b.can_answer || books.books(&b.id).count() > 1;
+        let excuse = told.processes > 1 || !b.can_answer || books.books(&b.id).count() > 1;
         found.check(excuse, "TASK_ONCE", || {
             format!("{when}: {who} never ran and ended in an error: {}", context.status)
         });

@@ -4,7 +4,7 @@
 //! Calls run on the host itself, as requests of its users do, so a crash takes
 //! them with it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
@@ -154,18 +154,20 @@ enum End {
     Lost,
 }
 
+/// The same for all processes of all nodes, and never changed: made once.
+static EXTRAS: LazyLock<Extras> = LazyLock::new(|| Extras {
+    registry: velociraptor::plugins::server::registry(),
+    definitions: vec![],
+    takeover: false,
+});
+
 async fn start(name: &str, env: Env) -> anyhow::Result<Node> {
     let flags = match name {
         "server" => Flags::default(),
         _ => Flags { minion: true, node: Some(config::node_name(name)) },
     };
     let (loaded, plan) = load_node(&env, config::PATH, None, &flags).await?;
-    let extras = Extras {
-        registry: velociraptor::plugins::server::registry(),
-        definitions: vec![],
-        takeover: false,
-    };
-    let node = Node::start_as(env, &loaded, &plan, extras).await?;
+    let node = Node::start_as(env, &loaded, &plan, EXTRAS.clone()).await?;
     for definition in plan::DEFINITIONS {
         node.server.root().repository.set(definition)?;
     }

@@ -589,6 +589,16 @@ impl Queue {
         self.tasks.retain(|_, t| t.flow != flow || t.message.flow_request.is_none());
     }
 
+    /// The flow is over and in stock files. Where it was cancelled before anybody knew
+    /// whether the client has it, both stay: the cancel goes out if the client shows
+    /// that it does, and neither if it does not.
+    pub fn settled(&mut self, flow: &str) {
+        let begins = |t: &Task| t.flow == flow && t.message.flow_request.is_some();
+        if !(self.cancelled(flow) && self.tasks.values().any(begins)) {
+            self.ended(flow);
+        }
+    }
+
     /// The flow was never begun by this client, or nobody will ever know: nothing of
     /// it goes out any more, its cancel included.
     pub fn forget(&mut self, flow: &str) {
@@ -708,6 +718,12 @@ impl Queue {
     /// Whether a task of this flow may have been taken by a minion.
     pub fn is_elsewhere(&self, flow: &str) -> bool {
         self.tasks.values().any(|t| t.flow == flow && t.state == State::InFile)
+    }
+
+    /// Whether this flow itself, not a cancel of it, may have been taken by a minion.
+    pub fn begins_elsewhere(&self, flow: &str) -> bool {
+        let begins = |t: &Task| t.state == State::InFile && t.message.flow_request.is_some();
+        self.tasks.values().any(|t| t.flow == flow && begins(t))
     }
 
     /// `process` reaches for these, for the client process `cipher`. `live`: what is
