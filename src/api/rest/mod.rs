@@ -281,6 +281,8 @@ fn attachment(name: &str) -> HeaderMap {
 }
 
 #[cfg(test)]
+mod editor_tests;
+#[cfg(test)]
 mod notebook_tests;
 #[cfg(test)]
 mod tests;
