@@ -158,19 +158,39 @@ def write_big(folder, rows):
             i.write(struct.pack(f"<{len(places)}Q", *places))
 
 
+def spent(pid):
+    """Seconds of CPU that the server has used, all threads; 0 without its number."""
+    if not pid:
+        return 0.0
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid):
+    """Most memory the server ever had, MB."""
+    with open(f"/proc/{pid}/status") as f:
+        return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmHWM"))
+
+
 def big(server, args):
-    """Open, page, filter, sort, count."""
+    """Open, page, filter, sort, count: milliseconds, and of CPU."""
     write_big(args.datastore, args.rows)
     of = f"/api/fleet/table?client_id={BIG_CLIENT}&flow_id={BIG_FLOW}&name={BIG_SET}&rows=50"
-    pages = [server.timed([f"{of}&start={n * (args.rows // 200)}"]) for n in range(200)]
-    out = {"page p50": quantile(pages, 0.5), "page p99": quantile(pages, 0.99)}
     total = server.json(of)["total"]
     if total != args.rows:
         sys.exit(f"the big set has {total} rows, not {args.rows}")
+    before = spent(args.pid)
+    pages = [server.timed([f"{of}&start={n * (args.rows // 200)}"]) for n in range(200)]
+    each = (spent(args.pid) - before) * 1000 / len(pages)
+    out = {"page p50": (quantile(pages, 0.5), each), "page p99": (quantile(pages, 0.99), each)}
     for name, more in [("filter", "&f=Name:^ssh"), ("filter, next page", "&f=Name:^ssh&start=50"),
-                       ("sort", "&sort=-Pid"), ("sort, next page", "&sort=-Pid&start=50")]:
-        out[name] = server.timed([of + more])
-    out["count values"] = server.timed([of.replace("/table", "/count") + "&column=Name"])
+                       ("filter, anywhere in a row", "&f=:app/97"), ("filter that finds nothing", "&f=Path:nowhere"),
+                       ("sort", "&sort=-Pid"), ("sort, next page", "&sort=-Pid&start=50"),
+                       ("count values", None)]:
+        path = of + more if more else of.replace("/table", "/count") + "&column=Name"
+        before = spent(args.pid)
+        out[name] = (server.timed([path]), (spent(args.pid) - before) * 1000)
     return out
 
 
@@ -286,15 +306,16 @@ def main():
     p.add_argument("--datastore", required=True, help="the folder of `gui --datastore`")
     p.add_argument("--program", default="velociraptor", help="for the load")
     p.add_argument("--browser", default="chromium", help="empty for none")
-    p.add_argument("--times", type=int, default=200, help="each screen is opened so often")
+    p.add_argument("--times", type=int, default=200, help="each screen is opened so often; 0: not at all")
     p.add_argument("--paints", type=int, default=20)
     p.add_argument("--load", type=int, default=200, help="clients")
     p.add_argument("--settle", type=float, default=20, help="seconds until the load is under way")
     p.add_argument("--collect", default="Linux.Sys.Users")
+    p.add_argument("--pid", type=int, help="of the server: its CPU time and memory are shown for the big set")
     p.add_argument("--rows", type=int, default=10_000_000, help="of the big set; 0 for none")
     args = p.parse_args()
     server = Server(args.gui, args.user, args.password)
-    all_screens = screens(server)
+    all_screens = screens(server) if args.times else {}
     idle = measure(server, all_screens, args.times)
     busy = None
     if args.load:
@@ -308,7 +329,8 @@ def main():
             if running.poll() is None:
                 os.killpg(running.pid, signal.SIGTERM)
                 running.wait()
-    print(f"{'screen':15} {'calls':>5} {'idle p50':>9} {'idle p99':>9} {'busy p99':>9} {'ratio':>6}   ms, {args.times} times, {args.load} clients")
+    if all_screens:
+        print(f"{'screen':15} {'calls':>5} {'idle p50':>9} {'idle p99':>9} {'busy p99':>9} {'ratio':>6}   ms, {args.times} times, {args.load} clients")
     for name, values in idle.items():
         line = f"{name:15} {len(all_screens[name]):5} {quantile(values, .5):9.2f} {quantile(values, .99):9.2f}"
         if busy:
@@ -320,8 +342,10 @@ def main():
             print(f"{name:34} {value:9.1f}")
     if args.rows:
         print(f"a set of {args.rows:,} rows")
-        for name, value in big(server, args).items():
-            print(f"{name:34} {value:9.1f} ms")
+        for name, (took, cpu) in big(server, args).items():
+            print(f"{name:34} {took:9.1f} ms" + (f" {cpu:9.1f} ms of CPU" if args.pid else ""))
+        if args.pid:
+            print(f"{'most memory of the server':34} {memory(args.pid):9.1f} MB")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ use velociraptor_proto::proto::{ArtifactCollectorArgs, ArtifactCollectorResponse
 use super::acl::Policy;
 use super::audit::audit;
 use super::compiler::{self, CompileOptions};
+use super::ids::Session;
 use super::server::{Org, Server, ServiceError};
 
 impl From<compiler::CompileError> for ServiceError {
@@ -43,6 +44,7 @@ impl Server {
             compiler::check_launch(policy, &artifact, on_server)
                 .map_err(|e| ServiceError::Denied(e.to_string()))?;
         }
+        self.name_flow(org, &mut request).await?;
         self.compile_into(org, &mut request)?;
         request.creator = principal.to_owned();
         let flow_id = self.schedule(org, principal, request.clone()).await?;
@@ -53,6 +55,35 @@ impl Server {
         });
         audit(self, org, principal, "ScheduleFlow", details).await;
         Ok(ArtifactCollectorResponse { flow_id, request: Some(request) })
+    }
+
+    /// A flow that is asked for by name must not be there: a request for one that is
+    /// would be a further run of it, and take the place of its first.
+    async fn name_flow(
+        &self,
+        org: &Org,
+        request: &mut ArtifactCollectorArgs,
+    ) -> Result<(), ServiceError> {
+        // Stock's shell asks so for a flow of its own, whatever its id.
+        if request.flow_id.starts_with("/S") {
+            request.flow_id.clear();
+        }
+        if request.flow_id.is_empty() {
+            return Ok(());
+        }
+        let given = &request.flow_id;
+        let flow = Session::parse(given).flow;
+        if self.flow(org, &request.client_id, &flow).await?.is_some() {
+            let text = format!(
+                "{flow} is there already: further runs of a collection are not served here, \
+                 start a new one"
+            );
+            return Err(ServiceError::Invalid(text));
+        }
+        if *given != flow {
+            return Err(ServiceError::Invalid(format!("flow_id: `{given}` is a run of no flow")));
+        }
+        Ok(())
     }
 
     /// Fills in `compiled_collector_args` and the limits that were left open.

@@ -16,17 +16,24 @@ use super::events::EventKey;
 use super::flows::Rows;
 use super::server::{Org, Server, ServiceError};
 use crate::store::FilePath;
-use crate::store::resultset::{read_rows, row_count};
+use crate::store::resultset::{ResultSet, read_rows, row_count};
 
 mod cells;
 mod hunt;
+mod look;
+mod walk;
 
-use cells::{Key, pick};
+use cells::Key;
 pub use cells::{cell_text, columns};
 pub use hunt::{Counted, HuntRows, sets_of};
+use look::{Looker, Take, Taken};
+use walk::each_piece;
 
-/// Rows read and looked at together.
+/// Rows read and looked at together, and the most bytes of them where they are large.
 const CHUNK: u64 = 8192;
+const CHUNK_BYTES: u64 = 4 << 20;
+/// Pieces that are looked at while the next ones are read.
+const AT_ONCE: usize = 4;
 /// Longest filter, in bytes, and largest compiled one.
 const MAX_PATTERN: usize = 4096;
 const MAX_PROGRAM: usize = 4 << 20;
@@ -65,6 +72,8 @@ pub struct Filter {
     column: String,
     pattern: Regex,
     exclude: bool,
+    /// A row of plain ASCII without this does not pass.
+    needs: Option<regex::bytes::Regex>,
 }
 
 impl Filter {
@@ -84,7 +93,8 @@ impl Filter {
             .size_limit(MAX_PROGRAM)
             .build()
             .map_err(|e| invalid(e.to_string()))?;
-        Ok(Self { column: column.to_owned(), pattern, exclude })
+        let needs = (!exclude).then(|| look::literal(pattern.as_str())).flatten();
+        Ok(Self { column: column.to_owned(), pattern, exclude, needs })
     }
 }
 
@@ -221,15 +231,55 @@ impl Set {
         }
     }
 
+    /// The file that holds all of its rows, opened, and the number of the first of them
+    /// there.
+    async fn stored(&self) -> Result<Option<(ResultSet, u64)>, ServiceError> {
+        let server = &self.server;
+        let found = match &self.of {
+            Of::File(at) => Some((at.clone(), 0)),
+            Of::Flow { client, flow, which } => {
+                server.settled(&self.org, client, flow, which).map(|at| (at, 0))
+            }
+            Of::Section { client, flow, which, from, .. } => {
+                server.settled(&self.org, client, flow, which).map(|at| (at, *from))
+            }
+            Of::Hunt(_) | Of::Held(_) => None,
+        };
+        match found {
+            None => Ok(None),
+            Some((at, from)) => Ok(Some((ResultSet::open(&server.tree, &at).await?, from))),
+        }
+    }
+
     /// The rows of these numbers.
     pub async fn chosen(&self, numbers: &[u32]) -> Result<Vec<Bytes>, ServiceError> {
         let mut out = Vec::with_capacity(numbers.len());
         let mut rest = numbers;
+        let stored = self.stored().await?;
+        if stored.is_none() && numbers.len() > 1 {
+            // Rows in journals are read a part at a time: near ones together.
+            let first = numbers.iter().copied().min().unwrap_or(0);
+            let last = numbers.iter().copied().max().unwrap_or(0);
+            let many = u64::from(last - first) + 1;
+            if many <= CHUNK {
+                let near = self.rows(u64::from(first), many).await?;
+                let found = numbers.iter().map(|n| near.get((n - first) as usize).cloned());
+                return found.collect::<Option<Vec<_>>>().ok_or_else(replaced);
+            }
+        }
         while let Some(first) = rest.first() {
             let run = rest.iter().zip(*first..).take_while(|(a, b)| *a == b).count();
-            let rows = self.rows(u64::from(*first), run as u64).await?;
+            let rows = match &stored {
+                // Opened once: rows in another order lie all over the file.
+                Some((file, from)) => match file.page(from + u64::from(*first), run).await {
+                    // Replaced meanwhile: opened again.
+                    Err(e) if e.is_stale() => self.rows(u64::from(*first), run as u64).await?,
+                    rows => rows?,
+                },
+                None => self.rows(u64::from(*first), run as u64).await?,
+            };
             if rows.len() < run {
-                return Err(ServiceError::Invalid("the result set was replaced; ask again".into()));
+                return Err(replaced());
             }
             out.extend(rows);
             rest = &rest[run..];
@@ -405,21 +455,10 @@ impl Views {
         }
         let mut counts = Counts::default();
         let mut values: BTreeMap<String, u64> = BTreeMap::new();
-        let mut at = 0;
-        while at < total {
-            let rows = set.rows(at, CHUNK.min(total - at)).await?;
-            if rows.is_empty() {
-                break;
-            }
-            at += rows.len() as u64;
-            let (filters, column) = (view.filters.clone(), column.to_owned());
-            let found = set.server.env.offload(move || {
-                let texts = rows.iter().filter(|r| passes(r, &filters));
-                texts
-                    .map(|r| pick(r, [column.as_str()])[0].map_or_else(String::new, cell_text))
-                    .collect::<Vec<_>>()
-            });
-            for text in found.await.ok_or_else(stopped)? {
+        let looker = Looker::new(view, Take::Text(column.to_owned()));
+        each_piece(set, total, looker, |found| {
+            for (_, taken) in found {
+                let Taken::Text(text) = taken else { continue };
                 counts.rows += 1;
                 if values.len() >= MAX_VALUES && !values.contains_key(&text) {
                     counts.uncounted += 1;
@@ -427,7 +466,8 @@ impl Views {
                     *values.entry(text).or_default() += 1;
                 }
             }
-        }
+        })
+        .await?;
         counts.distinct = values.len() as u64;
         counts.values = values.into_iter().collect();
         counts.values.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -436,20 +476,12 @@ impl Views {
     }
 }
 
-fn stopped() -> ServiceError {
-    ServiceError::Invalid("the server is stopping".into())
+fn replaced() -> ServiceError {
+    ServiceError::Invalid("the result set was replaced; ask again".into())
 }
 
-fn passes(row: &[u8], filters: &[Filter]) -> bool {
-    filters.iter().all(|f| {
-        let found = if f.column.is_empty() {
-            std::str::from_utf8(row).is_ok_and(|t| f.pattern.is_match(t))
-        } else {
-            let cell = pick(row, [f.column.as_str()])[0];
-            f.pattern.is_match(&cell.map_or_else(String::new, cell_text))
-        };
-        found != f.exclude
-    })
+fn stopped() -> ServiceError {
+    ServiceError::Invalid("the server is stopping".into())
 }
 
 /// A row with its place in the order.
@@ -480,32 +512,18 @@ async fn scan(set: &Set, view: &View, total: u64, need: u64) -> Result<Order, Se
     let need = usize::try_from(need).unwrap_or(usize::MAX);
     let mut heap: BinaryHeap<Placed> = BinaryHeap::new();
     let mut rows = Vec::new();
-    let (mut at, mut matched) = (0u64, 0);
-    while at < total {
-        let chunk = set.rows(at, CHUNK.min(total - at)).await?;
-        if chunk.is_empty() {
-            break;
-        }
-        let first = at as u32;
-        at += chunk.len() as u64;
-        let View { filters, sort } = view.clone();
-        let found = set.server.env.offload(move || {
-            let mut out: Vec<(u32, Option<Key>)> = Vec::new();
-            for (row, n) in chunk.iter().zip(first..) {
-                if passes(row, &filters) {
-                    let key = |(c, _): &(String, bool)| Key::of(pick(row, [c.as_str()])[0]);
-                    out.push((n, sort.as_ref().map(key)));
-                }
-            }
-            out
-        });
-        for (row, key) in found.await.ok_or_else(stopped)? {
+    let mut matched = 0;
+    let (take, descending) = match &view.sort {
+        None => (Take::Nothing, false),
+        Some((column, descending)) => (Take::Key(column.clone()), *descending),
+    };
+    each_piece(set, total, Looker::new(view, take), |found| {
+        for (row, taken) in found {
             matched += 1;
-            let Some(key) = key else {
+            let Taken::Key(key) = taken else {
                 rows.push(row);
                 continue;
             };
-            let descending = view.sort.as_ref().is_some_and(|(_, d)| *d);
             let placed = Placed { key, descending, row };
             if heap.len() < need {
                 heap.push(placed);
@@ -514,7 +532,8 @@ async fn scan(set: &Set, view: &View, total: u64, need: u64) -> Result<Order, Se
                 heap.push(placed);
             }
         }
-    }
+    })
+    .await?;
     if view.sort.is_some() {
         rows = heap.into_sorted_vec().into_iter().map(|p| p.row).collect();
     }

@@ -209,6 +209,8 @@ fn artifacts(b: &mut Browser) {
             "it is valid",
             "!document.querySelector('.note.err') && document.querySelector('.note.ok')",
         );
+        b.press("Lay out");
+        b.until("it stays valid", "document.querySelector('.note.ok')");
         b.press("Save");
         b.until("it is read", "location.search.includes('name=Custom.')");
     }

@@ -47,6 +47,7 @@ fn a_notebook_is_written_and_read_by_others() {
     named(&mut b, "notebooks");
     b.shot("notebooks");
     b.is_content();
+    from_a_template(&mut b);
     of_a_collection(&mut b);
     what_a_reader_sees(&mut b, &d);
     b.is_content();
@@ -70,7 +71,18 @@ fn own_text(b: &mut Browser) {
 
 fn own_query(b: &mut Browser) {
     b.press("Query");
+    write(b, "SELECT FROM");
+    b.press("Lay out");
+    b.until(
+        "where it is wrong",
+        "document.querySelector('.nb-edit + .pad .note.err, .cell .note.err')",
+    );
     write(b, QUERY);
+    b.press("Lay out");
+    b.until(
+        "it is laid out, its comment kept",
+        "(v => v.includes('Markup FROM range') && v.startsWith('/* #'))(document.querySelector('.editor').value)",
+    );
     named(b, "notebook-edit");
     b.shot("notebook-edit");
     b.press("Run");
@@ -124,6 +136,19 @@ fn order(b: &mut Browser) {
     b.shows("Its versions and the rows of its queries go with it.");
     b.click("dialog .btn.danger");
     b.until("two are left", "document.querySelectorAll('.cell.nb').length === 2");
+}
+
+/// A notebook that begins with what a definition says.
+fn from_a_template(b: &mut Browser) {
+    b.press("New notebook");
+    b.until("the choice", "document.querySelector('dialog [name=template]')");
+    b.eval("document.querySelector('dialog [name=name]').focus()");
+    b.types("From a template");
+    b.eval("document.querySelector('dialog [name=template]').value = 'Notebooks.Default'");
+    named(b, "notebook-new");
+    b.press("Create");
+    b.until("its text", "[...document.querySelectorAll('.prose h2')].some(e => e.innerText === 'What is looked into')");
+    b.until("its rows", "document.querySelectorAll('.cell-rows .results tbody tr').length === 1");
 }
 
 /// The notebook of a collection begins with its rows.

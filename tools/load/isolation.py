@@ -10,11 +10,11 @@ twice the load. Exit status 1 if the server was not saturated, so that nothing w
 import sys
 import time
 
-from rig import Api, Deployment, load, percentile, say, wait
+from rig import Api, Deployment, percentile, say, wait
+from saturate import saturate
 
 binary = sys.argv[1]
 clients, calls, seconds = (int(x) for x in (sys.argv[2:] + ["400", "2000", "60"][len(sys.argv) - 2:]))
-POST = 128 << 10
 PATHS = ["/api/fleet/clients?limit=50", "/api/v1/GetArtifacts?number_of_results=20",
          "/api/fleet/cluster", "/api/v1/SearchClients?query=all&limit=50"]
 
@@ -40,39 +40,6 @@ def show(what, times):
     return percentile(times, 99), max(times)
 
 
-def cpu0():
-    """What CPU 0 has done so far, and has not, in ticks: the kernel's work for the server included."""
-    line = next(l for l in open("/proc/stat") if l.startswith("cpu0 "))
-    user, nice, system, idle, wait, irq, soft, *_ = map(int, line.split()[1:])
-    return user + nice + system + irq + soft, idle + wait
-
-
-def counts(m):
-    refused = sum(v for k, v in m.items() if k.startswith("velociraptor_admission_refused_total"))
-    return {"bytes": m["velociraptor_journal_bytes_total"], "rows": m["velociraptor_rows_total"],
-            "refused": refused + m["velociraptor_body_budget_refusals_total"]}
-
-
-def saturate(d, n, seconds, probed=None):
-    """Floods for so long; returns goodput, the share of CPU 0 that was used, refusals, and times."""
-    server = d.master
-    pool = d.pool("https", n, "--ramp", 0, "--flood", POST, cpu=1, nice=5)
-    # All have enrolled, which costs more than what is to be measured, and send.
-    wait("the flood", lambda: d.held() >= 0.95 * (n + 200), 180)
-    time.sleep(8)
-    a, cpu, t0, (did, not_) = counts(server.metrics()), server.process.cpu(), time.monotonic(), cpu0()
-    times = probe(probed, calls, t0 + seconds) if probed else time.sleep(seconds)
-    spent, took = server.process.cpu() - cpu, time.monotonic() - t0
-    b, (done, idle) = counts(server.metrics()), cpu0()
-    pool.stop()
-    good = (b["bytes"] - a["bytes"]) / took
-    say(f"  {n} clients, {took:.0f} s: {good / 1e6:.1f} MB/s journaled, {(b['rows'] - a['rows']) / took:.0f} "
-        f"rows/s, server {spent / took:.0%} of CPU 0 "
-        f"({(done - did) / (done - did + idle - not_):.0%} busy), {b['refused'] - a['refused']:.0f} refused, "
-        f"{server.process.rss() / 1e6:.0f} MB, load {load():.1f}")
-    return good, spent / took, b["refused"] - a["refused"], times
-
-
 def run(flags):
     # A second of patience: whoever would wait longer is refused, which is overload made visible.
     d = Deployment(binary, minions=0, schemes=["https"], merge={
@@ -90,7 +57,7 @@ def run(flags):
         idle = show("idle", probe(api, calls))
         idlers.kill()
         wait("the idle clients to leave", lambda: d.held() < 0.6 * (clients + 200), 120)
-        good, share, refused, times = saturate(d, clients, seconds, api)
+        good, share, refused, times = saturate(d, clients, seconds, lambda until: probe(api, calls, until))
         busy = show("saturated", times)
         say(f"  p99 saturated/idle {busy[0] / idle[0]:.1f}, worst/idle p99 {busy[1] / idle[0]:.1f}")
         if not flags:

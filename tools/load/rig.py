@@ -288,13 +288,26 @@ class Api:
         word = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         self.headers = {"Authorization": f"Basic {word}"}
 
-    def get(self, path):
-        self.c.request("GET", path, headers=self.headers)
+    def ask(self, method, path, body=None, **headers):
+        self.c.request(method, path, body=body, headers={**self.headers, **headers})
         r = self.c.getresponse()
-        body = r.read()
+        answer = r.read()
         if r.status != 200:
-            raise SystemExit(f"{path}: {r.status} {body[:300]!r}")
-        return body
+            raise SystemExit(f"{path}: {r.status} {answer[:300]!r}")
+        self.token = r.headers.get("x-csrf-token") or getattr(self, "token", None)
+        return answer
+
+    def get(self, path):
+        return self.ask("GET", path)
+
+    def json(self, path):
+        return json.loads(self.get(path))
+
+    def post(self, path, body):
+        """A change: the server wants a token with it, which every answer brings."""
+        if not getattr(self, "token", None):
+            self.get("/api/v1/GetUserUITraits")
+        return json.loads(self.ask("POST", path, json.dumps(body), **{"x-csrf-token": self.token}))
 
 
 def query(d, vql, **env):

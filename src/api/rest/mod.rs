@@ -137,6 +137,18 @@ impl Rest {
         })
     }
 
+    /// Who calls, and the body of a call that is no message of a stock file.
+    async fn asked<T: serde::de::DeserializeOwned>(
+        &self,
+        request: Request,
+    ) -> Result<(Caller, T), Status> {
+        let caller = self.caller(&request).await?;
+        let body = to_bytes(request.into_body(), self.options.max_body).await;
+        let body = body.map_err(|e| Status::invalid_argument(format!("body: {e}")))?;
+        let asked = serde_json::from_slice(&body);
+        Ok((caller, asked.map_err(|e| Status::invalid_argument(format!("body: {e}")))?))
+    }
+
     /// Reads a message, calls, and answers with what came of it.
     async fn answer<M, F, A>(
         &self,
@@ -268,6 +280,8 @@ fn attachment(name: &str) -> HeaderMap {
     headers
 }
 
+#[cfg(test)]
+mod editor_tests;
 #[cfg(test)]
 mod notebook_tests;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What somebody has of their own, and what editors complete, by the names of stock
-//! calls.
+//! What somebody has of their own, and what helps in editors and viewers, by the names
+//! of stock calls.
 
 use axum::Router;
 use axum::extract::Request;
@@ -10,8 +10,8 @@ use velociraptor_proto::proto::{Favorite, Favorites, SetGuiOptionsRequest};
 use vql::Signature;
 
 use super::{Rest, failed, json as answer, text};
-use crate::api::Caller;
 use crate::api::status::store;
+use crate::api::{Caller, find, reformat};
 use crate::services::acl::Permission;
 use crate::store::paths::User;
 
@@ -20,6 +20,7 @@ const MAX_OPTION: usize = 64 << 10;
 
 pub(super) fn routes(rest: &Rest) -> Router {
     let (options, favorites, words) = (rest.clone(), rest.clone(), rest.clone());
+    let (layout, search) = (rest.clone(), rest.clone());
     Router::new()
         .route(
             "/v1/SetGUIOptions",
@@ -37,6 +38,20 @@ pub(super) fn routes(rest: &Rest) -> Router {
                     text(&r.favorites(&c, &m).await?)
                 };
                 favorites.answer::<Favorite, _, _>(request, &[], call).await
+            }),
+        )
+        .route(
+            "/v1/ReformatVQL",
+            post(move |request: Request| async move {
+                let done = layout.reformat(request).await;
+                done.map_or_else(|e| failed(&e), |v| answer(v.to_string()))
+            }),
+        )
+        .route(
+            "/v1/SearchFile",
+            post(move |request: Request| async move {
+                let found = search.find(request).await;
+                found.map_or_else(|e| failed(&e), |v| answer(v.to_string()))
             }),
         )
         .route(
@@ -96,6 +111,33 @@ impl Rest {
             items.extend(tree.get(&user.favorite(org, &kind, &child.name)).await.map_err(store)?);
         }
         Ok(Favorites { items })
+    }
+
+    /// A query, or the queries of a definition, laid out for people.
+    async fn reformat(&self, request: Request) -> Result<Value, Status> {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Asked {
+            vql: String,
+            artifact: String,
+        }
+        let (caller, asked) = self.asked::<Asked>(request).await?;
+        caller.require(Permission::ReadResults)?;
+        let invalid = |e: vql::ParseError| Status::invalid_argument(format!("query: {e}"));
+        if !asked.artifact.is_empty() {
+            let text = reformat::definition(&asked.artifact).map_err(invalid)?;
+            return Ok(json!({ "artifact": text }));
+        }
+        Ok(json!({ "vql": vql::syntax::reformat(&asked.vql).map_err(invalid)? }))
+    }
+
+    /// Where a file has the next match, or the one before; nothing where there is none.
+    async fn find(&self, request: Request) -> Result<Value, Status> {
+        let (caller, asked) = self.asked::<find::Wanted>(request).await?;
+        Ok(match self.api.find(&caller, &asked).await? {
+            Some(hit) => json!({ "vfs_components": asked.vfs_components, "hit": hit.to_string() }),
+            None => json!({}),
+        })
     }
 
     /// Callables and artifacts by their names.

@@ -116,6 +116,25 @@ async fn collections_are_started_shown_and_stopped() {
     assert_eq!(details["context"]["state"], "RUNNING");
     let flows = lab.json(&format!("/v1/GetClientFlows?client_id={CLIENT}&rows=5")).await;
     assert_eq!((&flows["total_rows"], &flows["columns"][1]), (&json!("1"), &json!("FlowId")));
+    let mut again = ask.clone();
+    for (of, want) in [
+        (format!("{flow}/1795764261970"), "further runs"),
+        (flow.to_owned(), "further runs"),
+        ("F.DC4IL0FEHQTOK/1".to_owned(), "run of no flow"),
+    ] {
+        again["flow_id"] = of.clone().into();
+        let (status, text) = lab.post("inv", "/v1/CollectArtifact", again.clone()).await;
+        assert!(status == StatusCode::BAD_REQUEST && text.contains(want), "{of}: {status} {text}");
+    }
+    // Stock's shell asks for a session of its own.
+    again["flow_id"] = "/S".into();
+    let (status, text) = lab.post("inv", "/v1/CollectArtifact", again).await;
+    let shell: Value = serde_json::from_str(&text).unwrap();
+    let session = shell["flow_id"].as_str().unwrap();
+    assert!(
+        status == StatusCode::OK && session.starts_with("F.") && !session.contains('/'),
+        "{text}"
+    );
     let which = json!({"client_id": CLIENT, "flow_id": flow});
     let (status, _) = lab.post("rob", "/v1/CancelFlow", which.clone()).await;
     assert_eq!(status, StatusCode::FORBIDDEN);

@@ -81,6 +81,12 @@ impl Server {
         }
     }
 
+    /// The file that holds all rows of a set: `None` while some are in journals.
+    pub fn settled(&self, org: &Org, client: &str, flow: &str, which: &Rows) -> Option<FilePath> {
+        let live = self.live_set(org, client, flow, which).is_some();
+        (!live).then(|| rows_path(org, client, flow, which))
+    }
+
     /// How many rows there are.
     pub async fn row_count(
         &self,

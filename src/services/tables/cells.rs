@@ -19,26 +19,47 @@ pub fn cell_text(raw: &str) -> String {
 }
 
 /// Raw cells of the named columns. Of a name that occurs twice the last counts.
+#[cfg(test)]
 pub(super) fn pick<'a, const N: usize>(row: &'a [u8], names: [&str; N]) -> [Option<&'a str>; N] {
-    struct Pick<'n, const N: usize>([&'n str; N]);
-    impl<'de, const N: usize> Visitor<'de> for Pick<'_, N> {
-        type Value = [Option<&'de str>; N];
+    let mut out = Vec::new();
+    match pick_into(row, &names, &mut out) {
+        true => std::array::from_fn(|i| out.get(i).copied().flatten()),
+        false => [None; N],
+    }
+}
+
+/// Raw cells of the named columns go to `out`, one for each name; of a column that
+/// occurs twice the last counts. False, and nothing in `out`, for what is no JSON object.
+pub(super) fn pick_into<'a, S: AsRef<str>>(
+    row: &'a [u8],
+    names: &[S],
+    out: &mut Vec<Option<&'a str>>,
+) -> bool {
+    struct Pick<'n, 'o, 'a, S>(&'n [S], &'o mut Vec<Option<&'a str>>);
+    impl<'de, S: AsRef<str>> Visitor<'de> for Pick<'_, '_, 'de, S> {
+        type Value = ();
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a row")
         }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut out = [None; N];
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
             while let Some(Name(key)) = map.next_key()? {
-                match self.0.iter().position(|n| *n == key) {
-                    Some(i) => out[i] = Some(map.next_value::<&RawValue>()?.get()),
+                let at = self.0.iter().position(|n| n.as_ref() == key);
+                match at.and_then(|i| self.1.get_mut(i)) {
+                    Some(slot) => *slot = Some(map.next_value::<&RawValue>()?.get()),
                     None => drop(map.next_value::<IgnoredAny>()?),
                 }
             }
-            Ok(out)
+            Ok(())
         }
     }
+    out.clear();
+    out.resize(names.len(), None);
     let mut de = serde_json::Deserializer::from_slice(row);
-    de.deserialize_map(Pick(names)).unwrap_or([None; N])
+    let whole = de.deserialize_map(Pick(names, out)).and_then(|()| de.end()).is_ok();
+    if !whole {
+        out.fill(None);
+    }
+    whole
 }
 
 /// Column names of a row in order.

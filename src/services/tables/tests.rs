@@ -1,3 +1,4 @@
+use super::cells::pick;
 use super::*;
 use crate::plugins::server::tests::{CLIENT, server};
 use crate::services::flows::rows_path;
@@ -97,4 +98,40 @@ fn views_are_kept_within_their_limit() {
     views.keep("e".into(), &order(300));
     views.keep("f".into(), &order(300));
     assert!(views.kept("e").is_some() && views.kept("f").is_some());
+}
+
+#[tokio::test]
+async fn every_row_is_looked_at_however_it_lies() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = set(&dir, CHUNK + 500).await;
+    let views = Views::default();
+    let Of::Flow { client, flow, which } = whole.of.clone() else { panic!("a flow's set") };
+    let at = rows_path(&whole.server.root(), &client, &flow, &which);
+    let path = |p: &FilePath| whole.server.tree.root.file(p).unwrap();
+    let hits = |set: Set, text: &'static str| {
+        let views = &views;
+        async move { views.page(&set, &filtered("Name", text), 0, 1).await.unwrap().matched }
+    };
+    assert_eq!(hits(whole.clone(), "^sshd$").await, (CHUNK + 500) * 2 / 3);
+    // Some of its rows, a hit at either end.
+    let section = Of::Section { client, flow, which, from: 1, to: CHUNK + 3 };
+    let section = Set { of: section, ..whole.clone() };
+    assert_eq!(hits(section.clone(), "ssh").await, (CHUNK + 2) * 2 / 3 + 1);
+    let page = views.page(&section, &filtered("Pid", "^7$"), 0, 5).await.unwrap();
+    assert_eq!(page.rows.iter().map(|r| r.0).collect::<Vec<_>>(), [0]);
+    // A damaged row keeps its number, and is not shown.
+    let mut data = std::fs::read(path(&at)).unwrap();
+    let second = data.iter().position(|c| *c == b'\n').unwrap() + 1;
+    data[second] = b'x';
+    std::fs::write(path(&at), &data).unwrap();
+    let views = Views::default();
+    let page = views.page(&whole, &filtered("Name", "ssh"), 0, 2).await.unwrap();
+    assert_eq!(page.rows.iter().map(|r| r.0).collect::<Vec<_>>(), [2, 4]);
+    assert!(page.rows[0].1.starts_with(br#"{"Pid":14,"#), "{page:?}");
+    // Without an index, rows are those that are some.
+    std::fs::remove_file(path(&at.index())).unwrap();
+    let views = Views::default();
+    let page = views.page(&whole, &filtered("Name", "ssh"), 0, 2).await.unwrap();
+    assert_eq!((page.total, page.matched), (CHUNK + 499, (CHUNK + 500) * 2 / 3 - 1));
+    assert_eq!(page.rows.iter().map(|r| r.0).collect::<Vec<_>>(), [1, 3]);
 }

@@ -73,13 +73,20 @@ impl DataFile {
         &self.path
     }
 
-    /// Bytes from logical offset `at` on, with the offset they really start
+    /// The bytes from one offset to another of a plain file; fewer where it ends.
+    pub(super) async fn bytes(&self, from: u64, to: u64) -> Result<Bytes, StoreError> {
+        let len = usize::try_from(to.saturating_sub(from))
+            .map_err(|e| StoreError::corrupt(&self.path, e))?;
+        Ok(self.file.read_at(from, len).await?.into())
+    }
+
+    /// Bytes from logical offset `at` on, at most `most` of a plain file, with the offset they really start
     /// at (behind `at` when a compressed file has a gap there). `None` at the
     /// end. The next block starts where this one ends.
-    pub async fn block(&self, at: u64) -> Result<Option<(u64, Bytes)>, StoreError> {
+    pub async fn block(&self, at: u64, most: usize) -> Result<Option<(u64, Bytes)>, StoreError> {
         match &self.layout {
             Layout::Plain(len) => {
-                let want = len.saturating_sub(at).min(BLOCK as u64) as usize;
+                let want = len.saturating_sub(at).min(most.min(BLOCK) as u64) as usize;
                 if want == 0 {
                     return Ok(None);
                 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use base64::Engine;
 use bytes::{Bytes, BytesMut};
 
-use super::data::DataFile;
+use super::data::{BLOCK, DataFile};
 use crate::store::objects::StoreError;
 
 /// Longest line kept, in bytes; longer ones are skipped as damage.
@@ -79,12 +79,19 @@ pub struct LineState {
     dropping: bool,
     ready: VecDeque<(u64, Bytes)>,
     done: bool,
+    /// Bytes of the next read; 0 for as many as are read at once.
+    first: usize,
 }
 
 impl LineState {
     /// At the line that starts at logical offset `at`.
     pub fn at(at: u64) -> LineState {
         LineState { next: at, carry_at: at, ..LineState::default() }
+    }
+
+    /// The first read is of so many bytes: whoever wants few rows reads few.
+    pub fn reading(self, first: usize) -> LineState {
+        LineState { first, ..self }
     }
 }
 
@@ -122,7 +129,11 @@ impl<'a> Lines<'a> {
             if self.s.done {
                 return Ok(None);
             }
-            match self.file.block(self.s.next).await? {
+            let want = match std::mem::take(&mut self.s.first) {
+                0 => BLOCK,
+                n => n,
+            };
+            match self.file.block(self.s.next, want).await? {
                 Some((at, block)) => self.take(at, block),
                 None => {
                     self.s.done = true;

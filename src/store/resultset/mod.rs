@@ -9,12 +9,14 @@ pub mod data;
 pub mod index;
 pub mod lines;
 pub mod reader;
+pub mod span;
 pub mod tidx;
 pub mod timed;
 pub mod writer;
 
 pub use data::DataFile;
 pub use reader::{ResultSet, Rows};
+pub use span::Span;
 pub use timed::{DayFile, TimedRow, TimedRows, TimedSet, with_ts};
 pub use writer::{SetWriter, TimedWriter, Written, canonical};
 

@@ -7,12 +7,16 @@ use bytes::Bytes;
 use super::data::DataFile;
 use super::index::{self, RowPos};
 use super::lines::{Line, LineState, Lines, judge, moved_row};
+use super::span::{Span, extent};
 use crate::env::File;
 use crate::store::objects::{StoreError, Tree};
 use crate::store::path::FilePath;
 
 /// How far before an indexed offset a line's end is looked for, in bytes.
 const LOOK_BACK: u64 = 4096;
+/// What a row of a page is thought to take, in bytes, and the least that is read.
+const ROW: usize = 512;
+const LEAST: usize = 16 << 10;
 
 /// An open result set.
 #[derive(Debug)]
@@ -75,6 +79,11 @@ impl ResultSet {
 
     /// Rows from number `start` on.
     pub async fn rows(&self, start: u64) -> Result<Rows, StoreError> {
+        self.rows_by(start, usize::MAX).await
+    }
+
+    /// The same; the first read is of so many bytes.
+    async fn rows_by(&self, start: u64, first: usize) -> Result<Rows, StoreError> {
         let (Some(data), true) = (&self.data, start > 0) else { return Ok(self.scan_from(0)) };
         let Some((index, total)) = &self.index else { return Ok(self.scan_from(start)) };
         if start >= *total {
@@ -87,7 +96,7 @@ impl ResultSet {
             tracing::debug!(path = data.path(), row = start, "stale row index, scanning");
             return Ok(self.scan_from(start));
         }
-        let mut lines = Lines::new(data, pos.offset);
+        let mut lines = Lines::resume(data, LineState::at(pos.offset).reading(first));
         for _ in 0..pos.skip {
             lines.next().await?;
         }
@@ -96,7 +105,8 @@ impl ResultSet {
 
     /// At most `count` rows from number `start` on, collected.
     pub async fn page(&self, start: u64, count: usize) -> Result<Vec<Bytes>, StoreError> {
-        let mut rows = self.rows(start).await?;
+        let first = count.saturating_mul(ROW).max(LEAST);
+        let mut rows = self.rows_by(start, first).await?;
         let mut out = Vec::new();
         while out.len() < count {
             match rows.next().await? {
@@ -105,6 +115,30 @@ impl ResultSet {
             }
         }
         Ok(out)
+    }
+
+    /// Rows from number `start` on, at most `count` and `most` bytes, with one read; fewer
+    /// where they are large. `None` where they have to be read one after the other.
+    pub async fn span(
+        &self,
+        start: u64,
+        count: usize,
+        most: u64,
+    ) -> Result<Option<Span>, StoreError> {
+        let (Some(data), Some(_)) = (&self.data, &self.index) else { return Ok(None) };
+        if data.is_chunked() {
+            return Ok(None);
+        }
+        let mut entries = self.positions(start, count.saturating_add(1)).await?;
+        let more = entries.len() > count;
+        let Some(first) = entries.first().copied() else { return Ok(None) };
+        let Some((rows, end)) = extent(&entries, more, data.len(), most) else { return Ok(None) };
+        if !at_line_start(data, first.offset).await? {
+            return Ok(None);
+        }
+        entries.truncate(rows);
+        let bytes = data.bytes(first.offset, end).await?;
+        Ok(Some(Span::new(entries, bytes)))
     }
 
     /// The index entries of rows `start..start + count`, for those who write
@@ -132,8 +166,7 @@ async fn at_line_start(data: &DataFile, offset: u64) -> Result<bool, StoreError>
         return Ok(true);
     }
     let from = offset.saturating_sub(LOOK_BACK);
-    let Some((_, block)) = data.block(from).await? else { return Ok(false) };
-    let before = &block[..((offset - from) as usize).min(block.len())];
+    let before = data.bytes(from, offset).await?;
     let text = before.trim_ascii_end();
     Ok(text.len() < before.len() && before[text.len()..].contains(&b'\n') || text.is_empty())
 }

@@ -259,3 +259,39 @@ async fn speed_of_reading() {
     let took = start.elapsed();
     println!("{} rows, {} MB in {took:?}", n.rows, n.bytes / 1_000_000);
 }
+
+#[tokio::test]
+async fn spans_have_the_rows_that_pages_have() {
+    let (_d, t) = scratch();
+    let at = results(&Org::root());
+    let (data, index) = (t.root.file(&at).unwrap(), t.root.file(&at.index()).unwrap());
+    let mut w = SetWriter::create(&*t.fs, &data, &index).await.unwrap();
+    for n in 0..300 {
+        let row = format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(n % 97));
+        w.row(row.as_bytes()).await.unwrap();
+        if n % 50 == 0 {
+            let blob = Bytes::from_static(b"{\"blob\":1}\n\n{\"blob\":2}\n{\"blob\":3}");
+            w.jsonl(&blob).await.unwrap();
+        }
+    }
+    let total = w.finish().await.unwrap().rows;
+    let s = ResultSet::open(&t, &at).await.unwrap();
+    let want = s.page(0, 1000).await.unwrap();
+    assert_eq!(want.len() as u64, total);
+    for (count, most) in [(1000, 1 << 20), (7, 1 << 20), (1000, 300), (1, 120)] {
+        let mut got: Vec<Bytes> = Vec::new();
+        while (got.len() as u64) < total {
+            match s.span(got.len() as u64, count, most).await.unwrap() {
+                Some(span) => {
+                    assert!(!span.is_empty() && span.len() <= count);
+                    let lines = span.lines().unwrap();
+                    got.extend(lines.into_iter().map(|l| Bytes::copy_from_slice(l.trim_ascii())));
+                }
+                // One blob larger than that, or a row.
+                None => got.extend(s.page(got.len() as u64, 1).await.unwrap()),
+            }
+        }
+        assert_eq!(got, want, "{count} {most}");
+    }
+    assert!(s.span(total, 5, 1000).await.unwrap().is_none());
+}

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::objects::{StoreError, Tree, read_whole};
 use super::path::FilePath;
 use super::resultset::DataFile;
+use super::resultset::data::BLOCK;
 
 mod map;
 mod rows;
@@ -92,7 +93,7 @@ impl Upload {
         let left = usize::try_from(s.end - at).unwrap_or(usize::MAX);
         let Some(source) = s.source else { return Ok(Some(zeros(left))) };
         let from = source + (at - s.start);
-        match self.data.block(from).await? {
+        match self.data.block(from, BLOCK).await? {
             Some((start, block)) if start == from => Ok(Some(block.slice(..block.len().min(left)))),
             // A chunk is missing: zeros keep what follows in its place.
             Some((start, _)) => {

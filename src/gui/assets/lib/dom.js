@@ -51,6 +51,13 @@ export function btn(text, { icon: name, kind = "", key, href, onclick, title, di
   return href ? h("a", { ...common, href }, inside) : h("button", { ...common, type, onclick, disabled }, inside);
 }
 
+// Puts a text in the place of all that an input has; undo brings that back.
+export function replace_text(area, text) {
+  area.focus();
+  area.select();
+  if (!document.execCommand("insertText", false, text)) area.value = text;
+}
+
 export const dot = (kind, text) => [h("span", { class: `dot ${kind}` }), text && h("span", { class: "vh" }, text)];
 
 // A share of a whole: widths are attributes, so that no inline style is needed.

@@ -2,7 +2,7 @@
 // same for one of its own and for that of a collection or a hunt.
 
 import { get, me, post } from "../lib/api.js";
-import { btn, dot, empty, fill, h, hostile, icon, log_text, menu, note, skeleton } from "../lib/dom.js";
+import { btn, dot, empty, fill, h, hostile, icon, log_text, menu, note, replace_text, skeleton } from "../lib/dom.js";
 import { plural, time, time_title } from "../lib/format.js";
 import { here } from "../lib/keys.js";
 import { ask, failed, toast } from "../lib/say.js";
@@ -96,6 +96,15 @@ class Cell {
     const area = h("textarea", { class: "in editor", spellcheck: type === "vql" ? "false" : "true", "aria-label": "Input of the cell", rows: Math.min(24, Math.max(6, input.split("\n").length + 2)) });
     area.value = input;
     const choice = (kind, text) => h("label", {}, h("input", { type: "radio", name: `kind-${this.id}`, checked: this.kind === kind, onchange: () => { this.kind = kind; } }), text);
+    const said = h("div", { class: "pad", "aria-live": "polite" });
+    const lay_out = async () => {
+      try {
+        const answer = await post("/v1/ReformatVQL", { vql: area.value });
+        fill(said);
+        if (answer.vql !== area.value) replace_text(area, answer.vql);
+        area.focus();
+      } catch (e) { fill(said, note("err", hostile(e.message, { lines: true }))); }
+    };
     const close = () => { this.editing = false; this.draw_head(); this.draw_input(); };
     area.addEventListener("keydown", (e) => {
       if ((e.ctrlKey || e.metaKey) && e.key === "Enter") { e.preventDefault(); this.run(area.value); }
@@ -103,7 +112,8 @@ class Cell {
     });
     fill(this.input, h("div", { class: "nb-edit" }, area, h("div", { class: "row pad" },
       h("span", { class: "seg", role: "radiogroup", "aria-label": "Kind of cell" }, choice("vql", "VQL"), choice("markdown", "Text")), h("span", { class: "grow" }),
-      btn("Close", { onclick: close }), btn(type === "vql" ? "Run" : "Save", { icon: "play", kind: "primary", key: "Ctrl ⏎", onclick: () => this.run(area.value) }))));
+      type === "vql" && btn("Lay out", { icon: "asc", kind: "ghost", title: "Break and indent the query", onclick: lay_out }),
+      btn("Close", { onclick: close }), btn(type === "vql" ? "Run" : "Save", { icon: "play", kind: "primary", key: "Ctrl ⏎", onclick: () => this.run(area.value) })), said));
     this.draw_head();
     area.focus();
   }

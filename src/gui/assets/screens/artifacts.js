@@ -2,7 +2,7 @@
 // beside the line.
 
 import { app, get, me, post } from "../lib/api.js";
-import { btn, empty, fill, h, hostile, icon, note, skeleton } from "../lib/dom.js";
+import { btn, empty, fill, h, hostile, icon, note, replace_text, skeleton } from "../lib/dom.js";
 import { count } from "../lib/format.js";
 import { here } from "../lib/keys.js";
 import * as live from "../lib/live.js";
@@ -96,8 +96,16 @@ export async function show_artifacts({ signal }) {
       if (answer.error) fill(said, note("err", hostile(answer.error_message ?? "")));
       else { toast(`${name} deleted`); go(app("artifacts")); }
     };
+    const lay_out = async () => {
+      try {
+        const { artifact } = await post("/v1/ReformatVQL", { artifact: area.value });
+        if (signal.aborted || artifact === area.value) return;
+        replace_text(area, artifact);
+        check();
+      } catch (e) { fill(said, note("err", hostile(e.message, { lines: true }))); }
+    };
     const save_button = btn("Save", { icon: "check", kind: "primary", key: "Ctrl ↵", onclick: save });
-    fill(acts, a && !a.built_in && btn("Delete", { icon: "trash", kind: "danger", onclick: remove }), save_button);
+    fill(acts, a && !a.built_in && btn("Delete", { icon: "trash", kind: "danger", onclick: remove }), btn("Lay out", { icon: "asc", kind: "ghost", title: "Break and indent the queries", onclick: lay_out }), save_button);
     area.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(check, 400); });
     area.addEventListener("keydown", (e) => {
       if (e.key === "Tab" && !e.shiftKey) { e.preventDefault(); area.setRangeText("  ", area.selectionStart, area.selectionEnd, "end"); }

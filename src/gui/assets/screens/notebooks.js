@@ -21,19 +21,24 @@ function fields(n = {}) {
     h("label", { class: "check" }, all, "Everybody here may open and change it"),
   ];
 }
+// What a new notebook begins with.
+const template = (all) => h("label", { class: "field" }, h("span", {}, "Begins with"), h("select", { class: "in", name: "template" },
+  h("option", { value: "" }, "its name as a title"), all.map((a) => h("option", { value: a.name }, a.name))));
 const record = (f) => ({ name: f.name.trim(), description: f.description.trim(), collaborators: names(f.with), public: f.public === "yes" });
 
 export async function show_notebooks({ signal }) {
   live.watch();
   const may = me.may.notebook_editor;
-  const add = () => form("New notebook", fields(), "Create", async (f) => {
-    const made = await post("/v1/NewNotebook", record(f));
+  let templates = [];
+  const add = () => form("New notebook", [...fields(), templates.length > 0 && template(templates)], "Create", async (f) => {
+    const made = await post("/v1/NewNotebook", { ...record(f), artifacts: f.template ? [f.template] : [] });
     go(app(`notebook/${made.notebook_id}`));
   });
   const { body } = page({ title: "Notebooks", acts: may && btn("New notebook", { icon: "plus", kind: "primary", key: "c", onclick: add }) });
   try {
-    const { items } = await get("/fleet/notebooks", {}, { signal });
+    const [{ items }, all] = await Promise.all([get("/fleet/notebooks", {}, { signal }), may ? get("/fleet/artifacts", {}, { signal }) : { items: [] }]);
     if (signal.aborted) return;
+    templates = all.items.filter((a) => a.type === "notebook");
     here({ c: () => may && add() }, signal);
     if (items.length === 0) {
       fill(body, empty("No notebook yet", h("p", {}, "A notebook keeps what you find: texts beside queries over everything collected, with their rows. Collections and hunts have one of their own in their last tab."),
