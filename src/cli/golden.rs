@@ -16,7 +16,7 @@ use serde::Deserialize;
 use velociraptor_proto::proto::VqlEnv;
 use vql::{Dict, Limits, Scope, ScopeBuilder, Value};
 
-use super::{Context, print};
+use super::{Context, Globals, print};
 use crate::env::{Env, fs};
 use crate::plugins;
 use crate::services::repository::Repository;
@@ -35,7 +35,8 @@ const SHOWN: usize = 8;
 /// Arguments of `golden`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Cases run on this host, without any server; now() stands still. The \
-    variable srcDir is what --env says, or the current directory.\n\nExit status: 0 when all cases \
+    variable srcDir is what --env says, or the current directory; config is the Client section of \
+    the file that --config names.\n\nExit status: 0 when all cases \
     passed, 1 otherwise.")]
 pub struct GoldenArgs {
     /// The directory of the cases.
@@ -90,7 +91,11 @@ pub async fn run(args: GoldenArgs, ctx: &Context) -> anyhow::Result<()> {
         let here = crate::config::load::absolute(".")?;
         env.push(VqlEnv { key: "srcDir".into(), value: here, comment: String::new() });
     }
-    let repository = super::artifacts::repository(ctx).await?;
+    // Cases know no server: of the configuration they see the client's section only.
+    let global = Globals { config: None, ..ctx.global.clone() };
+    let alone = Context { env: ctx.env.clone(), global };
+    let repository = super::artifacts::repository(&alone).await?;
+    let config = client_config(ctx).await?;
     let names: Vec<String> = (ctx.env.fs.list(&dir).await?.into_iter())
         .filter(|e| !e.is_dir && e.name.starts_with(&args.filter))
         .filter_map(|e| e.name.strip_suffix(".in.yaml").map(str::to_owned))
@@ -100,7 +105,7 @@ pub async fn run(args: GoldenArgs, ctx: &Context) -> anyhow::Result<()> {
     for name in names {
         let path = |end: &str| format!("{}/{name}.{end}.yaml", dir.trim_end_matches('/'));
         let input = text(&ctx.env, &path("in")).await?;
-        let given = match case(&ctx.env, &repository, &env, &input).await {
+        let given = match case(&ctx.env, &repository, &env, &config, &input).await {
             Ok(given) => given,
             Err(e) => {
                 failed += 1;
@@ -135,6 +140,16 @@ pub async fn run(args: GoldenArgs, ctx: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What queries see as `config`: the client's section of the configuration, if one is given.
+async fn client_config(ctx: &Context) -> anyhow::Result<Dict> {
+    let Some(path) = &ctx.global.config else { return Ok(Dict::new()) };
+    let text = text(&ctx.env, path).await?;
+    let all: serde_json::Value =
+        yaml_serde::from_str(&text).with_context(|| format!("{path} is no configuration"))?;
+    let client = all.get("Client").cloned().unwrap_or_default();
+    Ok(Value::from_json_plain(client).into_row())
+}
+
 async fn text(env: &Env, path: &str) -> anyhow::Result<String> {
     let bytes = fs::read_limited(&*env.fs, path, MAX_FILE).await?;
     String::from_utf8(bytes).with_context(|| format!("{path} is not UTF-8"))
@@ -152,11 +167,13 @@ async fn case(
     env: &Env,
     repository: &Arc<Repository>,
     variables: &[VqlEnv],
+    config: &Dict,
     input: &str,
 ) -> anyhow::Result<String> {
     let case: Case = yaml_serde::from_str(input).context("the input is not a case")?;
     let lines = Lines::default();
     let scope = scope(env, repository, variables, &case, &lines);
+    scope.set("config", config.clone());
     let mut out = String::new();
     let work = async {
         let comments = comments(input);
@@ -261,7 +278,6 @@ fn scope(
         .extension(repository.clone())
         .build();
     scope.set("Artifact", Value::object(super::golden_mock::Named("Artifact".into())));
-    scope.set("config", Dict::new());
     scope.set("_SessionId", "F.Golden");
     for variable in variables {
         scope.set(variable.key.clone(), variable.value.clone());
@@ -317,7 +333,6 @@ fn difference(expected: &str, given: &str) -> Option<String> {
 #[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
-    use crate::cli::Globals;
     use crate::env::real;
 
     fn context() -> Context {
@@ -327,6 +342,19 @@ mod tests {
     fn arguments(dir: &str, filter: &str, record: bool) -> GoldenArgs {
         let (dir, filter) = (dir.to_owned(), filter.to_owned());
         GoldenArgs { dir, filter, env: vec![], record, testonly: false }
+    }
+
+    #[tokio::test]
+    async fn queries_see_the_configuration_of_clients() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("c.yaml"), "Client:\n  server_urls: ['https://a:1/']\n").unwrap();
+        std::fs::write(at("a.in.yaml"), "Queries:\n- SELECT config FROM scope()\n").unwrap();
+        let mut ctx = context();
+        ctx.global.config = Some(at("c.yaml"));
+        run(arguments(dir.path().to_str().unwrap(), "", true), &ctx).await.unwrap();
+        let out = std::fs::read_to_string(at("a.out.yaml")).unwrap();
+        assert!(out.contains("\"https://a:1/\""), "{out}");
     }
 
     /// Our own cases.

@@ -127,23 +127,15 @@ fn name(args: &Args) -> Result<Name, Error> {
 
 async fn install(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let (plugin, called) = name(args)?;
-    let (found, known) = match plugin {
-        true => {
-            let found = scope.plugin(&called);
-            (found.as_ref().map(|p| p.signature().clone()), found.is_some())
-        }
-        false => {
-            let found = scope.function(&called);
-            (found.as_ref().map(|f| f.signature().clone()), found.is_some())
-        }
+    let found = match plugin {
+        true => scope.plugin(&called).map(|p| p.signature().clone()),
+        false => scope.function(&called).map(|f| f.signature().clone()),
     };
-    if !known {
-        return Err(Error::failed(format!("there is no {called} to replace")));
-    }
-    let Some(mut signature) = found else { return Ok(Value::Null) };
+    // What another system has can be replaced as well.
+    let mut signature = found.unwrap_or_else(|| Signature::new("mocked", "A recorded callable."));
     signature.free_form = true;
     let results = match vql::materialize(args.any("results"), scope).await {
-        Value::List(items) if items.iter().all(|v| matches!(v, Value::List(_))) => {
+        Value::List(items) if plugin && items.iter().all(|v| matches!(v, Value::List(_))) => {
             items.iter().map(|v| v.as_list().unwrap_or_default().to_vec()).collect()
         }
         Value::List(items) if plugin => vec![items.to_vec()],
@@ -189,5 +181,29 @@ impl Function for MockFunction {
 
     fn call(&self, _scope: &Scope, args: Args) -> Reply<Result<Value, Error>> {
         Reply::Ready(Ok(self.0.next(&args).into_iter().next().unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_give_what_was_recorded() {
+        let mut registry = Registry::standard();
+        register(&mut registry);
+        let scope = vql::ScopeBuilder::new(Arc::new(registry)).build();
+        let query = async |text: &str| Value::from(vql::run(text, &scope).await.unwrap()).to_json();
+        let mocks = "SELECT mock(plugin='of_elsewhere', results=[dict(A=1), dict(A=2)]) AS A, \
+            mock(function='lists', results=[('x',), ('y', 'z')]) AS B, \
+            mock(function='upcase', results=['u', 'v']) AS C FROM scope()";
+        query(mocks).await;
+        assert_eq!(query("SELECT * FROM of_elsewhere(b=3)").await, r#"[{"A":1},{"A":2}]"#);
+        let calls = "SELECT lists() AS L, upcase(string='q') AS U FROM range(end=3)";
+        let expected = r#"[{"L":["x"],"U":"u"},{"L":["y","z"],"U":"v"},{"L":["x"],"U":"u"}]"#;
+        assert_eq!(query(calls).await, expected);
+        let check = "SELECT mock_check(function='upcase', expected_calls=3, clear=TRUE) AS C, \
+            upcase(string='q') AS U FROM scope()";
+        assert_eq!(query(check).await, r#"[{"C":true,"U":"Q"}]"#);
     }
 }

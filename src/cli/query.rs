@@ -171,6 +171,8 @@ pub(super) fn local_scope(
         .extension(spill::spill(&ctx.env, memory, Arc::default()))
         .extension(repository)
         .build();
+    // There is no collection these queries belong to.
+    scope.set("_SessionId", "");
     for variable in env {
         scope.set(variable.key.clone(), variable.value.clone());
     }

@@ -34,7 +34,7 @@ pub type Conn = Pin<Box<dyn Io>>;
 pub trait Net: Send + Sync {
     /// Listens on a TCP address; port 0 picks a free one.
     fn bind(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
-    /// Resolves `host` and connects. No deadline is applied here.
+    /// Resolves `host` and connects; what begins with `/` is a Unix socket. No deadline is applied here.
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Conn>>;
 
     /// Whether this is a network inside a simulation; see [`sabotage`].

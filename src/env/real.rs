@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::fs::parent;
 use super::{
@@ -121,12 +121,12 @@ struct CpuPool {
 
 impl Cpu for CpuPool {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
-        async move {
-            let _slot = self.slots.here().acquire().await;
-            // A panic in the work drops its result channel; the caller sees that.
-            let _ = tokio::task::spawn_blocking(work).await;
-        }
-        .boxed()
+        let run = blocking(&self.slots, move || {
+            work();
+            Ok(())
+        });
+        // A panic in the work drops its result channel; the caller sees that.
+        run.map(drop).boxed()
     }
 }
 
@@ -146,6 +146,12 @@ impl Net for TokioNet {
 
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Conn>> {
         async move {
+            if host.starts_with('/') {
+                let s = tokio::net::UnixStream::connect(host).await;
+                let s =
+                    s.map_err(|e| io::Error::new(e.kind(), format!("connect to {host}: {e}")))?;
+                return Ok(Box::pin(s) as Conn);
+            }
             let host = host.trim_start_matches('[').trim_end_matches(']');
             let s = tokio::net::TcpStream::connect((host, port))
                 .await
@@ -208,18 +214,37 @@ fn named<T>(path: &str, r: io::Result<T>) -> io::Result<T> {
 }
 
 /// Runs `work` on a thread once a slot is free. The slot belongs to the work, not
-/// to its caller: one that gives up leaves it taken until the call returns.
+/// to its caller: one that gives up leaves it taken until the call returns. Nor is a
+/// place in the queue the caller's: a query that looks at a row leaves the call that
+/// reads ahead alone, and everybody else would wait for it. Work whose caller has
+/// given up before it began is not done.
 async fn blocking<T: Send + 'static>(
     slots: &Arc<Slots>,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let slot = slots.here().clone().acquire_owned().await.map_err(io::Error::other)?;
-    let held = move || {
-        let done = work();
-        drop(slot);
-        done
+    let slots = slots.here().clone();
+    let (tell, told) = oneshot::channel();
+    let begin = |slot: OwnedSemaphorePermit, tell: oneshot::Sender<io::Result<T>>| {
+        tokio::task::spawn_blocking(move || {
+            if !tell.is_closed() {
+                let _ = tell.send(work());
+            }
+            drop(slot);
+        })
     };
-    tokio::task::spawn_blocking(held).await.map_err(io::Error::other)?
+    match slots.clone().try_acquire_owned() {
+        Ok(slot) => drop(begin(slot, tell)),
+        Err(_) => drop(tokio::spawn(async move {
+            let mut tell = tell;
+            tokio::select! {
+                biased;
+                () = tell.closed() => {}
+                Ok(slot) = slots.acquire_owned() => drop(begin(slot, tell)),
+                else => {}
+            }
+        })),
+    }
+    told.await.map_err(|_| io::Error::other("the work was aborted"))?
 }
 
 /// Runs `f`; if a parent directory was missing, makes it and tries once more.
@@ -412,6 +437,31 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_nobody_looks_after_keeps_nobody_waiting() {
+        let pool = CpuPool { slots: Slots::new(1, 1, None) };
+        let (go, wait) = mpsc::channel::<()>();
+        let mut running = pool.run(Box::new(move || {
+            let _ = wait.recv();
+        }));
+        let mut queued = pool.run(Box::new(|| {}));
+        assert!(futures::poll!(&mut running).is_pending());
+        assert!(futures::poll!(&mut queued).is_pending());
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let mark = done.clone();
+        let mut given_up =
+            pool.run(Box::new(move || mark.store(true, std::sync::atomic::Ordering::SeqCst)));
+        assert!(futures::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        go.send(()).unwrap();
+        // Nobody asks for the first two.
+        let other = pool.run(Box::new(|| {}));
+        tokio::time::timeout(Duration::from_secs(60), other).await.unwrap();
+        running.await;
+        queued.await;
+        assert!(!done.load(std::sync::atomic::Ordering::SeqCst), "nobody wanted it");
+    }
 
     #[test]
     fn a_task_runs_on_its_side_wherever_it_is_started() {

@@ -161,6 +161,7 @@ fn get(url: Url, headers: Vec<(HeaderName, HeaderValue)>) -> Request {
         body: Bytes::new(),
         skip_verify: false,
         root_ca: String::new(),
+        socket: None,
     }
 }
 

@@ -156,6 +156,7 @@ async fn deliver(
             body: Bytes::from(body),
             skip_verify: to.skip_verify,
             root_ca: root_ca.clone(),
+            socket: None,
         };
         let limit = Duration::from_secs(to.timeout_seconds.max(1));
         let exchange = async {

@@ -109,6 +109,9 @@ VOLATILE.update({
     "Linux.Network.NetstatEnriched": {"ChildrenTree", "MemoryInfo", "Times"},
     # Memory and processor time go on.
     "Generic.System.Pstree": {"MemoryInfo", "Times"},
+    # When it was run.
+    "Generic.Client.VQL": {"Timestamp"},
+    "Generic.Collectors.File": {"CopiedOnTimestamp"},
     "Generic.Client.DiskSpace": {"Free", "Used", "Use%", "Available", "used", "free"},
     "Linux.Sys.CPUTime": {"User", "Nice", "System", "Idle", "IOWait", "IRQ", "SoftIRQ", "Steal", "Guest", "GuestNice"},
     "Linux.Sys.Pslist": {"RSS", "CPU", "Utime", "Stime"},

@@ -19,6 +19,17 @@ pub struct Args {
     pub(crate) items: Vec<(Key, Slot)>,
 }
 
+/// The value; what a host has as a list of its own kind is a list for callables.
+pub(crate) fn plain_list(value: &Value) -> Value {
+    match value {
+        Value::Object(object) if object.rows().is_some() => match object.to_plain() {
+            list @ Value::List(_) => list,
+            _ => value.clone(),
+        },
+        _ => value.clone(),
+    }
+}
+
 /// One argument.
 #[derive(Clone)]
 pub(crate) enum Slot {
@@ -105,7 +116,7 @@ impl Args {
 
     /// The value as it is; NULL when absent.
     pub fn any(&self, name: &str) -> Value {
-        self.get(name).cloned().unwrap_or_default()
+        self.get(name).map_or(Value::Null, plain_list)
     }
 
     /// An argument to be evaluated on demand; absent gives NULL.
@@ -145,10 +156,10 @@ impl Args {
     /// The values of a list; a single value is a list of one, absent and NULL
     /// are none. Rows with one member stand for that member.
     pub fn list(&self, name: &str) -> Vec<Value> {
-        match self.get(name) {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::List(items)) => items.iter().map(single).collect(),
-            Some(value) => vec![single(value)],
+        match self.any(name) {
+            Value::Null => Vec::new(),
+            Value::List(items) => items.iter().map(single).collect(),
+            value => vec![single(&value)],
         }
     }
 

@@ -39,7 +39,8 @@ pub(crate) fn from_number(n: i64) -> Option<Time> {
 /// Seconds since the epoch with a fraction.
 pub(crate) fn from_seconds(seconds: f64) -> Option<Time> {
     let whole = seconds.floor();
-    let nanoseconds = ((seconds - whole) * 1e9).round() as i128;
+    // Cut, not rounded: so the same number gives the same time as elsewhere.
+    let nanoseconds = ((seconds - whole) * 1e9) as i128;
     if !whole.is_finite() {
         return None;
     }
@@ -101,6 +102,11 @@ pub(crate) fn parse_time_in(text: &str, zone: &TimeZone) -> Option<Time> {
             }
         }
     }
+    // Logs of Unix tell no year: it is zero.
+    let dated = format!("0000 {text}");
+    if let Ok(civil) = DateTime::strptime("%Y %b %e %H:%M:%S", &dated) {
+        return at(civil);
+    }
     DATES.iter().find_map(|layout| at(Date::strptime(layout, text).ok()?.at(0, 0, 0, 0)))
 }
 
@@ -155,6 +161,10 @@ mod tests {
             assert_eq!(parse_time(text).map(|t| t.as_second()), Some(1_590_938_885), "{text}");
         }
         assert_eq!(parse_time("2020-05-31").map(|t| t.as_second()), Some(1_590_883_200));
+        let float = Value::Float(1_574_384_906.081_153_9);
+        assert_eq!(to_time(&float).map(|t| t.subsec_nanosecond()), Some(81_153_869));
+        let logged = parse_time("Mar  7 08:09:10").map(crate::value::rfc3339);
+        assert_eq!(logged.as_deref(), Some("0000-03-07T08:09:10Z"));
         assert_eq!(parse_time("nonsense"), None);
     }
 }

@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
-use super::path::OsPath;
+use super::inside::{Gzip, Offset};
+use super::path::{Kind, OsPath};
 use super::process_memory::ProcessMemory;
+use super::raw_reg::RegistryFiles;
+use super::remap::Remapped;
 use super::zip::ZipFiles;
 use super::{Host, host};
 
@@ -166,6 +169,10 @@ impl Object for Mode {
         Some(mode_text(self.0))
     }
 
+    fn to_plain(&self) -> Value {
+        go_mode(self.0).into()
+    }
+
     fn truth(&self) -> bool {
         self.0 != 0
     }
@@ -174,6 +181,22 @@ impl Object for Mode {
 /// Unknown times are the zero time.
 fn time(ns: i64) -> Value {
     Time::from_nanosecond(i128::from(ns)).map_or(Value::Null, Value::Time)
+}
+
+/// The number Go has for a mode: its own bits for types, the usual ones below.
+fn go_mode(mode: u32) -> u32 {
+    let kind = match mode & 0o170_000 {
+        0o040_000 => 1 << 31,
+        0o120_000 => 1 << 27,
+        0o060_000 => 1 << 26,
+        0o020_000 => 1 << 26 | 1 << 21,
+        0o010_000 => 1 << 25,
+        0o140_000 => 1 << 24,
+        _ => 0,
+    };
+    let special = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
+    let set = special.into_iter().filter(|(bit, _)| mode & bit != 0).map(|(_, go)| go);
+    set.fold(kind | mode & 0o777, |all, bit| all | bit)
 }
 
 /// The mode as Go prints it: `drwxr-xr-x`, `Lrwxrwxrwx`, `-rw-r--r--`.
@@ -208,7 +231,18 @@ pub trait Accessor: Send + Sync {
     /// Reads the text of a path.
     fn parse(&self, scope: &Scope, text: &Str) -> OsPath {
         let _ = scope;
-        OsPath::from_spec(text.as_bytes()).unwrap_or_else(|| OsPath::linux(text.as_bytes()))
+        self.read(text.as_bytes())
+    }
+    /// How paths are written.
+    fn kind(&self) -> Kind {
+        Kind::Linux
+    }
+    /// Reads the text of a path that no query knows.
+    fn read(&self, text: &[u8]) -> OsPath {
+        match OsPath::from_spec(text) {
+            Some(path) => path.as_kind(self.kind()),
+            None => OsPath::of_kind(self.kind(), text),
+        }
     }
     /// Reads the text of a pattern of paths below a root.
     fn parse_pattern(&self, scope: &Scope, text: &Str) -> OsPath {
@@ -231,6 +265,9 @@ pub trait Accessor: Send + Sync {
     }
 }
 
+/// Files in files in files.
+const LAYERS: usize = 4;
+
 /// Accessors by name.
 #[derive(Clone)]
 pub struct Accessors(BTreeMap<String, Arc<dyn Accessor>>);
@@ -244,18 +281,64 @@ impl std::fmt::Debug for Accessors {
 impl Accessors {
     /// Those of an endpoint.
     pub fn endpoint(host: &Host) -> Accessors {
-        let file: Arc<dyn Accessor> = Arc::new(NativeFiles { root: host.root.clone() });
+        let file: Arc<dyn Accessor> = Arc::new(NativeFiles::new(host.root.clone()));
         let mut map: BTreeMap<String, Arc<dyn Accessor>> = BTreeMap::new();
         for name in ["", "auto", "file", "file_links", "file_nocase"] {
             map.insert(name.into(), file.clone());
         }
-        map.insert("ext4".into(), Arc::new(Ext4Files(NativeFiles { root: host.root.clone() })));
+        map.insert("ext4".into(), Arc::new(Ext4Files(NativeFiles::new(host.root.clone()))));
         map.insert("process".into(), Arc::new(ProcessMemory { proc: host.proc.clone() }));
         map.insert("data".into(), Arc::new(Content { from_variable: false }));
         map.insert("scope".into(), Arc::new(Content { from_variable: true }));
-        let zip = ZipFiles::new(Accessors(map.clone()));
-        map.insert("zip".into(), Arc::new(zip));
-        Accessors(map)
+        Accessors::over(map)
+    }
+
+    /// `base`, and accessors that look into the files these give.
+    pub fn over(base: BTreeMap<String, Arc<dyn Accessor>>) -> Accessors {
+        let mut all = Accessors(base.clone());
+        for _ in 0..LAYERS {
+            let below = all;
+            let mut map = base.clone();
+            let mut add = |name: &str, accessor: Arc<dyn Accessor>| {
+                map.insert(name.to_owned(), accessor);
+            };
+            add("collector", Arc::new(ZipFiles::collector(below.clone())));
+            add("gzip", Arc::new(Gzip(below.clone())));
+            add("offset", Arc::new(Offset(below.clone())));
+            add("raw_reg", Arc::new(RegistryFiles::new(below.clone())));
+            let zip: Arc<dyn Accessor> = Arc::new(ZipFiles::new(below));
+            add("zip", zip.clone());
+            add("zip_nocase", zip);
+            all = Accessors(map);
+        }
+        all
+    }
+
+    /// None at all.
+    pub fn none() -> Accessors {
+        Accessors(BTreeMap::new())
+    }
+
+    /// Them all by name.
+    pub fn map(&self) -> &BTreeMap<String, Arc<dyn Accessor>> {
+        &self.0
+    }
+
+    /// Only those of which the name will do.
+    pub fn keep(&mut self, will_do: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| will_do(name));
+    }
+
+    /// Opens what a path is inside of; a path by itself is that file.
+    pub fn open_outer(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        let (name, text) = match &path.delegate {
+            Some(d) => (d.accessor.as_str(), d.path.as_bytes().to_vec()),
+            None => ("", path.inner_bytes()),
+        };
+        let accessor = self
+            .get(name)
+            .ok_or_else(|| io::Error::other(format!("Unknown filesystem accessor {name}")))?;
+        accessor.open(&accessor.read(&text))
     }
 
     /// Their names; the empty one stands for `auto`.
@@ -276,17 +359,18 @@ impl Accessors {
 
 /// The accessor of that name; empty is `auto`.
 pub fn accessor(scope: &Scope, name: &str) -> Result<Arc<dyn Accessor>, Error> {
-    let all = scope
-        .extension::<Accessors>()
+    let all = Remapped::accessors(scope)
+        .or_else(|| scope.extension::<Accessors>())
         .unwrap_or_else(|| Arc::new(Accessors::endpoint(&host(scope))));
     let found = all.0.get(name).cloned();
-    found.ok_or_else(|| Error::failed(format!("Unknown filesystem accessor: {name}")))
+    found.ok_or_else(|| Error::failed(format!("Unknown filesystem accessor {name}")))
 }
 
 /// The path of an argument: paths as they are, text as the accessor reads it.
 pub fn path_of(scope: &Scope, accessor: &dyn Accessor, value: &Value) -> OsPath {
     match value {
         Value::Str(text) => accessor.parse(scope, text),
+        Value::Bytes(_) => accessor.parse(scope, &value.to_str()),
         Value::List(items) if items.len() == 1 => path_of(scope, accessor, &items[0]),
         other => OsPath::of(other),
     }
@@ -294,9 +378,57 @@ pub fn path_of(scope: &Scope, accessor: &dyn Accessor, value: &Value) -> OsPath 
 
 struct NativeFiles {
     root: PathBuf,
+    /// Types of file systems by their device.
+    types: Mutex<BTreeMap<u64, &'static str>>,
 }
 
+/// Names of types of file systems by the number the kernel has for them.
+const FILE_SYSTEMS: [(i64, &str); 24] = [
+    (0xef53, "ext2"),
+    (0x0102_1994, "tmpfs"),
+    (0x9fa0, "proc"),
+    (0x6265_6572, "sysfs"),
+    (0x794c_7630, "overlayfs"),
+    (0x5846_5342, "xfs"),
+    (0x9123_683e, "btrfs"),
+    (0x6969, "nfs"),
+    (0x1cd1, "devpts"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x7371_7368, "squashfs"),
+    (0x6462_6720, "debugfs"),
+    (0x4d44, "msdos"),
+    (0x2011_bab0, "exfat"),
+    (0x5346_544e, "ntfs"),
+    (0x6573_5546, "fuse"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+    (0xf2f5_2010, "f2fs"),
+    (0x9660, "isofs"),
+    (0x9584_58f6, "hugetlbfs"),
+    (0x1980_0202, "mqueue"),
+    (0x7363_6673, "securityfs"),
+];
+
 impl NativeFiles {
+    fn new(root: PathBuf) -> NativeFiles {
+        NativeFiles { root, types: Mutex::default() }
+    }
+
+    /// The type of the file system of a device that holds this file.
+    fn file_system(&self, device: u64, native: &std::path::Path) -> &'static str {
+        let lock = || self.types.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(&device).copied();
+        if let Some(known) = known {
+            return known;
+        }
+        let kind = rustix::fs::statfs(native).map_or(0, |s| s.f_type as i64);
+        let name =
+            FILE_SYSTEMS.iter().find(|(n, _)| *n == kind).map_or("unknown", |(_, name)| name);
+        lock().insert(device, name);
+        name
+    }
+
     fn info(&self, path: &OsPath, m: &std::fs::Metadata) -> FileInfo {
         let ns = |s: i64, n: i64| s.saturating_mul(1_000_000_000).saturating_add(n);
         let born = m.created().ok().and_then(|t| {
@@ -367,7 +499,9 @@ impl Accessor for NativeFiles {
             let entry = entry?;
             // What vanished meanwhile is not there.
             if let Ok(m) = entry.metadata() {
-                out.push(self.info(&path.join(entry.file_name().as_bytes()), &m));
+                let mut info = self.info(&path.join(entry.file_name().as_bytes()), &m);
+                info.data.set("FSType", self.file_system(m.dev(), &entry.path()));
+                out.push(info);
             }
         }
         out.sort_by(|a, b| a.path.components.last().cmp(&b.path.components.last()));
@@ -485,6 +619,10 @@ impl Accessor for Content {
         OsPath::raw(value.to_str().as_bytes())
     }
 
+    fn read(&self, text: &[u8]) -> OsPath {
+        OsPath::raw(text)
+    }
+
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
         Ok(Box::new(Cursor::new(path.bytes())))
     }
@@ -509,6 +647,8 @@ mod tests {
         assert_eq!(mode_text(0o120_777), "Lrwxrwxrwx");
         assert_eq!(mode_text(0o041_777), "dtrwxrwxrwx");
         assert_eq!(mode_text(0o104_755), "urwxr-xr-x");
+        assert_eq!((go_mode(0o100_644), go_mode(0o040_755)), (420, 2_147_484_141));
+        assert_eq!((go_mode(0o120_777), go_mode(0o104_755)), (134_218_239, 8_389_101));
     }
 
     #[test]
@@ -519,7 +659,7 @@ mod tests {
         f.set_len(1 << 20).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&f, &[7; 4096], 512 << 10).unwrap();
         f.sync_all().unwrap();
-        let a = NativeFiles { root: PathBuf::new() };
+        let a = NativeFiles::new(PathBuf::new());
         let p = OsPath::linux(path.to_str().unwrap().as_bytes());
         // File systems without holes give no ranges, which is right as well.
         if let Some(ranges) = a.ranges(&p).unwrap() {

@@ -203,7 +203,11 @@ impl Hashed {
 }
 
 fn hash_file(a: &dyn Accessor, path: &OsPath, limit: u64, w: &Wanted) -> io::Result<Dict> {
-    let mut file = a.open(path)?;
+    let mut file: Box<dyn super::accessor::ReadSeek> = match a.open(path) {
+        // A directory has no content.
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => Box::new(io::empty()),
+        other => other?,
+    };
     let mut md5 = w.md5.then(md5::Md5::new);
     let mut sha1 = w.sha1.then(|| Context::new(&SHA1_FOR_LEGACY_USE_ONLY));
     let mut sha256 = w.sha256.then(|| Context::new(&SHA256));

@@ -56,7 +56,7 @@ impl Walk {
         let globs = Globs::new(&patterns, parse).map_err(Error::failed)?;
         let root = match args.has("root") {
             true => path_of(scope, &*accessor, &args.any("root")),
-            false => OsPath::linux(b""),
+            false => accessor.parse(scope, &"".into()),
         };
         Ok(Walk {
             scope: scope.clone(),
@@ -76,11 +76,10 @@ impl Walk {
             true => blocking(&self.scope, move || a.stat(&root)).await?.ok().map(|i| i.identity.0),
             false => None,
         };
-        let mut todo = VecDeque::from([Directory {
-            path: self.root.clone(),
-            states: self.globs.start(),
-            through: Arc::default(),
-        }]);
+        let start = self.globs.branches(self.globs.start()).into_iter();
+        let mut todo: VecDeque<Directory> = start
+            .map(|states| Directory { path: self.root.clone(), states, through: Arc::default() })
+            .collect();
         while let Some(dir) = todo.pop_front() {
             let below = self.directory(dir, device, emitter).await?;
             // Depth first, but in the order of names.
@@ -127,7 +126,10 @@ impl Walk {
                 let mut through = (*dir.through).clone();
                 through.push(identity);
                 let through = Arc::new(through);
-                below.push(Directory { path: info.path.clone(), states: step.inside, through });
+                for states in self.globs.branches(step.inside) {
+                    let (path, through) = (info.path.clone(), through.clone());
+                    below.push(Directory { path, states, through });
+                }
             }
         }
         Ok(below)

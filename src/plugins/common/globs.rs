@@ -18,6 +18,8 @@ pub struct Globs(Vec<Pattern>);
 #[derive(Debug)]
 struct Pattern {
     text: String,
+    /// The text of each part.
+    names: Vec<String>,
     parts: Vec<Part>,
 }
 
@@ -48,15 +50,40 @@ impl Globs {
         for text in patterns {
             for one in braces(text) {
                 let mut parts = Vec::new();
-                for c in &parse(&one).components {
+                let path = parse(&one);
+                for c in &path.components {
                     parts.push(part(c.as_bytes())?);
                 }
                 if !parts.is_empty() {
-                    all.push(Pattern { text: one, parts });
+                    let text = vql::lossy(&path.inner_bytes()).into_owned();
+                    let names = path.texts();
+                    all.push(Pattern { text, names, parts });
                 }
             }
         }
         Ok(Globs(all))
+    }
+
+    /// States by the part of the search they belong to. What patterns have in common is
+    /// searched once; where they part, so do the searches, and a file that two of them
+    /// come to is found twice.
+    pub fn branches(&self, states: Vec<State>) -> Vec<Vec<State>> {
+        let mut out: Vec<(Vec<&str>, Vec<State>)> = Vec::new();
+        for s in states {
+            let Some(pattern) = self.0.get(s.0) else { continue };
+            // `**` takes all that follows with it.
+            let below = pattern.parts.iter().position(|p| matches!(p, Part::Below(_)));
+            let shared = match below {
+                Some(at) if s.1 >= at => pattern.names.len(),
+                _ => s.1,
+            };
+            let key: Vec<&str> = pattern.names.iter().take(shared).map(String::as_str).collect();
+            match out.iter_mut().find(|(k, _)| *k == key) {
+                Some((_, states)) => states.push(s),
+                None => out.push((key, vec![s])),
+            }
+        }
+        out.into_iter().map(|(_, states)| states).collect()
     }
 
     /// Where matching begins, in the root directory.
@@ -238,6 +265,31 @@ mod tests {
             states = step.inside;
         }
         false
+    }
+
+    /// How many searches find a path.
+    fn found(patterns: &[&str], path: &str) -> usize {
+        let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+        let globs = Globs::new(&patterns, |t| OsPath::linux(t.as_bytes())).unwrap();
+        let mut searches = globs.branches(globs.start());
+        let names: Vec<_> = path.trim_start_matches('/').split('/').collect();
+        for name in &names[..names.len() - 1] {
+            let steps = searches.iter().map(|s| globs.step(s, name.as_bytes()).inside);
+            searches = steps.flat_map(|inside| globs.branches(inside)).collect();
+        }
+        let last = names[names.len() - 1].as_bytes();
+        searches.iter().filter(|s| !globs.step(s, last).hits.is_empty()).count()
+    }
+
+    #[test]
+    fn searches_part_where_patterns_do() {
+        assert_eq!(found(&["/a/e", "/a/*"], "/a/e"), 1);
+        assert_eq!(found(&["/a/**", "/a/b/**"], "/a/b/f"), 2);
+        assert_eq!(found(&["/*/e", "/a/e", "/?/b"], "/a/e"), 2);
+        assert_eq!(found(&["/**/f", "/**"], "/a/b/f"), 2);
+        assert_eq!(found(&["/**/f"], "/a/b/f"), 1);
+        assert_eq!(found(&["/**/{b,c}/f"], "/a/b/f"), 1);
+        assert_eq!(found(&["/x", "/y"], "/a"), 0);
     }
 
     #[test]

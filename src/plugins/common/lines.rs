@@ -52,6 +52,8 @@ pub fn register(registry: &mut Registry) {
 struct Lines {
     reader: Option<Box<dyn BufRead + Send>>,
     longest: usize,
+    /// A line that is too long ends the file; otherwise it is cut.
+    strict: bool,
     /// Told when nobody wants lines any more: a line may be as long as its file.
     stop: CancellationToken,
     _stop_with_us: DropGuard,
@@ -70,7 +72,8 @@ impl Lines {
                 let stop = CancellationToken::new();
                 let reader: Box<dyn BufRead + Send> = Box::new(BufReader::new(file));
                 let _stop_with_us = stop.clone().drop_guard();
-                Ok(Some(Lines { reader: Some(reader), longest, stop, _stop_with_us }))
+                let reader = Some(reader);
+                Ok(Some(Lines { reader, longest, strict: false, stop, _stop_with_us }))
             }
             Err(e) => {
                 scope.log(Level::Default, format!("{}: {e}", path.to_text()));
@@ -79,31 +82,51 @@ impl Lines {
         }
     }
 
+    /// Reads on unpacked, if what comes is packed by gzip.
+    async fn unpack(&mut self, scope: &Scope) -> Result<(), Error> {
+        let Some(mut reader) = self.reader.take() else { return Ok(()) };
+        let unpack = move || -> Box<dyn BufRead + Send> {
+            match reader.fill_buf() {
+                Ok([0x1f, 0x8b, ..]) => {
+                    Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(reader)))
+                }
+                _ => reader,
+            }
+        };
+        self.reader = Some(blocking(scope, unpack).await?);
+        Ok(())
+    }
+
     async fn next(&mut self, scope: &Scope) -> Result<Vec<Vec<u8>>, Error> {
         let Some(mut reader) = self.reader.take() else { return Ok(Vec::new()) };
-        let (longest, stop) = (self.longest, self.stop.clone());
+        let (longest, strict, stop) = (self.longest, self.strict, self.stop.clone());
         let read = move || {
-            let mut out = Vec::new();
-            while out.len() < 500 {
+            let (mut out, mut too_long) = (Vec::new(), false);
+            while out.len() < 500 && !too_long {
                 match line(&mut *reader, longest, &stop) {
-                    Ok(Some(l)) => out.push(l),
+                    Ok(Some((_, true))) if strict => too_long = true,
+                    Ok(Some((l, _))) => out.push(l),
                     Ok(None) | Err(_) => break,
                 }
             }
-            (out, reader)
+            (out, too_long, reader)
         };
-        let (lines, reader) = blocking(scope, read).await?;
-        self.reader = (!lines.is_empty()).then_some(reader);
+        let (lines, too_long, reader) = blocking(scope, read).await?;
+        self.reader = (!lines.is_empty() && !too_long).then_some(reader);
+        if too_long {
+            let text = format!("parse_lines: a line has {longest} bytes or more, see buffer_size");
+            scope.log(Level::Default, text);
+        }
         Ok(lines)
     }
 }
 
-/// One line without its end; what is longer than `longest` is cut.
+/// One line without its end, cut to `longest`, and whether it is that long.
 fn line(
     reader: &mut dyn BufRead,
     longest: usize,
     stop: &CancellationToken,
-) -> std::io::Result<Option<Vec<u8>>> {
+) -> std::io::Result<Option<(Vec<u8>, bool)>> {
     let mut out = Vec::new();
     let mut any = false;
     loop {
@@ -124,10 +147,11 @@ fn line(
             break;
         }
     }
+    let full = out.len() >= longest;
     if out.last() == Some(&b'\r') {
         out.pop();
     }
-    Ok(any.then_some(out))
+    Ok(any.then_some((out, full)))
 }
 
 fn buffer_size(args: &Args) -> Result<usize, Error> {
@@ -141,6 +165,8 @@ async fn parse_lines(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<()
         let path = path_of(scope, &*accessor, &file);
         let opened = Lines::open(scope, &accessor, &path, buffer_size(args)?).await?;
         let Some(mut lines) = opened else { continue };
+        lines.strict = true;
+        lines.unpack(scope).await?;
         loop {
             let some = lines.next(scope).await?;
             if some.is_empty() {
@@ -264,4 +290,54 @@ async fn parse_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[tokio::test]
+    async fn packed_lines_are_unpacked() {
+        use std::io::Write;
+        let mut registry = Registry::standard();
+        super::super::register(&mut registry);
+        let scope = vql::ScopeBuilder::new(Arc::new(registry))
+            .extension(Arc::new(crate::env::real::env()))
+            .build();
+        let mut packed = Vec::new();
+        for text in ["one\ntwo", "three\n"] {
+            let mut packer = flate2::write::GzEncoder::new(packed, flate2::Compression::fast());
+            packer.write_all(text.as_bytes()).unwrap();
+            packed = packer.finish().unwrap();
+        }
+        scope.set("Packed", Value::Str(packed.as_slice().into()));
+        scope.set("Cut", Value::Str(packed[..12].into()));
+        let query = async |text: &str| Value::from(vql::run(text, &scope).await.unwrap()).to_json();
+        let all = "SELECT Line FROM parse_lines(accessor='data', filename=Packed)";
+        assert_eq!(query(all).await, r#"[{"Line":"one"},{"Line":"twothree"}]"#);
+        let cut = "SELECT Line FROM parse_lines(accessor='data', filename=Cut)";
+        assert_eq!(query(cut).await, "[]");
+        let split = "SELECT len(list=A) > 9 AS N FROM split_records(accessor='data', \
+                     filenames=Packed, regex='~~', columns='A') LIMIT 1";
+        assert_eq!(query(split).await, r#"[{"N":true}]"#);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_ends_the_file() {
+        let mut registry = Registry::standard();
+        super::super::register(&mut registry);
+        let logged = Arc::new(Mutex::new(Vec::new()));
+        let log = logged.clone();
+        let scope = vql::ScopeBuilder::new(Arc::new(registry))
+            .extension(Arc::new(crate::env::real::env()))
+            .log(move |_: Level, text: &str| log.lock().unwrap().push(text.to_owned()))
+            .build();
+        let query = "SELECT Line FROM parse_lines(accessor='data', buffer_size=4, \
+                     filename='abc\nabcd\nx')";
+        let rows = vql::run(query, &scope).await.unwrap();
+        assert_eq!(Value::from(rows).to_json(), r#"[{"Line":"abc"}]"#);
+        let logged = logged.lock().unwrap();
+        assert!(logged.iter().any(|l| l.contains("parse_lines: a line has 4 bytes")), "{logged:?}");
+    }
 }

@@ -12,15 +12,23 @@ pub mod file;
 pub mod geoip;
 pub mod glob;
 pub mod globs;
+pub mod hive;
 pub mod http;
+pub mod inside;
 pub mod ip;
 pub mod journald;
 pub mod leveldb;
 pub mod lines;
+pub mod mounts;
 pub mod path;
 pub mod pathspec;
+pub mod pe;
+pub mod plist;
 pub mod process;
 pub mod process_memory;
+pub mod raw_reg;
+pub mod records;
+pub mod remap;
 pub mod s3;
 pub mod small;
 pub mod smtp;
@@ -92,7 +100,11 @@ impl Default for Host {
 
 /// The machine of this query.
 pub fn host(scope: &Scope) -> Arc<Host> {
-    scope.extension::<Host>().unwrap_or_default()
+    let host = scope.extension::<Host>().unwrap_or_default();
+    match remap::Remapped::persona(scope) {
+        Some(persona) => Arc::new(Host { persona: Some(persona), ..(*host).clone() }),
+        None => host,
+    }
 }
 
 /// Runs blocking work where it does not hold up the reactor.
@@ -121,7 +133,11 @@ pub fn register(registry: &mut Registry) {
     leveldb::register(registry);
     lines::register(registry);
     pathspec::register(registry);
+    pe::register(registry);
+    plist::register(registry);
     process::register(registry);
+    raw_reg::register(registry);
+    remap::register(registry);
     s3::register(registry);
     small::register(registry);
     sqlite::register(registry);

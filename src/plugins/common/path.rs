@@ -19,6 +19,136 @@ pub enum Kind {
     /// `\\` and `/` separate, `\\` joins; the drive or device is the first
     /// component.
     Windows,
+    /// As Windows; a drive is named as the device it is on.
+    Ntfs,
+    /// As Windows, with the usual short names of the first component; what has a
+    /// separator in it is quoted.
+    Registry,
+    /// Both separate, `/` joins and begins; what has a separator in it is quoted.
+    Generic,
+    /// As Generic with `\\`: inside a registry file.
+    Hive,
+}
+
+impl Kind {
+    /// The kind of a named type; `None` when the name is not known.
+    pub fn named(name: &str) -> Option<Kind> {
+        Some(match name {
+            "" | "auto" | "file" | "linux" | "zip" | "fs" | "ext4" | "raw_ext4" => Kind::Linux,
+            "generic" => Kind::Generic,
+            "windows" => Kind::Windows,
+            "ntfs" | "raw_ntfs" | "mft" => Kind::Ntfs,
+            "registry" | "reg" => Kind::Registry,
+            "raw_reg" => Kind::Hive,
+            "data" | "scope" | "raw" | "pathspec" => Kind::Raw,
+            _ => return None,
+        })
+    }
+
+    /// Kinds by the number that stands for them in bytes.
+    const ALL: [Kind; 7] = [
+        Kind::Linux,
+        Kind::Raw,
+        Kind::Windows,
+        Kind::Ntfs,
+        Kind::Registry,
+        Kind::Generic,
+        Kind::Hive,
+    ];
+
+    /// The text of components.
+    fn parse(self, text: &[u8]) -> Vec<Str> {
+        match self {
+            Kind::Linux => OsPath::linux(text).components,
+            Kind::Raw => vec![text.into()],
+            Kind::Windows => OsPath::windows(text).components,
+            Kind::Generic | Kind::Hive => quoted_parts(text),
+            Kind::Ntfs => {
+                let mut parts = OsPath::windows(text).components;
+                if let Some(drive) = parts.first_mut()
+                    && matches!(drive.as_bytes(), [letter, b':'] if letter.is_ascii_alphabetic())
+                {
+                    *drive = [&b"\\\\.\\"[..], drive.as_bytes()].concat().as_slice().into();
+                }
+                parts
+            }
+            Kind::Registry => {
+                let mut parts = quoted_parts(text);
+                if let Some(root) = parts.first_mut() {
+                    let upper = root.to_text().to_ascii_uppercase();
+                    match upper.as_str() {
+                        "HKLM" => *root = "HKEY_LOCAL_MACHINE".into(),
+                        "HKCU" => *root = "HKEY_CURRENT_USER".into(),
+                        "HKU" => *root = "HKEY_USERS".into(),
+                        known if known.starts_with("HKEY_") => *root = known.into(),
+                        _ => {}
+                    }
+                }
+                parts
+            }
+        }
+    }
+
+    fn join(self, components: &[Str]) -> Vec<u8> {
+        let quoted = || components.iter().map(|c| quote(c.as_bytes())).collect::<Vec<_>>();
+        let plain = || components.iter().map(Str::as_bytes).collect::<Vec<_>>();
+        match self {
+            Kind::Raw => components.first().map(|c| c.as_bytes().to_vec()).unwrap_or_default(),
+            Kind::Windows | Kind::Ntfs => plain().join(&b'\\'),
+            Kind::Registry => quoted().join(&b'\\'),
+            Kind::Linux => [&b"/"[..], &plain().join(&b'/')].concat(),
+            Kind::Generic => [&b"/"[..], &quoted().join(&b'/')].concat(),
+            Kind::Hive => [&b"\\"[..], &quoted().join(&b'\\')].concat(),
+        }
+    }
+
+    /// Whether names are compared without case.
+    pub fn ignores_case(self) -> bool {
+        !matches!(self, Kind::Linux | Kind::Raw | Kind::Generic)
+    }
+}
+
+/// Splits at both separators but those in double quotes; two quotes are one.
+fn quoted_parts(text: &[u8]) -> Vec<Str> {
+    let (mut out, mut part, mut at) = (Vec::new(), Vec::new(), 0);
+    while at < text.len() {
+        match text[at] {
+            b'"' if part.is_empty() => {
+                at += 1;
+                while at < text.len() {
+                    if text[at] == b'"' {
+                        if text.get(at + 1) != Some(&b'"') {
+                            break;
+                        }
+                        at += 1;
+                    }
+                    part.push(text[at]);
+                    at += 1;
+                }
+            }
+            b'/' | b'\\' => out.push(std::mem::take(&mut part)),
+            c => part.push(c),
+        }
+        at += 1;
+    }
+    out.push(part);
+    let real = |p: &Vec<u8>| !matches!(p.as_slice(), b"" | b"." | b"..");
+    out.into_iter().filter(real).map(|p| p.as_slice().into()).collect()
+}
+
+fn quote(part: &[u8]) -> Vec<u8> {
+    if !part.iter().any(|b| matches!(b, b'/' | b'\\' | b'"')) {
+        return part.to_vec();
+    }
+    let mut out = vec![b'"'];
+    for b in part {
+        out.push(*b);
+        if *b == b'"' {
+            out.push(b'"');
+        }
+    }
+    out.push(b'"');
+    out
 }
 
 /// What a path is inside of: an archive, an image.
@@ -28,6 +158,8 @@ pub struct Delegate {
     pub accessor: String,
     /// Its path, itself perhaps inside of something.
     pub path: String,
+    /// Whether it was given as a path with parts of its own; its text shows that.
+    pub nested: bool,
 }
 
 /// See the module.
@@ -52,12 +184,14 @@ impl OsPath {
 
     /// Bytes from which [`OsPath::from_bytes`] makes the same path.
     pub fn to_bytes(&self) -> Option<Vec<u8>> {
-        let kind = match self.kind {
-            Kind::Linux => 0u8,
-            Kind::Raw => 1,
-            Kind::Windows => 2,
-        };
-        let mut out = vec![kind, u8::from(self.delegate.is_some())];
+        let kind = Kind::ALL.iter().position(|k| *k == self.kind)? as u8;
+        let mut out = vec![
+            kind,
+            match &self.delegate {
+                None => 0,
+                Some(d) => 1 + u8::from(d.nested),
+            },
+        ];
         let mut part = |bytes: &[u8]| {
             out.extend((bytes.len() as u32).to_le_bytes());
             out.extend_from_slice(bytes);
@@ -73,12 +207,7 @@ impl OsPath {
     /// See [`OsPath::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Option<OsPath> {
         let (head, mut rest) = bytes.split_at_checked(2)?;
-        let kind = match head[0] {
-            0 => Kind::Linux,
-            1 => Kind::Raw,
-            2 => Kind::Windows,
-            _ => return None,
-        };
+        let kind = *Kind::ALL.get(usize::from(head[0]))?;
         let mut parts = Vec::new();
         while !rest.is_empty() {
             let (length, behind) = rest.split_at_checked(4)?;
@@ -90,9 +219,10 @@ impl OsPath {
         let mut parts = parts.into_iter();
         let delegate = match head[1] {
             0 => None,
-            _ => {
+            form => {
                 let mut text = || Some(String::from_utf8_lossy(parts.next()?).into_owned());
-                Some(Arc::new(Delegate { accessor: text()?, path: text()? }))
+                let (accessor, path) = (text()?, text()?);
+                Some(Arc::new(Delegate { accessor, path, nested: form == 2 }))
             }
         };
         Some(OsPath { components: parts.map(Str::from).collect(), kind, delegate })
@@ -120,16 +250,22 @@ impl OsPath {
 
     /// Reads a path of a named type; `None` when the name is not known.
     pub fn parse_as(kind: &str, text: &[u8]) -> Option<OsPath> {
-        Some(match kind {
-            "" | "auto" | "file" | "linux" | "generic" | "zip" | "fs" | "ext4" | "raw_ext4" => {
-                OsPath::linux(text)
-            }
-            "windows" | "ntfs" | "raw_ntfs" | "registry" | "raw_reg" | "reg" => {
-                OsPath::windows(text)
-            }
-            "data" | "scope" | "raw" | "pathspec" => OsPath::raw(text),
-            _ => return None,
-        })
+        Some(OsPath::of_kind(Kind::named(kind)?, text))
+    }
+
+    /// Reads a path of a kind.
+    pub fn of_kind(kind: Kind, text: &[u8]) -> OsPath {
+        OsPath { components: kind.parse(text), kind, delegate: None }
+    }
+
+    /// The same with its text read and written as another kind.
+    #[must_use]
+    pub fn as_kind(mut self, kind: Kind) -> OsPath {
+        if self.kind != kind {
+            self.components = kind.parse(&self.kind.join(&self.components));
+            self.kind = kind;
+        }
+        self
     }
 
     /// The path that a JSON text with `Path` and what it is inside of means;
@@ -148,21 +284,31 @@ impl OsPath {
             Some(serde_json::Value::String(s)) => s.clone(),
             Some(other) => other.to_string(),
         };
-        let inner = match spec.contains_key("Delegate") {
-            true => text("Delegate"),
-            false => text("DelegatePath"),
-        };
         let path = OsPath::linux(text("Path").as_bytes());
-        Some(path.inside(&text("DelegateAccessor"), &inner))
+        let accessor = text("DelegateAccessor");
+        Some(match spec.contains_key("Delegate") {
+            true => path.inside_of(&accessor, &text("Delegate")),
+            false => path.inside(&accessor, &text("DelegatePath")),
+        })
     }
 
     /// This path inside of something; with empty texts it is by itself.
     #[must_use]
     pub fn inside(mut self, accessor: &str, path: &str) -> OsPath {
-        let delegate = Delegate { accessor: accessor.to_owned(), path: path.to_owned() };
+        let (accessor, path) = (accessor.to_owned(), path.to_owned());
         let some = !accessor.is_empty() || !path.is_empty();
-        self.delegate = some.then(|| Arc::new(delegate));
+        self.delegate = some.then(|| Arc::new(Delegate { accessor, path, nested: false }));
         self
+    }
+
+    /// As [`OsPath::inside`], of what is given as a path with parts of its own.
+    #[must_use]
+    pub fn inside_of(self, accessor: &str, path: &str) -> OsPath {
+        let mut out = self.inside(accessor, path);
+        if let Some(delegate) = &mut out.delegate {
+            Arc::make_mut(delegate).nested = !path.is_empty();
+        }
+        out
     }
 
     /// Content used as a path.
@@ -211,9 +357,13 @@ impl OsPath {
     fn spec(&self) -> Value {
         let mut spec = Dict::new();
         if let Some(d) = &self.delegate {
-            let parts = [("DelegateAccessor", &d.accessor), ("DelegatePath", &d.path)];
-            for (name, text) in parts.into_iter().filter(|p| !p.1.is_empty()) {
-                spec.set(name, text.as_str());
+            if !d.accessor.is_empty() {
+                spec.set("DelegateAccessor", d.accessor.as_str());
+            }
+            if d.nested {
+                spec.set("Delegate", OsPath::of(&d.path.as_str().into()).spec());
+            } else if !d.path.is_empty() {
+                spec.set("DelegatePath", d.path.as_str());
             }
         }
         if !self.components.is_empty() {
@@ -224,21 +374,7 @@ impl OsPath {
 
     /// The text of the path alone.
     pub fn inner_bytes(&self) -> Vec<u8> {
-        match self.kind {
-            Kind::Windows => {
-                self.components.iter().map(Str::as_bytes).collect::<Vec<_>>().join(&b'\\')
-            }
-            Kind::Raw => self.components.first().map(|c| c.as_bytes().to_vec()).unwrap_or_default(),
-            Kind::Linux if self.components.is_empty() => b"/".to_vec(),
-            Kind::Linux => {
-                let mut out = Vec::new();
-                for c in &self.components {
-                    out.push(b'/');
-                    out.extend_from_slice(c.as_bytes());
-                }
-                out
-            }
-        }
+        self.kind.join(&self.components)
     }
 
     /// The native path below `root`.
@@ -330,6 +466,9 @@ impl Object for OsPath {
                 Kind::Linux => "LinuxPath".into(),
                 Kind::Raw => "RawPath".into(),
                 Kind::Windows => "WindowsPath".into(),
+                Kind::Ntfs => "NTFSPath".into(),
+                Kind::Registry => "RegistryPath".into(),
+                Kind::Generic | Kind::Hive => "Generic".into(),
             },
             _ => return None,
         })
@@ -370,6 +509,14 @@ impl Object for OsPath {
         let more = match other {
             Value::Null => return None,
             Value::List(items) => items.iter().map(Value::to_str).collect(),
+            // Text is read as this path is.
+            Value::Str(text) if !text.as_bytes().starts_with(b"{") && self.kind != Kind::Raw => {
+                match self.kind {
+                    Kind::Ntfs => Kind::Windows.parse(text.as_bytes()),
+                    Kind::Registry => Kind::Hive.parse(text.as_bytes()),
+                    kind => kind.parse(text.as_bytes()),
+                }
+            }
             other => OsPath::of(other).components,
         };
         let mut out = self.clone();
@@ -396,6 +543,35 @@ mod tests {
         assert_eq!(OsPath::linux(b"").to_text(), "/");
         assert!(!OsPath::linux(b"/").truth());
         assert_eq!(p.native("/root".as_ref()).to_str(), Some("/root/usr/bin/x y"));
+    }
+
+    #[test]
+    fn kinds() {
+        for (kind, text, shown, parts) in [
+            ("registry", "hkcu/Console/x", "HKEY_CURRENT_USER\\Console\\x", 3),
+            ("registry", "HKEY_users\\\"a/b\"", "HKEY_USERS\\\"a/b\"", 2),
+            ("ntfs", "D:\\x", "\\\\.\\D:\\x", 2),
+            ("ntfs", "a/b", "a\\b", 2),
+            ("generic", "\"p/q\"\\r", "/\"p/q\"/r", 2),
+            ("generic", "\"say \"\"x\"\"\"/y", "/\"say \"\"x\"\"\"/y", 2),
+            ("raw_reg", "/Root/k", "\\Root\\k", 2),
+            ("raw_reg", "", "\\", 0),
+            ("windows", "", "", 0),
+        ] {
+            let path = OsPath::parse_as(kind, text.as_bytes()).unwrap();
+            assert_eq!((path.to_text().as_str(), path.components.len()), (shown, parts), "{text}");
+            assert_eq!(OsPath::from_bytes(&path.to_bytes().unwrap()), Some(path));
+        }
+        assert!(OsPath::parse_as("teletype", b"x").is_none());
+        let added = |kind, base: &str, more: &str| {
+            let path = OsPath::parse_as(kind, base.as_bytes()).unwrap();
+            path.add(&more.into()).unwrap().to_text()
+        };
+        assert_eq!(added("windows", "C:\\a", "\\b/c"), "C:\\a\\b\\c");
+        assert_eq!(added("registry", "HKLM", "hklm/x"), "HKEY_LOCAL_MACHINE\\hklm\\x");
+        assert_eq!(added("linux", "/a", "b\\c"), "/a/b\\c");
+        let hive = OsPath::linux(b"/a/b").as_kind(Kind::Hive);
+        assert_eq!(hive.to_text(), "\\a\\b");
     }
 
     #[test]

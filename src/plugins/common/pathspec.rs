@@ -51,15 +51,16 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
         list @ Value::List(_) if is_ranges(&list) => OsPath::raw(list.to_json().as_bytes()),
         other => OsPath::of(&other),
     };
-    let delegate = match args.has("Delegate") {
-        true => match args.lazy("Delegate").eval().await {
-            Value::Null => String::new(),
-            dict @ Value::Dict(_) => OsPath::of(&dict).to_text(),
-            other => other.to_text(),
-        },
-        false => args.string("DelegatePath")?,
+    let accessor = args.string("DelegateAccessor")?;
+    if !args.has("Delegate") {
+        return Ok(Value::object(path.inside(&accessor, &args.string("DelegatePath")?)));
+    }
+    let delegate = match args.lazy("Delegate").eval().await {
+        Value::Null => String::new(),
+        dict @ Value::Dict(_) => OsPath::of(&dict).to_text(),
+        other => other.to_text(),
     };
-    Ok(Value::object(path.inside(&args.string("DelegateAccessor")?, &delegate)))
+    Ok(Value::object(path.inside_of(&accessor, &delegate)))
 }
 
 /// A list of dicts is the content of a sparse path.

@@ -253,6 +253,7 @@ impl Bucket {
             body,
             skip_verify: self.skip_verify,
             root_ca: String::new(),
+            socket: None,
         };
         let (response, _) = send(env, request).await?;
         let (head, body) = response.into_parts();

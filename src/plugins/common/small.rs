@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use url::Url;
 use vql::{ArgType, Dict, Error, Registry, Signature, Value};
 
+use super::remap::Remapped;
 use crate::env::Env;
 
 /// Adds the callables of this module.
@@ -19,10 +20,15 @@ pub fn register(registry: &mut Registry) {
     });
 
     let expand = Signature::new("expand", "Puts environment variables into a path.");
-    registry.function_sync(expand.required("path", ArgType::String, "The path."), |_, args| {
-        let all: BTreeMap<String, String> = std::env::vars_os()
-            .map(|(k, v)| (k.to_string_lossy().to_uppercase(), v.to_string_lossy().into_owned()))
-            .collect();
+    registry.function_sync(expand.required("path", ArgType::String, "The path."), |scope, args| {
+        let all: BTreeMap<String, String> = match Remapped::env(scope) {
+            Some(seen) => seen.iter().map(|(k, v)| (k.to_uppercase(), v.clone())).collect(),
+            None => std::env::vars_os()
+                .map(|(k, v)| {
+                    (k.to_string_lossy().to_uppercase(), v.to_string_lossy().into_owned())
+                })
+                .collect(),
+        };
         Ok(expanded(&args.string("path")?, &|name| all.get(&name.to_uppercase()).cloned()).into())
     });
 

@@ -26,7 +26,7 @@ pub fn register(registry: &mut Registry) {
         // With a time to begin at, that is the first row's.
         let at_once = args.has("start");
         if let Some(start) = args.time("start")? {
-            let wait = start.as_nanosecond() - scope.now().as_nanosecond();
+            let wait = start.as_nanosecond() - wall(&scope).as_nanosecond();
             let wait = u64::try_from(wait).unwrap_or(0);
             tokio::time::sleep(Duration::from_nanos(wait)).await;
         }
@@ -35,9 +35,16 @@ pub fn register(registry: &mut Registry) {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            emitter.send(time_row(scope.now())).await?;
+            emitter.send(time_row(wall(&scope))).await?;
         }
     });
+}
+
+/// What the host's clock says, even where `now()` stands still.
+fn wall(scope: &vql::Scope) -> vql::Time {
+    let env = scope.extension::<crate::env::Env>();
+    let told = env.and_then(|env| vql::Time::from_nanosecond(env.clock.nanos().into()).ok());
+    told.unwrap_or_else(|| scope.now())
 }
 
 fn period(seconds: i64, ms: i64) -> Duration {

@@ -6,21 +6,20 @@ use std::collections::BTreeMap;
 
 use vql::{Dict, Value};
 
+use super::records::Records;
+
 /// Deepest nesting of elements.
 const MAX_DEPTH: usize = 256;
 
 /// Reads a document.
 pub fn parse(text: &str) -> Result<Value, String> {
-    let mut reader = Reader { text, at: 0 };
+    // Programs say something before their document, or after it.
+    let mut reader = Reader { text, at: text.find('<').unwrap_or(text.len()) };
     reader.misc()?;
     if reader.rest().is_empty() {
         return Err("no element".into());
     }
     let (name, value) = reader.element(0)?;
-    reader.misc()?;
-    if !reader.rest().is_empty() {
-        return Err(reader.fault("something after the document"));
-    }
     Ok(Dict::new().with(vql::Key::new(name), value).into())
 }
 
@@ -172,12 +171,13 @@ fn finish(mut members: BTreeMap<String, Vec<Value>>, text: String) -> Value {
     }
     let one = |mut values: Vec<Value>| match values.len() {
         1 => values.remove(0),
-        _ => Value::list(values),
+        _ => Value::object(Records(values)),
     };
     members.into_iter().fold(Dict::new(), |d, (k, v)| d.with(k, one(v))).into()
 }
 
-fn unescape(text: &str) -> String {
+/// Text with its entities replaced.
+pub fn unescape(text: &str) -> String {
     if !text.contains('&') {
         return text.to_owned();
     }
@@ -241,10 +241,24 @@ mod tests {
     }
 
     #[test]
+    fn repeated_elements_are_a_column() {
+        let all = parse("<a><b c='1'/><b c='2'/></a>").unwrap();
+        let several = vql::member(&vql::member(&all, "a").unwrap(), "b").unwrap();
+        let Value::Object(object) = &several else { panic!("{several:?}") };
+        let rows = Value::from(object.rows().unwrap()).to_json();
+        assert_eq!(rows, r#"[{"_value":{"Attrc":"1"}},{"_value":{"Attrc":"2"}}]"#);
+        assert_eq!(object.index(-1).unwrap().to_json(), r#"{"Attrc":"2"}"#);
+        assert_eq!(vql::member(&several, "Attrc").unwrap().to_json(), r#"["1","2"]"#);
+    }
+
+    #[test]
+    fn what_is_said_around_a_document() {
+        assert_eq!(json("$ tool --xml\n<?xml version='1.0'?><a>1</a>\ndone"), "{\"a\":\"1\"}");
+    }
+
+    #[test]
     fn what_is_not_xml() {
-        for bad in
-            ["", "text", "<a>", "<a></b>", "<a x></a>", "<a x=1/>", "<a/><b/>", "<a", "<!-- "]
-        {
+        for bad in ["", "text", "<a>", "<a></b>", "<a x></a>", "<a x=1/>", "<a", "<!-- "] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(json("\n\n<a></b>").contains("line 3"));

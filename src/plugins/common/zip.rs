@@ -1,10 +1,11 @@
 //! The accessor `zip`: members of archives, which may be inside of others.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Cursor};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vql::{Scope, Str};
+use vql::{Dict, Scope, Str};
 
 use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
 use super::path::{Delegate, OsPath};
@@ -21,6 +22,8 @@ type Open = Arc<Mutex<Archive<Box<dyn ReadSeek>>>>;
 pub struct ZipFiles {
     /// What archives are read with.
     below: Accessors,
+    /// Names are those of a collection: what no file name may have is escaped.
+    escaped: bool,
     /// The archive used last: a walk asks for one again and again.
     last: Mutex<Option<(Delegate, Open)>>,
 }
@@ -28,7 +31,33 @@ pub struct ZipFiles {
 impl ZipFiles {
     /// Archives are read with `below`.
     pub fn new(below: Accessors) -> ZipFiles {
-        ZipFiles { below, last: Mutex::default() }
+        ZipFiles { below, escaped: false, last: Mutex::default() }
+    }
+
+    /// For the archives that collections are packed in.
+    pub fn collector(below: Accessors) -> ZipFiles {
+        ZipFiles { escaped: true, ..ZipFiles::new(below) }
+    }
+
+    fn parts<'a>(&self, member: &'a Member) -> Vec<Cow<'a, str>> {
+        let all = member.name.split('/').filter(|p| !p.is_empty() && *p != "." && *p != "..");
+        all.map(|p| if self.escaped { unescaped(p) } else { p.into() }).collect()
+    }
+
+    /// Whether `member` is below `dir`; gives what follows.
+    fn below<'a>(&self, member: &'a Member, dir: &[Str]) -> Option<Vec<Cow<'a, str>>> {
+        let mut all = self.parts(member);
+        let begins = all.len() >= dir.len()
+            && dir.iter().zip(&all).all(|(d, p)| d.as_bytes() == p.as_bytes());
+        begins.then(|| all.split_off(dir.len()))
+    }
+
+    fn content(&self, archive: &Open, inside: &[Str]) -> io::Result<Vec<u8>> {
+        let mut archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it =
+            |m: &&Member| !m.is_dir() && self.below(m, inside).is_some_and(|rest| rest.is_empty());
+        let member = archive.members().iter().find(is_it).cloned();
+        archive.read(&member.ok_or(io::ErrorKind::NotFound)?, LIMIT)
     }
 
     /// The archive a path is inside of, and the names of the path in it. A path
@@ -38,7 +67,7 @@ impl ZipFiles {
             Some(d) => ((**d).clone(), path.components.clone()),
             None => {
                 let text = vql::lossy(&path.inner_bytes()).into_owned();
-                (Delegate { accessor: String::new(), path: text }, Vec::new())
+                (Delegate { accessor: String::new(), path: text, nested: false }, Vec::new())
             }
         };
         Ok((self.open_archive(&delegate, DEPTH)?, inside))
@@ -57,17 +86,10 @@ impl ZipFiles {
             let of = outer.delegate.as_deref();
             let of = of.ok_or_else(|| io::Error::other("a member of no archive"))?;
             let archive = self.open_archive(of, depth - 1)?;
-            Box::new(Cursor::new(read(&archive, &outer.components)?))
+            Box::new(Cursor::new(self.content(&archive, &outer.components)?))
         } else {
-            let below = self.below.get(&delegate.accessor);
-            let below = below.ok_or_else(|| {
-                io::Error::other(format!("Unknown filesystem accessor: {}", delegate.accessor))
-            })?;
-            let path = match delegate.accessor.as_str() {
-                "data" => OsPath::raw(delegate.path.as_bytes()),
-                _ => OsPath::of(&delegate.path.as_str().into()),
-            };
-            below.open(&path)?
+            let inside = OsPath::linux(b"").inside(&delegate.accessor, &delegate.path);
+            self.below.open_outer(&inside)?
         };
         let open = Arc::new(Mutex::new(Archive::open(file)?));
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,33 +98,38 @@ impl ZipFiles {
     }
 }
 
-fn parts(member: &Member) -> impl Iterator<Item = &str> {
-    member.name.split('/').filter(|p| !p.is_empty() && *p != "." && *p != "..")
-}
-
-/// Whether `name` begins with all of `dir`; gives what follows.
-fn below<'a>(member: &'a Member, dir: &[Str]) -> Option<Vec<&'a str>> {
-    let all: Vec<&str> = parts(member).collect();
-    let begins =
-        all.len() >= dir.len() && dir.iter().zip(&all).all(|(d, p)| d.as_bytes() == p.as_bytes());
-    begins.then(|| all[dir.len()..].to_vec())
-}
-
-fn read(archive: &Open, inside: &[Str]) -> io::Result<Vec<u8>> {
-    let mut archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = archive
-        .members()
-        .iter()
-        .find(|m| !m.is_dir() && below(m, inside).is_some_and(|rest| rest.is_empty()));
-    let member = found.cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-    archive.read(&member, LIMIT)
+/// A name with `%` and two digits for what no file name may have.
+fn unescaped(name: &str) -> Cow<'_, str> {
+    if !name.contains('%') {
+        return name.into();
+    }
+    let (bytes, mut out, mut at) = (name.as_bytes(), Vec::new(), 0);
+    while at < bytes.len() {
+        let code = name.get(at + 1..at + 3).and_then(|d| u8::from_str_radix(d, 16).ok());
+        match code.filter(|_| bytes[at] == b'%') {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    vql::lossy(&out).into_owned().into()
 }
 
 fn info(path: OsPath, member: Option<&Member>) -> FileInfo {
     let mut info = FileInfo::plain(path, member.map_or(0, |m| m.size));
     match member {
-        None => info.mode = 0o040_555,
-        Some(m) => info.times = [m.modified.saturating_mul(1_000_000_000); 4],
+        None => info.mode = 0o040_755,
+        Some(m) => {
+            info.mode = 0o100_755;
+            info.times = [m.modified.saturating_mul(1_000_000_000); 4];
+            info.data =
+                Dict::new().with("CompressedSize", m.compressed).with("Method", m.method_name());
+        }
     }
     info
 }
@@ -119,7 +146,7 @@ impl Accessor for ZipFiles {
 
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
         let (archive, inside) = self.archive(path)?;
-        Ok(Box::new(Cursor::new(read(&archive, &inside)?)))
+        Ok(Box::new(Cursor::new(self.content(&archive, &inside)?)))
     }
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
@@ -127,7 +154,7 @@ impl Accessor for ZipFiles {
         let archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
         let mut is_dir = inside.is_empty();
         for member in archive.members() {
-            match below(member, &inside) {
+            match self.below(member, &inside) {
                 Some(rest) if rest.is_empty() && !member.is_dir() => {
                     return Ok(info(path.clone(), Some(member)));
                 }
@@ -143,13 +170,15 @@ impl Accessor for ZipFiles {
     fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>> {
         let (archive, inside) = self.archive(path)?;
         let archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut names: BTreeMap<&str, Option<&Member>> = BTreeMap::new();
+        let mut names: BTreeMap<String, Option<&Member>> = BTreeMap::new();
         for member in archive.members() {
-            let Some(rest) = below(member, &inside) else { continue };
+            let Some(rest) = self.below(member, &inside) else { continue };
             match rest.as_slice() {
                 [] => {}
-                [name] if !member.is_dir() => drop(names.insert(name, Some(member))),
-                [name, ..] => drop(names.entry(name).or_insert(None)),
+                [name] if !member.is_dir() => {
+                    names.insert(name.to_string(), Some(member));
+                }
+                [name, ..] => drop(names.entry(name.to_string()).or_insert(None)),
             }
         }
         let base = match &path.delegate {
@@ -157,7 +186,7 @@ impl Accessor for ZipFiles {
             // The archive itself was named.
             None => OsPath::linux(b"").inside("", &path.to_text()),
         };
-        Ok(names.into_iter().map(|(name, member)| info(base.join(name), member)).collect())
+        Ok(names.into_iter().map(|(name, member)| info(base.join(name.as_str()), member)).collect())
     }
 }
 

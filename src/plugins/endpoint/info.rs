@@ -29,6 +29,8 @@ pub struct Facts {
     pub uptime: u64,
     /// Boot time, unix seconds.
     pub boot_time: u64,
+    /// Whether devices of a virtual machine are there.
+    pub guest: bool,
 }
 
 /// Reads the facts.
@@ -70,13 +72,28 @@ pub fn facts(host: &Host) -> Facts {
         hostname,
         platform,
         family,
-        version: field("VERSION_ID"),
+        version: match file("/etc/debian_version").trim() {
+            point if field("ID") == "debian" && !point.is_empty() => point.to_owned(),
+            _ => field("VERSION_ID"),
+        },
         kernel: uname.release().to_string_lossy().into_owned(),
         architecture: architecture().into(),
-        host_id: file("/etc/machine-id").trim().into(),
+        host_id: match file("/sys/class/dmi/id/product_uuid").trim() {
+            "" => dashed(file("/etc/machine-id").trim()),
+            known => known.to_lowercase(),
+        },
+        guest: read(&host.proc.join("bus/pci/devices")).contains("virtio-pci"),
         uptime: uptime.unwrap_or(0),
         boot_time: boot_time.unwrap_or(0),
     }
+}
+
+/// 32 digits as they are usually grouped; any other text as it is.
+fn dashed(id: &str) -> String {
+    if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return id.to_owned();
+    }
+    [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-")
 }
 
 /// The canonical name that the hosts file gives this host, if it has a domain.
@@ -132,7 +149,7 @@ async fn row(scope: &vql::Scope) -> Result<Dict, Error> {
         .with("PlatformVersion", f.version)
         .with("KernelVersion", f.kernel)
         .with("VirtualizationSystem", "")
-        .with("VirtualizationRole", "")
+        .with("VirtualizationRole", if f.guest { "guest" } else { "" })
         .with("CompilerVersion", "rustc")
         .with("HostID", f.host_id)
         .with("Exe", text(std::env::current_exe()))
@@ -162,7 +179,14 @@ mod tests {
         let f = facts(&host);
         assert_eq!((f.platform.as_str(), f.family.as_str()), ("ubuntu", "debian"));
         assert_eq!((f.version.as_str(), f.host_id.as_str()), ("22.04", "abc"));
-        assert_eq!((f.uptime, f.boot_time), (123, 1_700_000_000));
+        assert_eq!((f.uptime, f.boot_time, f.guest), (123, 1_700_000_000, false));
+        let grouped = "00112233-4455-6677-8899-aabbccddeeff";
+        std::fs::write(dir.path().join("etc/machine-id"), grouped.replace('-', "")).unwrap();
+        std::fs::create_dir_all(dir.path().join("bus/pci")).unwrap();
+        let devices = "0008\t1af41042\t0\tvirtio-pci\n";
+        std::fs::write(dir.path().join("bus/pci/devices"), devices).unwrap();
+        let f = facts(&host);
+        assert_eq!((f.host_id.as_str(), f.guest), (grouped, true));
     }
 
     #[test]

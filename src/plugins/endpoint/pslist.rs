@@ -55,7 +55,12 @@ fn users(root: &Path) -> BTreeMap<u32, String> {
         let name = f.next()?;
         Some((f.nth(1)?.parse().ok()?, name.to_owned()))
     };
-    text.lines().filter_map(entry).collect()
+    let mut out = BTreeMap::new();
+    for (id, name) in text.lines().filter_map(entry) {
+        // Of two with one id the first is its name.
+        out.entry(id).or_insert(name);
+    }
+    out
 }
 
 /// One process; `None` when it has gone meanwhile.
@@ -127,7 +132,11 @@ mod tests {
         let p = dir.path().join("proc/42");
         std::fs::create_dir_all(&p).unwrap();
         std::fs::create_dir_all(dir.path().join("etc")).unwrap();
-        std::fs::write(dir.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        std::fs::write(
+            dir.path().join("etc/passwd"),
+            "root:x:0:0::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\n",
+        )
+        .unwrap();
         std::fs::write(dir.path().join("proc/stat"), "btime 1700000000\n").unwrap();
         let stat = "42 (a very long) na) S 7 0 0 0 0 0 0 0 0 0 150 50 0 0 0 0 1 0 1000 0 0\n";
         std::fs::write(p.join("stat"), stat).unwrap();

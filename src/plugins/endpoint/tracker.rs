@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use vql::{ArgType, Dict, Error, Registry, Scope, Signature, Value};
+use vql::{ArgType, Dict, Error, Registry, Scope, Signature, Time, Value};
 
 use super::pslist::processes;
 use crate::plugins::common::{blocking, host};
@@ -16,6 +16,9 @@ const TREE: usize = 10_000;
 /// Deepest tree.
 const DEPTH: usize = 200;
 
+/// The first second of the year 1, in seconds since 1970.
+const BEFORE_ALL: i64 = -62_135_596_800;
+
 type Table = BTreeMap<String, Dict>;
 
 /// Adds the callables of this module.
@@ -25,7 +28,7 @@ pub fn register(registry: &mut Registry) {
         let host = host(&scope);
         for row in blocking(&scope, move || processes(&host, None)).await? {
             scope.charge_op().await;
-            emitter.send(row.with("EndTime", Value::Null)).await?;
+            emitter.send(tracked(row)).await?;
         }
         Ok(())
     });
@@ -128,7 +131,22 @@ fn node(
 async fn table(scope: &Scope) -> Result<Table, Error> {
     let host = host(scope);
     let rows = blocking(scope, move || processes(&host, None)).await?;
-    Ok(rows.into_iter().map(|row| (text(&row, "Pid"), row)).collect())
+    Ok(rows.into_iter().map(|row| (text(&row, "Pid"), tracked(row))).collect())
+}
+
+/// A tracker knows processes by ids, which are texts, and when they began and ended.
+fn tracked(mut row: Dict) -> Dict {
+    for name in ["Pid", "Ppid"] {
+        let id = text(&row, name);
+        row.update(name, id);
+    }
+    let start = row.get("CreateTime").cloned().unwrap_or_default();
+    row.with("StartTime", start).with("EndTime", not_yet())
+}
+
+/// The end of what still runs: the time that other programs have for none.
+fn not_yet() -> Value {
+    Time::from_second(BEFORE_ALL).map_or(Value::Null, Value::Time)
 }
 
 fn text(row: &Dict, name: &str) -> String {
@@ -140,9 +158,8 @@ fn entry(id: &str, row: &Dict, all: &Table) -> Dict {
     Dict::new()
         .with("Id", id)
         .with("ParentId", text(row, "Ppid"))
-        .with("RealId", "")
         .with("StartTime", row.get("CreateTime").cloned().unwrap_or_default())
-        .with("EndTime", Value::Null)
+        .with("EndTime", not_yet())
         .with("Data", row.clone())
         .with("Children", children.map(|(id, _)| id.as_str()).collect::<Value>())
 }

@@ -29,10 +29,20 @@ pub fn register(r: &mut Registry) {
         let artifact = repository_of(&scope)?.get(&name);
         let artifact =
             artifact.ok_or_else(|| Error::failed(format!("Artifact {name} not found")))?;
-        if !artifact.export.trim().is_empty() {
-            let statements = vql::parse(&artifact.export).map_err(Error::failed)?;
-            run(statements, &scope.root()).await;
+        if artifact.export.trim().is_empty() {
+            return Ok(Value::Bool(true));
         }
+        let root = scope.root();
+        // What is exported may refer to parameters.
+        for p in &artifact.parameters {
+            if root.resolve(&p.name).is_none() {
+                root.set(p.name.clone(), p.default.clone());
+                for text in conversions::statements(p) {
+                    run(vql::parse(&text).map_err(Error::failed)?, &root).await;
+                }
+            }
+        }
+        run(vql::parse(&artifact.export).map_err(Error::failed)?, &root).await;
         Ok(Value::Bool(true))
     });
 }

@@ -24,7 +24,7 @@ pub struct Member {
     /// Unix seconds of its last change, as if its clock were UTC.
     pub modified: i64,
     /// Bytes as stored.
-    compressed: u64,
+    pub compressed: u64,
     method: u16,
     encrypted: bool,
     crc: u32,
@@ -32,6 +32,15 @@ pub struct Member {
 }
 
 impl Member {
+    /// How it is stored.
+    pub fn method_name(&self) -> &'static str {
+        match self.method {
+            0 => "stored",
+            8 => "deflate",
+            _ => "unknown",
+        }
+    }
+
     /// Whether it stands for a directory.
     pub fn is_dir(&self) -> bool {
         self.name.ends_with('/')

@@ -142,6 +142,10 @@ fn contains(container: &Value, item: &Value) -> bool {
         (Value::Dict(d), key) => d.contains(&key.to_text()),
         (Value::Str(s), Value::Str(part)) => find(s.as_bytes(), part.as_bytes()).is_some(),
         (Value::List(items), item) => items.iter().any(|v| equal(item, v)),
+        (Value::Object(object), item) => match object.to_plain() {
+            list @ Value::List(_) => contains(&list, item),
+            _ => false,
+        },
         _ => false,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::expr::evaluate;
 use super::rows::rows;
+use super::symbol::stored_expression;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::syntax::ast::Suffix;
@@ -53,7 +54,11 @@ pub(crate) fn dereference(value: Value, name: &str, scope: &Scope) -> Reply {
                 Value::list(column)
             })
         }
-        other => Reply::Ready(member(&other, name).unwrap_or_default()),
+        other => match member(&other, name) {
+            // A variable of a scope that is looked at as a value.
+            Some(Value::Expr(stored)) => stored_expression(&stored, &scope.mention()),
+            found => Reply::Ready(found.unwrap_or_default()),
+        },
     }
 }
 

@@ -28,8 +28,9 @@ pub(super) fn register(registry: &mut Registry) {
         .arg("start", ArgType::Int, "First character.")
         .arg("end", ArgType::Int, "Character after the last.");
     registry.function_sync(substr, |_, args| {
-        let text = args.string("str")?;
-        let count = text.chars().count() as i64;
+        let text = args.bytes("str")?;
+        let ends = character_ends(text.as_bytes());
+        let count = ends.len() as i64;
         let start = args.int("start")?;
         if start < 0 {
             return Err(Error::failed("start must not be negative"));
@@ -39,8 +40,12 @@ pub(super) fn register(registry: &mut Registry) {
             0 => count,
             end => end.clamp(start, count),
         };
-        let part = text.chars().skip(start as usize).take((end - start) as usize);
-        Ok(part.collect::<String>().into())
+        // Where so many characters end.
+        let place = |n: i64| match usize::try_from(n - 1) {
+            Ok(last) => ends.get(last).copied().unwrap_or(text.len()),
+            Err(_) => 0,
+        };
+        Ok(Value::Str(text.as_bytes()[place(start)..place(end)].into()))
     });
 
     let strip = text("strip", "Removes a prefix and a suffix, or white space at both ends.")
@@ -152,9 +157,32 @@ fn split_shell(command: &str) -> Vec<String> {
     parts
 }
 
+/// Where each character ends; a byte that belongs to none is one by itself.
+fn character_ends(bytes: &[u8]) -> Vec<usize> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            at += c.len_utf8();
+            out.push(at);
+        }
+        for _ in chunk.invalid() {
+            at += 1;
+            out.push(at);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn characters() {
+        assert_eq!(character_ends("aä€".as_bytes()), [1, 3, 6]);
+        assert_eq!(character_ends(b"\xff\xe2\x82b"), [1, 2, 3, 4]);
+        assert_eq!(character_ends(b""), [0; 0]);
+    }
 
     #[test]
     fn command_lines() {

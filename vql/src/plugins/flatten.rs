@@ -1,5 +1,6 @@
 //! flatten(): one row per combination of the elements of list columns.
 
+use crate::args::plain_list;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::value::{Dict, Value};
@@ -12,6 +13,7 @@ pub(super) fn register(registry: &mut Registry) {
         let mut rows = args.rows("query");
         while let Some(row) = rows.next().await {
             let row = row.into_row();
+            let row: Dict = row.iter().map(|(k, v)| (k, plain_list(v))).collect();
             let mut wheel = Wheel::new(&row);
             loop {
                 scope.charge_op().await;

@@ -23,6 +23,13 @@ fn logical_values() {
 }
 
 #[test]
+fn a_scope_has_the_variables_of_the_query() {
+    let query = "LET Town = 'Gh' + 'ent' LET Area <= 156 \
+                 SELECT eval(func='x=>x.Town') AS T, scope().Area AS A, scope().Nothing AS N FROM scope()";
+    assert_eq!(rows(query), r#"[{"T":"Ghent","A":156,"N":null}]"#);
+}
+
+#[test]
 fn equality_and_order() {
     for (expression, want) in [
         ("NULL = NULL", "true"),

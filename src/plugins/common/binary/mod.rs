@@ -16,14 +16,16 @@ use vql::{ArgType, Args, Dict, Error, Key, Lambda, Registry, Scope, Signature, V
 
 use super::file::named;
 use reader::Reader;
-use shape::{Profile, Struct};
+use shape::{Profile, Struct, VarInt, inside};
 
 /// Structures in structures.
 const DEPTH: usize = 64;
 /// Values read in one call.
 const MAX_VALUES: usize = 4 << 20;
-/// Elements of an array and bytes of a string when the profile does not say.
+/// Elements of an array when the profile does not say.
 const DEFAULT_COUNT: i64 = 1000;
+/// Bytes of a string when the profile does not say.
+const DEFAULT_LENGTH: i64 = 1024;
 
 /// Adds `parse_binary`.
 pub fn register(registry: &mut Registry) {
@@ -87,6 +89,10 @@ impl Parser<'_> {
                 let bytes = self.reader.bytes(&self.scope, offset, scalar.size).await?;
                 return Ok((scalar.read(&bytes), scalar.size as i64));
             }
+            // What a profile says of a name counts more than what is known of it here.
+            if self.profile.find(kind).is_some() {
+                return self.structure(kind, offset, this, depth).await;
+            }
             let inner = text(options, "type");
             match kind {
                 "String" => self.string(options, offset, this).await,
@@ -95,7 +101,7 @@ impl Parser<'_> {
                 "leb128" => {
                     let bytes = self.reader.bytes(&self.scope, offset, 10).await?;
                     let (value, size) = scalars::leb128(&bytes);
-                    Ok((value.into(), size))
+                    Ok((Value::object(VarInt { value, start: offset, size }), size))
                 }
                 "GUID" => {
                     let bytes = self.reader.bytes(&self.scope, offset, 16).await?;
@@ -119,7 +125,9 @@ impl Parser<'_> {
                 }
                 "Union" => {
                     let chosen = option(&self.scope, options, "selector", this).await.to_text();
-                    let choice = options.get("choices").and_then(|c| c.get(&chosen)?.as_str());
+                    let choices = options.get("choices");
+                    let choice =
+                        choices.and_then(|c| c.get(&chosen).or_else(|| c.get("default"))?.as_str());
                     match choice {
                         Some(choice) => self.value(choice, options, offset, this, depth + 1).await,
                         None => Ok((Value::Null, 0)),
@@ -159,6 +167,11 @@ impl Parser<'_> {
         let mut built = Struct::new(offset, parent.clone());
         let mut end = 0;
         for field in &shape.fields {
+            // Where it ends may be asked before all of it is read.
+            if asks_for_end(&field.options) {
+                let size = evaluate(&self.scope, &shape.size, &built.seen_inside()).await;
+                built.size = size.as_int().unwrap_or(0);
+            }
             let this = Value::object(built.clone());
             let at = evaluate(&self.scope, &field.offset, &this).await.as_int().unwrap_or(0);
             let from = offset.saturating_add(at);
@@ -180,7 +193,9 @@ impl Parser<'_> {
         }
         let this = Value::object(built.clone());
         let size = evaluate(&self.scope, &shape.size, &this).await.as_int().unwrap_or(0);
-        built.size = if size > 0 { size } else { end };
+        // A lambda that gives nothing says there is nothing.
+        let told = size > 0 || shape.size.is_string();
+        built.size = if told { size.max(0) } else { end };
         let size = built.size;
         Ok((Value::object(built), size))
     }
@@ -197,21 +212,22 @@ impl Parser<'_> {
         let kind = text(options, "type");
         let inner = options.get("type_options").unwrap_or(&Json::Null);
         let (mut items, mut at) = (Vec::new(), offset);
+        // What ends the array may look at the structure it is in.
+        let around = self.scope.child();
+        around.set("this", inside(this));
         for _ in 0..count.min(most).max(0) {
-            if self.reader.ends_before(&self.scope, at).await? {
-                break;
-            }
             let (value, size) = self.value(kind, inner, at, this, depth + 1).await?;
             if let Some(Json::String(sentinel)) = options.get("sentinel") {
-                let verdict = lambda(&self.scope, sentinel, &value).await;
+                let verdict = lambda(&around, sentinel, &value).await;
                 if vql::truth(&verdict, &self.scope).await {
                     break;
                 }
             }
-            items.push(value);
+            // What takes no place could go on for ever.
             if size <= 0 {
                 break;
             }
+            items.push(value);
             at = at.saturating_add(size);
         }
         Ok((Value::list(items), at - offset))
@@ -223,9 +239,10 @@ impl Parser<'_> {
         offset: i64,
         this: &Value,
     ) -> Result<(Value, i64), Error> {
-        let most = number(&self.scope, options, "max_length", this).await.unwrap_or(1024);
+        let most = number(&self.scope, options, "max_length", this).await.filter(|n| *n > 0);
         let length = number(&self.scope, options, "length", this).await;
-        let wanted = length.unwrap_or(most).clamp(0, 64 << 20);
+        let wanted = length.unwrap_or(DEFAULT_LENGTH).min(most.unwrap_or(DEFAULT_LENGTH));
+        let wanted = wanted.clamp(0, 64 << 20);
         let mut bytes = self.reader.bytes_there(&self.scope, offset, wanted as usize).await?;
         let wide = text(options, "encoding").eq_ignore_ascii_case("utf16");
         let term = match options.get("term_hex").and_then(Json::as_str) {
@@ -240,17 +257,13 @@ impl Parser<'_> {
             },
         };
         let step = if wide { 2 } else { 1 };
-        let mut size = length.unwrap_or(0);
+        let mut size = bytes.len() as i64;
         if let Some(term) = term.filter(|t| !t.is_empty()) {
             let ends =
                 bytes.windows(term.len()).enumerate().step_by(step).find(|(_, w)| *w == term);
             if let Some((at, _)) = ends {
                 bytes.truncate(at);
-                if length.is_none() {
-                    size = (at + term.len()) as i64;
-                }
-            } else if length.is_none() {
-                size = bytes.len() as i64;
+                size = (at + term.len()) as i64;
             }
         }
         if wide {
@@ -260,6 +273,12 @@ impl Parser<'_> {
         }
         Ok((bytes.into(), size))
     }
+}
+
+/// Whether options of a field ask for the end of the structure it is in.
+fn asks_for_end(options: &Json) -> bool {
+    let text = |v: &Json| v.as_str().is_some_and(|t| t.contains("EndOf") || t.contains("SizeOf"));
+    options.as_object().is_some_and(|o| o.values().any(text))
 }
 
 /// A number or what a lambda gives.
@@ -286,7 +305,7 @@ async fn number(scope: &Scope, options: &Json, name: &str, this: &Value) -> Opti
 
 async fn lambda(scope: &Scope, text: &str, this: &Value) -> Value {
     match Lambda::parse(text) {
-        Ok(lambda) => vql::call_lambda(&lambda, scope, vec![this.clone()]).await,
+        Ok(lambda) => vql::call_lambda(&lambda, scope, vec![inside(this)]).await,
         Err(e) => {
             scope.log(vql::Level::Default, format!("parse_binary: {e}"));
             Value::Null
@@ -377,8 +396,47 @@ mod tests {
              parse_binary(filename=Data, accessor='data', profile='[', struct='S') AS Broken FROM scope()"
         );
         let data = b"a\0b\0\0\0c\0ab;c;;";
-        let expected = r#"[{"S":{"wide":"ab","to":"ab","hex":"ab;c","past":null,"many":[97,98],"bad":null},"Broken":null}]"#;
+        let expected = r#"[{"S":{"wide":"ab","to":"ab","hex":"ab;c","past":0,"many":[97,98],"bad":null},"Broken":null}]"#;
         assert_eq!(query(&text, data).await, expected);
+    }
+
+    #[tokio::test]
+    async fn lists_know_where_they_end_and_structures_what_they_hide() {
+        let profile = r#"'''[["Top", "x=>x.__size", [
+            ["__size", 0, "uint8"],
+            ["items", 1, "Array", {"type": "Item", "count": 9, "sentinel": "x=>this.EndOf < x.EndOf"}],
+            ["behind", "x=>x.items.EndOf", "uint8"],
+            ["length", 0, "Value", {"value": "x=>x.items.SizeOf"}]]],
+            ["Item", "x=>x.n + 1", [["n", 0, "uint8"], ["t", 1, "String", {"length": "x=>x.n"}]]],
+            ["Wrap", 0, [["v", 0, "leb128"], ["u", 0, "Union",
+                {"selector": "x=>1", "choices": {"default": "uint8"}}]]]]'''"#;
+        let text = format!(
+            "LET P(S) = parse_binary(filename=Data, accessor='data', struct=S, profile={profile}) \
+             SELECT P(S='Top') AS T, P(S='Wrap') AS W, P(S='Wrap').v.Size AS N, \
+             P(S='Top').__size AS Hidden FROM scope()"
+        );
+        let data = [6, 1, b'a', 2, b'b', b'c', 9];
+        let expected = r#"[{"T":{"items":[{"n":1,"t":"a"},{"n":2,"t":"bc"}],"behind":9,"length":5},"W":{"v":6,"u":6},"N":1,"Hidden":6}]"#;
+        assert_eq!(query(&text, &data).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_list_ends_where_structures_have_no_size() {
+        let profile = r#"'''[["Top", 0, [["items", 0, "Array", {"type": "Item", "count": 50}]]],
+            ["Item", "x=>x.n", [["n", 0, "uint8"], ["v", 1, "uint8"]]]]'''"#;
+        let text = format!(
+            "SELECT parse_binary(filename=Data, accessor='data', struct='Top', \
+             profile={profile}).items.v AS V FROM scope()"
+        );
+        assert_eq!(query(&text, &[2, 7, 3, 8, 0]).await, r#"[{"V":[7,8]}]"#);
+    }
+
+    #[tokio::test]
+    async fn profiles_say_what_names_are() {
+        let text = "SELECT parse_binary(filename=Data, accessor='data', struct='T', profile='[\
+            [\"T\", 0, [[\"g\", 0, \"GUID\"]]], \
+            [\"GUID\", 1, [[\"Value\", 0, \"uint8\"]]]]').g.Value AS V FROM scope()";
+        assert_eq!(query(text, &[7]).await, r#"[{"V":7}]"#);
     }
 
     #[tokio::test]

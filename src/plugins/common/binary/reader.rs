@@ -47,7 +47,7 @@ impl Reader {
         Ok(out)
     }
 
-    /// Exactly so many bytes.
+    /// Exactly so many bytes; zeros where the file has none.
     pub(super) async fn bytes(
         &mut self,
         scope: &Scope,
@@ -55,16 +55,8 @@ impl Reader {
         length: usize,
     ) -> Result<Vec<u8>, Error> {
         let mut bytes = self.bytes_there(scope, offset, length).await?;
-        if bytes.is_empty() && length > 0 {
-            return Err(Error::failed(format!("nothing is at {offset}")));
-        }
         bytes.resize(length, 0);
         Ok(bytes)
-    }
-
-    /// Whether the file ends at or before a place.
-    pub(super) async fn ends_before(&mut self, scope: &Scope, offset: i64) -> Result<bool, Error> {
-        Ok(self.bytes_there(scope, offset, 1).await?.is_empty())
     }
 
     async fn page(&mut self, scope: &Scope, number: u64) -> Result<&[u8], Error> {

@@ -126,8 +126,9 @@ pub(super) fn derive(
             i64::try_from((number >> from) & mask).unwrap_or(i64::MAX).into()
         }
         "WinFileTime" => {
+            // Whole seconds.
             let units = number / i128::from(factor.unwrap_or(1));
-            time((units - 116_444_736_000_000_000) * 100)
+            time((units / 10_000_000 - 11_644_473_600) * 1_000_000_000)
         }
         "FatTimestamp" => {
             let (date, clock) = ((number & 0xffff) as i64, (number >> 16 & 0xffff) as i64);
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn meanings() {
         let of = |kind, raw: i64| derive(kind, &raw.into(), &Json::Null, None, (0, 8)).to_json();
-        assert_eq!(of("WinFileTime", 132_444_736_000_000_000), "\"2020-09-13T12:26:40Z\"");
+        assert_eq!(of("WinFileTime", 132_444_736_007_654_321), "\"2020-09-13T12:26:40Z\"");
         assert_eq!(of("FatTimestamp", 0x6000_5821), "\"2024-01-01T12:00:00Z\"");
         assert_eq!(of("Timestamp", 1), "\"1970-01-01T00:00:01Z\"");
         assert_eq!(of("Enumeration", 7), "\"0x7\"");

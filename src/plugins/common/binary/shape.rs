@@ -90,16 +90,130 @@ pub(super) struct Struct {
     start: i64,
     pub(super) size: i64,
     parent: Value,
+    /// As lambdas of the profile see it: they ask lists where they end.
+    inside: bool,
 }
 
 impl Struct {
     pub(super) fn new(start: i64, parent: Value) -> Struct {
-        Struct { fields: Dict::new(), places: BTreeMap::new(), start, size: 0, parent }
+        Struct {
+            fields: Dict::new(),
+            places: BTreeMap::new(),
+            start,
+            size: 0,
+            parent,
+            inside: false,
+        }
+    }
+
+    /// The structure as lambdas of the profile see it.
+    pub(super) fn seen_inside(&self) -> Value {
+        Value::object(Struct { inside: true, ..self.clone() })
+    }
+
+    fn field(&self, name: &str) -> Option<Value> {
+        let value = self.fields.get(name)?.clone();
+        if !self.inside {
+            return Some(value);
+        }
+        Some(match (&value, self.places.get(name)) {
+            (Value::List(items), Some((start, size))) => {
+                let items = items.iter().map(inside).collect();
+                Value::object(Sequence { items, start: *start, size: *size })
+            }
+            _ => inside(&value),
+        })
     }
 
     pub(super) fn add(&mut self, name: &str, value: Value, start: i64, size: i64) {
         self.fields.set(Key::new(name), value);
         self.places.insert(name.to_owned(), (start, size));
+    }
+}
+
+/// A value as lambdas see it.
+pub(super) fn inside(value: &Value) -> Value {
+    value.downcast::<Struct>().map_or_else(|| value.clone(), Struct::seen_inside)
+}
+
+/// The elements of an array and where they are.
+#[derive(Clone, Debug)]
+struct Sequence {
+    items: Vec<Value>,
+    start: i64,
+    size: i64,
+}
+
+impl Object for Sequence {
+    fn type_name(&self) -> &'static str {
+        "*vtypes.ArrayObject"
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn member(&self, name: &str) -> Option<Value> {
+        Some(match name {
+            "SizeOf" | "Size" => self.size.into(),
+            "StartOf" | "Start" | "OffsetOf" => self.start.into(),
+            "EndOf" | "End" => (self.start + self.size).into(),
+            _ => self.items.iter().filter_map(|v| vql::member(v, name)).collect(),
+        })
+    }
+
+    fn index(&self, index: i64) -> Option<Value> {
+        let length = self.items.len() as i64;
+        let at = if index < 0 { index + length } else { index };
+        self.items.get(usize::try_from(at).ok()?).cloned()
+    }
+
+    fn to_plain(&self) -> Value {
+        Value::list(self.items.clone())
+    }
+
+    fn truth(&self) -> bool {
+        !self.items.is_empty()
+    }
+
+    fn rows(&self) -> Option<Vec<Value>> {
+        Some(self.items.clone())
+    }
+}
+
+/// A number whose bytes are as many as it needs. Calculations take its `Value`.
+#[derive(Clone, Debug)]
+pub(super) struct VarInt {
+    pub(super) value: u64,
+    pub(super) start: i64,
+    pub(super) size: i64,
+}
+
+impl Object for VarInt {
+    fn type_name(&self) -> &'static str {
+        "vtypes.VarInt"
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn member(&self, name: &str) -> Option<Value> {
+        Some(match name {
+            "Value" | "ValueOf" => self.value.into(),
+            "SizeOf" | "Size" => self.size.into(),
+            "OffsetOf" | "StartOf" => self.start.into(),
+            "EndOf" => (self.start + self.size).into(),
+            _ => return None,
+        })
+    }
+
+    fn to_plain(&self) -> Value {
+        self.value.into()
+    }
+
+    fn truth(&self) -> bool {
+        self.value > 0
     }
 }
 
@@ -113,12 +227,13 @@ impl Object for Struct {
     }
 
     fn members(&self) -> Vec<Key> {
-        self.fields.keys().cloned().collect()
+        // Two underscores hide what only helps to read the rest.
+        self.fields.keys().filter(|k| !k.as_str().starts_with("__")).cloned().collect()
     }
 
     fn member(&self, name: &str) -> Option<Value> {
-        if let Some(value) = self.fields.get(name) {
-            return Some(value.clone());
+        if let Some(value) = self.field(name) {
+            return Some(value);
         }
         if let Some(field) = name.strip_prefix('@') {
             let (start, size) = self.places.get(field)?;
@@ -129,6 +244,7 @@ impl Object for Struct {
             "SizeOf" | "Size" => self.size.into(),
             "StartOf" | "Start" | "OffsetOf" => self.start.into(),
             "EndOf" | "End" => (self.start + self.size).into(),
+            "ParentOf" | "Parent" if self.inside => inside(&self.parent),
             "ParentOf" | "Parent" => self.parent.clone(),
             _ => return None,
         })

@@ -47,6 +47,8 @@ pub struct Request {
     pub skip_verify: bool,
     /// Further certificates to trust, PEM.
     pub root_ca: String,
+    /// The Unix socket of the server, instead of the URL's host and port.
+    pub socket: Option<String>,
 }
 
 /// Whom to believe when a connection is encrypted.
@@ -74,6 +76,7 @@ pub async fn send(env: &Env, request: Request) -> Result<(http::Response<Incomin
         if next.origin() != request.url.origin() {
             let secret = [http::header::AUTHORIZATION, http::header::COOKIE];
             request.headers.retain(|(n, _)| !secret.contains(n));
+            request.socket = None;
         }
         request.url = next;
         let keeps = [StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT];
@@ -96,7 +99,8 @@ async fn once(env: &Env, request: &Request) -> Result<http::Response<Incoming>, 
     let port = url.port_or_known_default().unwrap_or(80);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let connect = async {
-        let io = env.net.connect(bare, port).await.map_err(Error::failed)?;
+        let to = request.socket.as_deref().unwrap_or(bare);
+        let io = env.net.connect(to, port).await.map_err(Error::failed)?;
         let trust = Trust {
             skip_verify: request.skip_verify,
             root_ca: request.root_ca.clone(),

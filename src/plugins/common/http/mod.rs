@@ -21,7 +21,7 @@ const CHUNK: usize = 4 << 20;
 pub fn register(registry: &mut Registry) {
     send_rows::register(registry);
     let signature = Signature::new("http_client", "Asks a web server.")
-        .arg("url", ArgType::Strings, "Where.")
+        .arg("url", ArgType::Strings, "Where; /path:unix/... is a Unix socket.")
         .arg("params", ArgType::Dict, "Sent in the URL, or as a form by POST.")
         .arg("headers", ArgType::Dict, "Further headers.")
         .arg("method", ArgType::String, "GET, POST and so on (GET).")
@@ -58,7 +58,8 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
                 let row = Dict::new()
                     .with("Url", url.as_str())
                     .with("Content", e.to_string())
-                    .with("Response", 500);
+                    .with("Response", 500)
+                    .with("Headers", Value::Null);
                 emitter.send(row).await?;
             }
         }
@@ -67,7 +68,13 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
 }
 
 async fn request(scope: &Scope, args: &Args, url: &str) -> Result<Request, Error> {
-    let mut url = Url::parse(url).map_err(|e| Error::failed(format!("{url}: {e}")))?;
+    let (socket, text) = match url.split_once(":unix/") {
+        Some((socket, path)) if socket.starts_with('/') => {
+            (Some(socket.to_owned()), format!("http://unix/{path}"))
+        }
+        _ => (None, url.to_owned()),
+    };
+    let mut url = Url::parse(&text).map_err(|e| Error::failed(format!("{url}: {e}")))?;
     let method = args.opt_string("method")?.unwrap_or_else(|| "GET".into()).to_uppercase();
     let method = Method::from_bytes(method.as_bytes()).map_err(Error::failed)?;
     let mut headers = Vec::new();
@@ -110,6 +117,7 @@ async fn request(scope: &Scope, args: &Args, url: &str) -> Result<Request, Error
         body: body.into(),
         skip_verify: args.bool("skip_verify")? || args.bool("disable_ssl_security")?,
         root_ca: args.string("root_ca")?,
+        socket,
     })
 }
 
@@ -281,6 +289,28 @@ mod tests {
             asked
         });
         (port, task)
+    }
+
+    #[tokio::test]
+    async fn servers_behind_unix_sockets() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("s.sock").to_str().unwrap().to_owned();
+        #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+        let listener = tokio::net::UnixListener::bind(&at).unwrap();
+        let task = tokio::spawn(async move {
+            let (mut io, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 4096];
+            let n = io.read(&mut asked).await.unwrap();
+            io.write_all(answer("200 OK", "{}").as_bytes()).await.unwrap();
+            String::from_utf8(asked[..n].to_vec()).unwrap()
+        });
+        let env = crate::env::real::env();
+        let text = format!("SELECT Content, Response FROM http_client(url='{at}:unix/v1/info')");
+        assert_eq!(query(&env, &text).await, r#"[{"Content":"{}","Response":200}]"#);
+        assert!(task.await.unwrap().starts_with("GET /v1/info HTTP/1.1\r\n"));
+        let text = "SELECT Url, Response, Headers FROM http_client(url='/none.sock:unix/x')";
+        let expected = r#"[{"Url":"/none.sock:unix/x","Response":500,"Headers":null}]"#;
+        assert_eq!(query(&env, text).await, expected);
     }
 
     pub(super) async fn query(env: &Env, text: &str) -> String {

@@ -366,6 +366,7 @@ async fn post(env: &Env, store: &Store, url: &Url, body: &str) -> Result<(u16, S
         body: body.to_owned().into(),
         skip_verify: store.skip_verify,
         root_ca: store.root_ca.clone(),
+        socket: None,
     };
     let (response, _) = send(env, request).await?;
     let status = response.status().as_u16();

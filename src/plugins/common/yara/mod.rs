@@ -4,6 +4,7 @@
 //! parts of a file need; larger ones, and what only an accessor can read, in
 //! buffers, each by itself.
 
+mod lint;
 mod memory;
 mod rules;
 mod scan;
@@ -28,6 +29,7 @@ const REAL: [&str; 4] = ["", "auto", "file", "file_links"];
 
 /// Adds the callables of this module.
 pub fn register(registry: &mut Registry) {
+    lint::register(registry);
     let with_rules = |name, doc| {
         Signature::new(name, doc)
             .required("rules", ArgType::String, "YARA rules, or a shorthand: `ascii wide: a, b`.")

@@ -13,8 +13,13 @@ pub(super) fn call(name: &str, args: &[Value], scope: &Scope) -> Result<Value, S
     let text = |i: usize| Ok::<_, String>(plain(arg(i)?));
     Ok(match name {
         "Scope" => scope.resolve(&text(0)?).unwrap_or_default(),
-        "Get" => (text(1)?.split('.').filter(|p| !p.is_empty()))
-            .fold(arg(0)?.clone(), |value, part| member(&value, part).unwrap_or_default()),
+        "Get" => {
+            let path = text(1)?;
+            let mut parts = path.split('.').filter(|p| !p.is_empty());
+            let found = parts.try_fold(arg(0)?.clone(), |value, part| member(&value, part));
+            // Nothing is shown for what is not there.
+            found.unwrap_or_else(|| "".into())
+        }
         "str" | "toString" => plain(arg(0)?).into(),
         "bool" => plain_truth(arg(0)?).into(),
         "not" => (!plain_truth(arg(0)?)).into(),

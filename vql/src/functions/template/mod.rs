@@ -49,6 +49,7 @@ mod tests {
                 "{{ .Name | quote }} {{ \"x\\ty\" }} {{ `r\\aw` }} {{ 'a' }}",
                 "\"a \\\"b\\\"\" x\ty r\\aw 97",
             ),
+            ("{{ Get .In \"No.X\" }}{{ Get .Town \"X\" }}.", "."),
             ("{{ Get .In \"Deep.X\" }} {{ Scope \"Town\" }}", "7 Ghent"),
             ("a {{- \" b \" -}} c", "a b c"),
             ("{{ if .Empty }}full{{ else if .Rows }}rows{{ else }}none{{ end }}", "rows"),
