@@ -61,7 +61,8 @@ fn described(a: &Artifact) -> String {
         }
         out.push_str("</tbody></table>\n");
     }
-    for s in &a.sources {
+    // Those of a notebook's template have no query.
+    for s in a.sources.iter().filter(|s| !s.query.trim().is_empty()) {
         let name = if s.name.is_empty() { "Source" } else { s.name.as_str() };
         let _ = writeln!(
             out,

@@ -72,11 +72,11 @@ fn own_text(b: &mut Browser) {
 fn own_query(b: &mut Browser) {
     b.press("Query");
     write(b, "SELECT FROM");
+    b.is_content();
     b.press("Lay out");
-    b.until(
-        "where it is wrong",
-        "document.querySelector('.nb-edit + .pad .note.err, .cell .note.err')",
-    );
+    b.until("where it is wrong", "document.querySelector('.nb-edit .note.err')");
+    // The browser notes the status itself.
+    b.complaints.clear();
     write(b, QUERY);
     b.press("Lay out");
     b.until(

@@ -11,7 +11,7 @@ taken, for SECONDS (default 60) or as long as the rounds take. A screen's time i
 the last byte of its last answer. Exit status 1 if the server was not saturated, so that nothing was shown."""
 
 import concurrent.futures
-import json
+import http.client
 import sys
 import threading
 import time
@@ -64,6 +64,8 @@ def news(port, path, stop):
                 return
         except TimeoutError:
             pass
+        except (OSError, http.client.HTTPException):
+            return  # the server is stopped
 
 
 def prepare(d, api):
@@ -71,9 +73,8 @@ def prepare(d, api):
     agent = Process("agent", [d.binary, "--config", d.configs["https"], "client", "--writeback", f"{d.d}/agent.yaml"],
                     f"{d.d}/agent.log", cwd=d.d, cpu=1, nice=5)
     d.pools.append(agent)
-    found = lambda: [c for c in api.json("/api/fleet/clients?rows=500")["items"] if c.get("host") or c.get("os_info") or True]
-    wait("the agent", lambda: len(found()) > 0, 120)
-    client = found()[0]["client_id"]
+    enrolled = lambda: api.json("/api/fleet/clients?rows=50").get("items")
+    client = wait("the agent", enrolled, 120)[0]["client_id"]
     quote = urllib.parse.quote
     of = f"client_id={client}"
 
@@ -90,7 +91,6 @@ def prepare(d, api):
 
     for flow in [*flows, listing]:
         wait(f"collection {flow}", lambda: state(flow) == "FINISHED", 120)
-    # Settled, as what people look at mostly is.
     hunt = api.post("/api/v1/CreateHunt", {"hunt_description": "load", "state": "RUNNING",
                                            "start_request": {"artifacts": [ARTIFACTS[1]]}})["flow_id"]
     book = api.post("/api/v1/NewNotebook", {"name": "load"})["notebook_id"]

@@ -102,8 +102,8 @@ class Cell {
         const answer = await post("/v1/ReformatVQL", { vql: area.value });
         fill(said);
         if (answer.vql !== area.value) replace_text(area, answer.vql);
-        area.focus();
       } catch (e) { fill(said, note("err", hostile(e.message, { lines: true }))); }
+      area.focus();
     };
     const close = () => { this.editing = false; this.draw_head(); this.draw_input(); };
     area.addEventListener("keydown", (e) => {

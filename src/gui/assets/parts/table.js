@@ -19,7 +19,11 @@ const read_filter = (f) => {
 // A cell as nodes. What is no text is shown as JSON.
 export function cell(value) {
   if (value === null || value === undefined) return h("span", { class: "dim" }, "–");
-  if (typeof value === "number") return String(value);
+  if (typeof value === "number") {
+    // Sums of fractions have digits that nobody measured; the title has them.
+    const text = String(value), short = String(Number(value.toPrecision(12)));
+    return Number.isInteger(value) || short === text ? text : h("span", { title: text }, short);
+  }
   if (value instanceof Long) return value.source;
   if (typeof value === "boolean") return String(value);
   if (typeof value === "string") {
