@@ -48,10 +48,13 @@ pub(super) fn register(registry: &mut Registry) {
         }
         Ok(all.into_iter().map(Value::from).collect())
     });
-    let clear_all = Signature::new("mock_clear", "All callables are themselves again.");
+    let doc = "All callables that were replaced begin again: calls so far are forgotten.";
+    let clear_all = Signature::new("mock_clear", doc);
     registry.function_sync(clear_all, |scope, _| {
-        let names: Vec<Name> = scope.session_value::<Mocks>().lock().keys().cloned().collect();
-        names.iter().for_each(|name| clear(scope, name));
+        for mock in scope.session_value::<Mocks>().lock().values() {
+            mock.calls.store(0, Ordering::Relaxed);
+            mock.given.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
         Ok(true.into())
     });
 }
@@ -205,5 +208,8 @@ mod tests {
         let check = "SELECT mock_check(function='upcase', expected_calls=3, clear=TRUE) AS C, \
             upcase(string='q') AS U FROM scope()";
         assert_eq!(query(check).await, r#"[{"C":true,"U":"Q"}]"#);
+        let again = "SELECT mock_clear() AS C, len(list=mock_replay(function='lists')) AS N, \
+            lists() AS L FROM scope()";
+        assert_eq!(query(again).await, r#"[{"C":true,"N":0,"L":["x"]}]"#);
     }
 }

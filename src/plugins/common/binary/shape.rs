@@ -17,6 +17,8 @@ pub(super) struct Profile(BTreeMap<String, Shape>);
 pub(super) struct Shape {
     pub(super) size: Json,
     pub(super) fields: Vec<Field>,
+    /// Fields in the order in which they can be read: what a field asks for comes before it.
+    pub(super) order: Vec<usize>,
 }
 
 /// One field.
@@ -50,7 +52,8 @@ impl Profile {
                 }
             });
             let fields = fields.collect::<Result<Vec<_>, _>>()?;
-            shapes.insert(name, Shape { size, fields });
+            let order = order(&fields);
+            shapes.insert(name, Shape { size, fields, order });
         }
         Ok(Profile(shapes))
     }
@@ -58,6 +61,35 @@ impl Profile {
     pub(super) fn find(&self, name: &str) -> Option<&Shape> {
         self.0.get(name)
     }
+}
+
+/// The places of fields, those first that others ask for.
+fn order(fields: &[Field]) -> Vec<usize> {
+    let texts: Vec<String> = fields.iter().map(|f| format!("{} {}", f.offset, f.options)).collect();
+    let asks = |asking: usize, name: &str| {
+        texts[asking].match_indices(name).any(|(at, _)| {
+            let behind = texts[asking][at + name.len()..].chars().next();
+            let word = behind.is_some_and(|c| c.is_alphanumeric() || c == '_');
+            texts[asking][..at].ends_with('.') && !word
+        })
+    };
+    let (mut out, mut seen) = (Vec::new(), vec![false; fields.len()]);
+    for first in 0..fields.len() {
+        let mut todo = vec![first];
+        while let Some(at) = todo.last().copied() {
+            let known = std::mem::replace(&mut seen[at], true);
+            let next = |i: &usize| !known && !seen[*i] && asks(at, &fields[*i].name);
+            let before: Vec<usize> = (0..fields.len()).rev().filter(next).collect();
+            if before.is_empty() {
+                todo.pop();
+                if !out.contains(&at) {
+                    out.push(at);
+                }
+            }
+            todo.extend(before);
+        }
+    }
+    out
 }
 
 /// The first list or object of a text; what people leave behind it (a bracket too
@@ -123,6 +155,13 @@ impl Struct {
             }
             _ => inside(&value),
         })
+    }
+
+    /// Puts fields into the order of the profile.
+    pub(super) fn sort(&mut self, shape: &Shape) {
+        let names = shape.fields.iter().map(|f| f.name.as_str());
+        let found = names.filter_map(|n| Some((Key::new(n), self.fields.get(n)?.clone())));
+        self.fields = found.collect();
     }
 
     pub(super) fn add(&mut self, name: &str, value: Value, start: i64, size: i64) {
