@@ -444,6 +444,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_structure_that_is_handed_on_is_whole() {
+        let text = "LET F(x) = x.n * 2 \
+            SELECT parse_binary(filename=Data, accessor='data', struct='T', profile='[\
+            [\"T\", 0, [[\"a\", 0, \"Value\", {\"value\": \"x=>F(x=x)\"}], \
+            [\"n\", 1, \"uint8\"]]]]') AS V FROM scope()";
+        assert_eq!(query(text, &[2, 4]).await, r#"[{"V":{"a":8,"n":4}}]"#);
+    }
+
+    #[tokio::test]
     async fn profiles_say_what_names_are() {
         let text = "SELECT parse_binary(filename=Data, accessor='data', struct='T', profile='[\
             [\"T\", 0, [[\"g\", 0, \"GUID\"]]], \

@@ -73,12 +73,16 @@ fn order(fields: &[Field]) -> Vec<usize> {
             texts[asking][..at].ends_with('.') && !word
         })
     };
+    let whole: Vec<bool> = texts.iter().map(|t| hands_on(t)).collect();
+    let asks = |asking: usize, of: usize| {
+        asks(asking, &fields[of].name) || (whole[asking] && fields[of].kind != "Value")
+    };
     let (mut out, mut seen) = (Vec::new(), vec![false; fields.len()]);
     for first in 0..fields.len() {
         let mut todo = vec![first];
         while let Some(at) = todo.last().copied() {
             let known = std::mem::replace(&mut seen[at], true);
-            let next = |i: &usize| !known && !seen[*i] && asks(at, &fields[*i].name);
+            let next = |i: &usize| !known && !seen[*i] && asks(at, *i);
             let before: Vec<usize> = (0..fields.len()).rev().filter(next).collect();
             if before.is_empty() {
                 todo.pop();
@@ -90,6 +94,22 @@ fn order(fields: &[Field]) -> Vec<usize> {
         }
     }
     out
+}
+
+/// Whether a lambda hands on the structure as a whole: who knows what is asked of it.
+fn hands_on(text: &str) -> bool {
+    let Some(head) = text.find("=>") else { return false };
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let name: String = text[..head].chars().rev().take_while(|c| word(*c)).collect();
+    let name: String = name.chars().rev().collect();
+    let body = &text[head + 2..];
+    !name.is_empty()
+        && body.match_indices(&name).any(|(at, _)| {
+            let before = body[..at].chars().next_back();
+            let behind = body[at + name.len()..].trim_start().chars().next();
+            !before.is_some_and(|c| word(c) || c == '.')
+                && !behind.is_some_and(|c| word(c) || matches!(c, '.' | '='))
+        })
 }
 
 /// The first list or object of a text; what people leave behind it (a bracket too
