@@ -48,10 +48,13 @@ pub(super) fn register(registry: &mut Registry) {
         }
         Ok(all.into_iter().map(Value::from).collect())
     });
-    let clear_all = Signature::new("mock_clear", "All callables are themselves again.");
+    let doc = "All callables that were replaced begin again: calls so far are forgotten.";
+    let clear_all = Signature::new("mock_clear", doc);
     registry.function_sync(clear_all, |scope, _| {
-        let names: Vec<Name> = scope.session_value::<Mocks>().lock().keys().cloned().collect();
-        names.iter().for_each(|name| clear(scope, name));
+        for mock in scope.session_value::<Mocks>().lock().values() {
+            mock.calls.store(0, Ordering::Relaxed);
+            mock.given.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
         Ok(true.into())
     });
 }
@@ -139,6 +142,8 @@ async fn install(scope: &Scope, args: &Args) -> Result<Value, Error> {
             items.iter().map(|v| v.as_list().unwrap_or_default().to_vec()).collect()
         }
         Value::List(items) if plugin => vec![items.to_vec()],
+        // [('x',)] is written for one result that is a list.
+        Value::List(items) if items.len() == 1 => vec![vec![Value::List(items)]],
         Value::List(items) => items.iter().map(|v| vec![v.clone()]).collect(),
         one => vec![vec![one]],
     };
@@ -196,14 +201,20 @@ mod tests {
         let query = async |text: &str| Value::from(vql::run(text, &scope).await.unwrap()).to_json();
         let mocks = "SELECT mock(plugin='of_elsewhere', results=[dict(A=1), dict(A=2)]) AS A, \
             mock(function='lists', results=[('x',), ('y', 'z')]) AS B, \
-            mock(function='upcase', results=['u', 'v']) AS C FROM scope()";
+            mock(function='upcase', results=['u', 'v']) AS C, \
+            mock(function='lowcase', results=[('w',)]) AS D FROM scope()";
         query(mocks).await;
         assert_eq!(query("SELECT * FROM of_elsewhere(b=3)").await, r#"[{"A":1},{"A":2}]"#);
         let calls = "SELECT lists() AS L, upcase(string='q') AS U FROM range(end=3)";
         let expected = r#"[{"L":["x"],"U":"u"},{"L":["y","z"],"U":"v"},{"L":["x"],"U":"u"}]"#;
         assert_eq!(query(calls).await, expected);
+        let one = "SELECT lowcase(string='q') AS L FROM range(end=2)";
+        assert_eq!(query(one).await, r#"[{"L":["w"]},{"L":["w"]}]"#);
         let check = "SELECT mock_check(function='upcase', expected_calls=3, clear=TRUE) AS C, \
             upcase(string='q') AS U FROM scope()";
         assert_eq!(query(check).await, r#"[{"C":true,"U":"Q"}]"#);
+        let again = "SELECT mock_clear() AS C, len(list=mock_replay(function='lists')) AS N, \
+            lists() AS L FROM scope()";
+        assert_eq!(query(again).await, r#"[{"C":true,"N":0,"L":["x"]}]"#);
     }
 }

@@ -119,7 +119,9 @@ VOLATILE.update({
 
 #: Rows that are volatile as a whole, by a part of their text.
 VOLATILE_ROWS = {"Generic.Client.Info": ['"Param": "Uptime"', '"Param": "BootTime"', '"Param": "Exe"',
-                                         '"Param": "CompilerVersion"', '"Param": "ClientStart"', '"Param": "CWD"']}
+                                         '"Param": "CompilerVersion"', '"Param": "ClientStart"', '"Param": "CWD"'],
+                 # Processes come and go, and with them their times and numbers.
+                 "System.VFS.ListDirectory": ['"_OSPath": "/proc/']}
 
 #: Processes that are the program itself, by what their rows say.
 SELF = ("/ours", "/stock")

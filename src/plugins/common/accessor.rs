@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
+use super::ewf::Ewf;
 use super::inside::{Gzip, Offset};
+use super::ntfs::{NtfsFiles, RecordFiles};
 use super::path::{Kind, OsPath};
 use super::process_memory::ProcessMemory;
 use super::raw_reg::RegistryFiles;
@@ -34,6 +36,12 @@ pub struct Range {
     /// Nothing is stored for it.
     pub hole: bool,
 }
+
+/// The first second of the year 1, in seconds since 1970.
+const BEFORE_ALL: i64 = -62_135_596_800;
+
+/// A time that is not known.
+pub const UNKNOWN: i64 = i64::MIN;
 
 /// What is known of a file without opening it.
 #[derive(Clone, Debug)]
@@ -178,9 +186,13 @@ impl Object for Mode {
     }
 }
 
-/// Unknown times are the zero time.
-fn time(ns: i64) -> Value {
-    Time::from_nanosecond(i128::from(ns)).map_or(Value::Null, Value::Time)
+/// A time as a value. Unknown ones are the zero time of others, the first second of the year 1.
+pub fn time(ns: i64) -> Value {
+    let time = match ns {
+        UNKNOWN => Time::from_second(BEFORE_ALL),
+        ns => Time::from_nanosecond(i128::from(ns)),
+    };
+    time.map_or(Value::Null, Value::Time)
 }
 
 /// The number Go has for a mode: its own bits for types, the usual ones below.
@@ -293,18 +305,27 @@ impl Accessors {
         Accessors::over(map)
     }
 
+    /// Names of accessors that look into files.
+    pub const LAYERED: [&str; 9] =
+        ["collector", "ewf", "gzip", "mft", "offset", "raw_ntfs", "raw_reg", "zip", "zip_nocase"];
+
     /// `base`, and accessors that look into the files these give.
     pub fn over(base: BTreeMap<String, Arc<dyn Accessor>>) -> Accessors {
         let mut all = Accessors(base.clone());
         for _ in 0..LAYERS {
             let below = all;
             let mut map = base.clone();
+            // What is there by that name stays.
             let mut add = |name: &str, accessor: Arc<dyn Accessor>| {
-                map.insert(name.to_owned(), accessor);
+                debug_assert!(Accessors::LAYERED.contains(&name));
+                map.entry(name.to_owned()).or_insert(accessor);
             };
             add("collector", Arc::new(ZipFiles::collector(below.clone())));
+            add("ewf", Arc::new(Ewf(below.clone())));
             add("gzip", Arc::new(Gzip(below.clone())));
+            add("mft", Arc::new(RecordFiles(NtfsFiles::new(below.clone()))));
             add("offset", Arc::new(Offset(below.clone())));
+            add("raw_ntfs", Arc::new(NtfsFiles::new(below.clone())));
             add("raw_reg", Arc::new(RegistryFiles::new(below.clone())));
             let zip: Arc<dyn Accessor> = Arc::new(ZipFiles::new(below));
             add("zip", zip.clone());
@@ -322,6 +343,13 @@ impl Accessors {
     /// Them all by name.
     pub fn map(&self) -> &BTreeMap<String, Arc<dyn Accessor>> {
         &self.0
+    }
+
+    /// Those that look into no files.
+    pub fn outer(&self) -> BTreeMap<String, Arc<dyn Accessor>> {
+        let mut all = self.0.clone();
+        all.retain(|name, _| !Accessors::LAYERED.contains(&name.as_str()));
+        all
     }
 
     /// Only those of which the name will do.
@@ -451,7 +479,7 @@ impl NativeFiles {
                 ns(m.mtime(), m.mtime_nsec()),
                 ns(m.atime(), m.atime_nsec()),
                 ns(m.ctime(), m.ctime_nsec()),
-                born.unwrap_or(0),
+                born.unwrap_or(UNKNOWN),
             ],
             identity: (m.dev(), m.ino()),
             data,

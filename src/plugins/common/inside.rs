@@ -138,6 +138,6 @@ mod tests {
             stat(accessor='offset', filename=pathspec(DelegateAccessor='data', \
               DelegatePath='abcdef', Path='0x2')).Size AS C, \
             read_file(accessor='gzip', filename=Dir + '/broken.gz') AS D FROM scope()";
-        assert_eq!(query(text).await, r#"[{"A":"0123456789","B":"456","C":4,"D":null}]"#);
+        assert_eq!(query(text).await, r#"[{"A":"0123456789","B":"456","C":4,"D":""}]"#);
     }
 }

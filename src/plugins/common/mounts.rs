@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use vql::{Scope, Str};
+use vql::Str;
 
 use super::accessor::{Accessor, FileInfo, Range, ReadSeek};
 use super::path::{Kind, OsPath};
@@ -82,10 +82,8 @@ impl Mounts {
 }
 
 impl Accessor for Mounts {
-    fn parse(&self, _scope: &Scope, text: &Str) -> OsPath {
-        OsPath::from_spec(text.as_bytes())
-            .map(|p| p.as_kind(self.kind))
-            .unwrap_or_else(|| OsPath::of_kind(self.kind, text.as_bytes()))
+    fn kind(&self) -> Kind {
+        self.kind
     }
 
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {

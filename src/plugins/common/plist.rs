@@ -57,7 +57,12 @@ pub fn parse(data: &[u8]) -> Result<Value, String> {
             .ok_or_else(|| "the binary property list is damaged".into());
     }
     let text = vql::lossy(data);
-    let start = text.find("<plist").ok_or("this is no property list")?;
+    let Some(start) = text.find("<plist") else {
+        // Lists hold further ones as data, which is given as base64.
+        let inner = vql::base64_decode(text.trim().as_bytes());
+        let inner = inner.filter(|i| i.starts_with(b"bplist0") || i.starts_with(b"<"));
+        return parse(&inner.ok_or("this is no property list")?);
+    };
     let mut reader = Xml { rest: &text[start..] };
     reader.tag()?;
     reader.value(0)?.ok_or_else(|| "the property list is empty".into())
@@ -296,8 +301,12 @@ mod tests {
     fn xml() {
         let expected = r#"{"b":true,"big":18446744073709551615,"d":"AQI=","list":["a \u003c b",2.5,{}],"n":-7,"when":"2021-05-06T07:08:09Z"}"#;
         assert_eq!(parse(XML.as_bytes()).unwrap().to_json(), expected);
+        let coded = vql::base64_encode(XML.as_bytes());
+        assert_eq!(parse(coded.as_bytes()).unwrap().to_json(), expected);
         for bad in [
             "",
+            "PCE=",
+            "bm8=",
             "<plist><dict><key>a</key></dict>",
             "<plist><what/></plist>",
             "<plist><integer>x</integer>",

@@ -109,7 +109,8 @@ fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let before = session.lock().accessors.clone();
     let mut base = match args.bool("clear")? {
         true => BTreeMap::new(),
-        false => before.map_or_else(|| machine.map().clone(), |a| a.map().clone()),
+        // What looks into files looks into those that are seen then.
+        false => before.map_or_else(|| machine.outer(), |a| a.outer()),
     };
     let copied = args.strings("copy")?;
     let mut build =
@@ -132,7 +133,6 @@ fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
         if let Some(auto) = base.get("auto").cloned() {
             base.insert(String::new(), auto);
         }
-        // What looks into files looks into those that are seen now.
         let layered = Accessors::over(base.clone());
         for r in config.remappings.iter().filter(|r| r.r#type == "shadow") {
             let found = match base.get(&r.from.accessor) {
@@ -239,7 +239,7 @@ impl Build<'_> {
             let name = format!("$scope{}", self.captured.len());
             from = from.inside(&name, &of.path);
             self.captured.push((name, Captured(content)));
-            let mut all = self.machine.map().clone();
+            let mut all = self.machine.outer();
             for (name, content) in &self.captured {
                 all.insert(name.clone(), Arc::new(content.clone()));
             }
@@ -306,6 +306,9 @@ remappings:
 - type: mount
   from: {accessor: zip, prefix: '{\"DelegateAccessor\":\"scope\",\"DelegatePath\":\"Zip\"}'}
   on: {accessor: file, prefix: \"D:/z\", path_type: windows}
+- type: mount
+  from: {accessor: zip, prefix: '{\"DelegateAccessor\":\"scope\",\"DelegatePath\":\"Zip\",\"Path\":\"/in\"}'}
+  on: {accessor: mft, prefix: \"x\", path_type: windows}
 - type: shadow
   from: {accessor: zip}
   on: {accessor: zip}
@@ -325,7 +328,8 @@ remappings:
             "SELECT read_file(filename='c:\\\\users\\\\ANN\\\\..\\\\ann\\\\note.txt') AS A, \
              read_file(filename='C:/Users/ann/note.txt') AS B FROM scope()",
             "SELECT read_file(accessor='zip', filename=pathspec(DelegateAccessor='file', \
-             DelegatePath='C:/a.zip', Path='in/deep.txt')) AS Z FROM scope()",
+             DelegatePath='C:\\\\a.zip', Path='in/deep.txt')) AS Z FROM scope()",
+            "SELECT read_file(accessor='mft', filename='x/deep.txt') AS M FROM scope()",
             "SELECT OS, Hostname FROM info()",
             "SELECT expand(path='%Root%\\\\x') AS E, pskill(pid=1) AS K FROM scope()",
             "SELECT * FROM pslist()",
@@ -347,12 +351,14 @@ remappings:
         let rows: Vec<String> =
             expected.iter().map(|(p, d)| format!(r#"{{"OSPath":"{p}","IsDir":{d}}}"#)).collect();
         assert_eq!(out[1], format!("[{}]", rows.join(",")));
-        assert_eq!(out[2], r#"[{"A":null,"B":"hello"}]"#);
+        assert_eq!(out[2], r#"[{"A":"","B":"hello"}]"#);
         assert_eq!(out[3], r#"[{"Z":"zipped"}]"#);
-        assert_eq!(out[4], r#"[{"OS":"windows","Hostname":"box"}]"#);
-        assert_eq!(out[5], r#"[{"E":"C:\\W\\x","K":null}]"#);
-        assert_eq!(out[6], "[]");
-        assert_eq!(out[7], r#"[{"D":null}]"#);
+        // A tree by the name of an accessor that looks into files is that tree.
+        assert_eq!(out[4], r#"[{"M":"zipped"}]"#);
+        assert_eq!(out[5], r#"[{"OS":"windows","Hostname":"box"}]"#);
+        assert_eq!(out[6], r#"[{"E":"C:\\W\\x","K":null}]"#);
+        assert_eq!(out[7], "[]");
+        assert_eq!(out[8], r#"[{"D":null}]"#);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use vql::{ArgType, Args, Dict, Error, Level, Registry, Scope, Signature, Value};
 
-use super::accessor::{Accessor, FileInfo, path_of};
+use super::accessor::{Accessor, FileInfo, UNKNOWN, path_of};
 use super::blocking;
 use super::file::named;
 use super::path::OsPath;
@@ -125,6 +125,7 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
         scope.log(Level::Default, text);
         return Ok(Value::Null);
     }
+    info.times = info.times.map(|t| if t == UNKNOWN { 0 } else { t });
     for (i, name) in ["mtime", "atime", "ctime", "btime"].into_iter().enumerate() {
         if let Some(t) = args.time(name)? {
             info.times[i] = i64::try_from(t.as_nanosecond()).unwrap_or(0);

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Time, Value};
+use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Value};
 
-use super::accessor::{Accessor, FileInfo, accessor, mode_text, path_of};
+use super::accessor::{Accessor, FileInfo, accessor, mode_text, path_of, time};
 use super::path::OsPath;
 
 /// Adds `vfs_ls`.
@@ -81,7 +81,6 @@ impl Lister<'_> {
     }
 
     fn row(&self, info: &FileInfo) -> Dict {
-        let time = |ns: i64| Time::from_nanosecond(i128::from(ns)).map_or(Value::Null, Value::Time);
         let path = &info.path;
         Dict::new()
             .with("FullPath", path.to_text())

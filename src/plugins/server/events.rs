@@ -28,7 +28,8 @@ impl Window {
         let nanos = |t: vql::Time| i64::try_from(t.as_nanosecond()).unwrap_or(i64::MAX);
         Ok(Window {
             from: args.time("start_time")?.map_or(i64::MIN, nanos),
-            to: args.time("end_time")?.map_or(i64::MAX, nanos),
+            // A parameter that nobody filled in is the time zero.
+            to: args.time("end_time")?.map(nanos).filter(|t| *t > 0).unwrap_or(i64::MAX),
         })
     }
 }

@@ -166,7 +166,7 @@ impl Parser<'_> {
         };
         let mut built = Struct::new(offset, parent.clone());
         let mut end = 0;
-        for field in &shape.fields {
+        for field in shape.order.iter().map(|i| &shape.fields[*i]) {
             // Where it ends may be asked before all of it is read.
             if asks_for_end(&field.options) {
                 let size = evaluate(&self.scope, &shape.size, &built.seen_inside()).await;
@@ -191,6 +191,7 @@ impl Parser<'_> {
             end = end.max(at.saturating_add(size));
             built.add(&field.name, value, from, size);
         }
+        built.sort(shape);
         let this = Value::object(built.clone());
         let size = evaluate(&self.scope, &shape.size, &this).await.as_int().unwrap_or(0);
         // A lambda that gives nothing says there is nothing.
@@ -429,6 +430,26 @@ mod tests {
              profile={profile}).items.v AS V FROM scope()"
         );
         assert_eq!(query(&text, &[2, 7, 3, 8, 0]).await, r#"[{"V":[7,8]}]"#);
+    }
+
+    #[tokio::test]
+    async fn fields_may_ask_for_what_follows() {
+        let text = "SELECT parse_binary(filename=Data, accessor='data', struct='T', profile='[\
+            [\"T\", 0, [[\"a\", 0, \"Value\", {\"value\": \"x=>x.b + 1\"}], \
+            [\"b\", \"x=>x.place\", \"uint8\"], [\"place\", 0, \"uint8\"], \
+            [\"c\", 0, \"Value\", {\"value\": \"x=>x.d\"}], \
+            [\"d\", 0, \"Value\", {\"value\": \"x=>x.c\"}]]]]') AS V FROM scope()";
+        let expected = r#"[{"V":{"a":8,"b":7,"place":2,"c":null,"d":null}}]"#;
+        assert_eq!(query(text, &[2, 0, 7]).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_structure_that_is_handed_on_is_whole() {
+        let text = "LET F(x) = x.n * 2 \
+            SELECT parse_binary(filename=Data, accessor='data', struct='T', profile='[\
+            [\"T\", 0, [[\"a\", 0, \"Value\", {\"value\": \"x=>F(x=x)\"}], \
+            [\"n\", 1, \"uint8\"]]]]') AS V FROM scope()";
+        assert_eq!(query(text, &[2, 4]).await, r#"[{"V":{"a":8,"n":4}}]"#);
     }
 
     #[tokio::test]

@@ -17,6 +17,8 @@ pub(super) struct Profile(BTreeMap<String, Shape>);
 pub(super) struct Shape {
     pub(super) size: Json,
     pub(super) fields: Vec<Field>,
+    /// Fields in the order in which they can be read: what a field asks for comes before it.
+    pub(super) order: Vec<usize>,
 }
 
 /// One field.
@@ -50,7 +52,8 @@ impl Profile {
                 }
             });
             let fields = fields.collect::<Result<Vec<_>, _>>()?;
-            shapes.insert(name, Shape { size, fields });
+            let order = order(&fields);
+            shapes.insert(name, Shape { size, fields, order });
         }
         Ok(Profile(shapes))
     }
@@ -58,6 +61,55 @@ impl Profile {
     pub(super) fn find(&self, name: &str) -> Option<&Shape> {
         self.0.get(name)
     }
+}
+
+/// The places of fields, those first that others ask for.
+fn order(fields: &[Field]) -> Vec<usize> {
+    let texts: Vec<String> = fields.iter().map(|f| format!("{} {}", f.offset, f.options)).collect();
+    let asks = |asking: usize, name: &str| {
+        texts[asking].match_indices(name).any(|(at, _)| {
+            let behind = texts[asking][at + name.len()..].chars().next();
+            let word = behind.is_some_and(|c| c.is_alphanumeric() || c == '_');
+            texts[asking][..at].ends_with('.') && !word
+        })
+    };
+    let whole: Vec<bool> = texts.iter().map(|t| hands_on(t)).collect();
+    let asks = |asking: usize, of: usize| {
+        asks(asking, &fields[of].name) || (whole[asking] && fields[of].kind != "Value")
+    };
+    let (mut out, mut seen) = (Vec::new(), vec![false; fields.len()]);
+    for first in 0..fields.len() {
+        let mut todo = vec![first];
+        while let Some(at) = todo.last().copied() {
+            let known = std::mem::replace(&mut seen[at], true);
+            let next = |i: &usize| !known && !seen[*i] && asks(at, *i);
+            let before: Vec<usize> = (0..fields.len()).rev().filter(next).collect();
+            if before.is_empty() {
+                todo.pop();
+                if !out.contains(&at) {
+                    out.push(at);
+                }
+            }
+            todo.extend(before);
+        }
+    }
+    out
+}
+
+/// Whether a lambda hands on the structure as a whole: who knows what is asked of it.
+fn hands_on(text: &str) -> bool {
+    let Some(head) = text.find("=>") else { return false };
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let name: String = text[..head].chars().rev().take_while(|c| word(*c)).collect();
+    let name: String = name.chars().rev().collect();
+    let body = &text[head + 2..];
+    !name.is_empty()
+        && body.match_indices(&name).any(|(at, _)| {
+            let before = body[..at].chars().next_back();
+            let behind = body[at + name.len()..].trim_start().chars().next();
+            !before.is_some_and(|c| word(c) || c == '.')
+                && !behind.is_some_and(|c| word(c) || matches!(c, '.' | '='))
+        })
 }
 
 /// The first list or object of a text; what people leave behind it (a bracket too
@@ -123,6 +175,13 @@ impl Struct {
             }
             _ => inside(&value),
         })
+    }
+
+    /// Puts fields into the order of the profile.
+    pub(super) fn sort(&mut self, shape: &Shape) {
+        let names = shape.fields.iter().map(|f| f.name.as_str());
+        let found = names.filter_map(|n| Some((Key::new(n), self.fields.get(n)?.clone())));
+        self.fields = found.collect();
     }
 
     pub(super) fn add(&mut self, name: &str, value: Value, start: i64, size: i64) {

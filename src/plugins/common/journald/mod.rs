@@ -49,14 +49,16 @@ pub fn register(registry: &mut Registry) {
             .arg("raw", ArgType::Bool, "All fields as they are, in one dict.")
     };
     let parse = journal("parse_journald", "The entries of a systemd journal.")
-        .arg("start_time", ArgType::Time, "Only entries after it.")
-        .arg("end_time", ArgType::Time, "Only entries before it.")
+        .arg("start_time", ArgType::Time, "Only entries from then on.")
+        .arg("end_time", ArgType::Time, "Only entries up to then.")
         .version(2);
     registry.plugin_async(parse, |scope, args, emitter| async move {
-        let (from, to) = (args.time("start_time")?, args.time("end_time")?);
+        // A parameter that nobody filled in is the time zero.
+        let given = |name| args.time(name).map(|t| t.filter(|t| t.as_second() > 0));
+        let (from, to) = (given("start_time")?, given("end_time")?);
         let wanted = move |e: &Entry| {
             let at = time(e.realtime);
-            from.is_none_or(|t| at > t) && to.is_none_or(|t| at < t)
+            from.is_none_or(|t| at >= t) && to.is_none_or(|t| at <= t)
         };
         let accessor = accessor(&scope, &args.string("accessor")?)?;
         for file in args.list("filename") {
@@ -269,6 +271,16 @@ mod tests {
         assert_eq!(query(raw, journal(false)).await, expected);
         let none = "SELECT * FROM parse_journald(filename=Data, accessor='data', end_time=100)";
         assert_eq!(query(none, journal(false)).await, "[]");
+        // The ends are in; a parameter of an artifact without a value is the time zero.
+        let count = |time: &str| {
+            format!(
+                "SELECT count() AS N FROM parse_journald(filename=Data, accessor='data', \
+                 start_time={time}, end_time={time}) GROUP BY 1"
+            )
+        };
+        for time in ["'2023-05-09T01:31:12.435195Z'", "timestamp(epoch=0)", "NULL", "''"] {
+            assert_eq!(query(&count(time), journal(false)).await, r#"[{"N":1}]"#, "{time}");
+        }
     }
 
     #[tokio::test]

@@ -301,7 +301,7 @@ mod tests {
           { meta: author = "a \" // b" score = -3
             strings: $a = "x" wide ascii  $h = { 4d [2-3] ( 5a | 5b ) ~0? }
                      $r = /a\/b{2}/i fullword
-            condition: any of ($a*) and #a > 1*2 and @a[1] < filesize - 1 and
+            condition: any of ($a*) and $h and #r > 1*2 and @a[1] < filesize - 1 and
               for all i in (1..3) : ( uint8(i) != 0x00 ) }
         rule Uses { condition: Small and math.entropy(0, filesize) >= 7.5 }
         what = is this
@@ -322,7 +322,7 @@ private rule Small : tiny {
     $h = { 4d [2-3] ( 5a | 5b ) ~0? }
     $r = /a\/b{2}/i fullword
   condition:
-    any of ($a*) and #a > 1 * 2 and @a[1] < filesize - 1 and for all i in (1..3) : (uint8(i) != 0x00)
+    any of ($a*) and $h and #r > 1 * 2 and @a[1] < filesize - 1 and for all i in (1..3) : (uint8(i) != 0x00)
 }
 
 rule Uses {

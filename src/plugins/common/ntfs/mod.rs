@@ -1,0 +1,485 @@
+//! The accessors `raw_ntfs` and `mft`: files of an NTFS volume in an image, also those that
+//! its system hides. `raw_ntfs` finds them by name, further streams as `file:stream`; `mft`
+//! by number, as `46` or `46-128-5`: record, type and id of an attribute. Reads only; what
+//! the file system compressed or encrypted is refused.
+
+mod index;
+mod volume;
+
+use std::io::{self, Cursor};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vql::{Dict, Scope, Str, Time, Value};
+
+use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
+use super::path::{Delegate, Kind, OsPath};
+use index::FileName;
+use volume::{
+    Attribute, Bytes, DATA, FILE_NAME, INDEX_ALLOCATION, INDEX_ROOT, STANDARD_INFORMATION, Volume,
+};
+
+/// The record of the root directory.
+const ROOT: u64 = 5;
+/// Largest attribute that is read for what it says of a file.
+const FACTS: u64 = 64 << 10;
+
+/// See the module.
+pub struct NtfsFiles {
+    /// What images are read with.
+    below: Accessors,
+    /// The volume used last.
+    last: Mutex<Option<(Delegate, Arc<Volume>)>>,
+}
+
+/// A file that was found.
+struct File {
+    record: u64,
+    attributes: Vec<Attribute>,
+    /// The stream that was asked for; empty for the content.
+    stream: String,
+}
+
+impl NtfsFiles {
+    /// Images are read with `below`.
+    pub fn new(below: Accessors) -> NtfsFiles {
+        NtfsFiles { below, last: Mutex::default() }
+    }
+
+    fn volume(&self, path: &OsPath) -> io::Result<Arc<Volume>> {
+        let of = path.delegate.as_deref();
+        let of = of.ok_or_else(|| io::Error::other("a path in no image"))?;
+        let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, volume)) = kept.filter(|(known, _)| known == of) {
+            return Ok(volume);
+        }
+        let volume = Volume::open(self.below.open_outer(path)?)?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((of.clone(), volume.clone()));
+        Ok(volume)
+    }
+
+    fn find(&self, volume: &Volume, path: &OsPath) -> io::Result<File> {
+        let (mut record, mut stream) = (ROOT, String::new());
+        for (i, part) in path.components.iter().enumerate() {
+            let entries = index::entries(volume, &volume.attributes(record)?)?;
+            let named = |name: &str| {
+                let name = name.to_lowercase();
+                entries.iter().find(|e| e.name.name.to_lowercase() == name)
+            };
+            let part = part.to_text();
+            record = match (named(&part), part.split_once(':')) {
+                (Some(entry), _) => entry.record,
+                (None, Some((file, rest))) if i + 1 == path.components.len() => {
+                    stream = rest.to_owned();
+                    named(file).ok_or(io::ErrorKind::NotFound)?.record
+                }
+                _ => return Err(io::ErrorKind::NotFound.into()),
+            };
+        }
+        Ok(File { record, attributes: volume.attributes(record)?, stream })
+    }
+}
+
+impl File {
+    fn data(&self) -> Option<&Attribute> {
+        let same = |a: &&Attribute| a.kind == DATA && a.name.eq_ignore_ascii_case(&self.stream);
+        self.attributes.iter().find(same)
+    }
+
+    fn is_dir(&self) -> bool {
+        let index = |a: &Attribute| a.kind == INDEX_ROOT && a.name == "$I30";
+        self.stream.is_empty() && self.attributes.iter().any(index)
+    }
+
+    fn info(&self, volume: &Volume, path: OsPath) -> FileInfo {
+        let facts = |kind: u32| {
+            let all = self.attributes.iter().filter(move |a| a.kind == kind);
+            all.filter_map(|a| volume.content(a, FACTS).ok()).collect::<Vec<_>>()
+        };
+        let mut info = FileInfo::plain(path, self.data().map_or(0, |d| d.size));
+        info.mode = if self.is_dir() { 0o040_755 } else { 0o100_755 };
+        if let Some(b) = facts(STANDARD_INFORMATION).first() {
+            info.times = [8, 24, 16, 0].map(|at| b.u64(at).map_or(0, nanoseconds));
+        }
+        let tree = |a: &&Attribute| matches!(a.kind, INDEX_ROOT | INDEX_ALLOCATION);
+        let main = self.data().or_else(|| self.attributes.iter().rfind(tree));
+        if let Some(a) = main {
+            info.data.set("mft", format!("{}-{}-{}", self.record, a.kind, a.id));
+        }
+        let names: Vec<FileName> =
+            facts(FILE_NAME).iter().filter_map(|b| FileName::read(b)).collect();
+        let last = info.path.components.last().map(|c| c.to_text().into_owned());
+        let same = |n: &&FileName| last.as_deref().is_some_and(|l| l.starts_with(&n.name));
+        let long = || names.iter().find(|n| n.space != 2);
+        if let Some(name) = names.iter().filter(|n| n.space != 2).find(same).or_else(long) {
+            let [born, modified] = name.times.map(time);
+            info.data.set("name_type", name.space_name());
+            info.data.set("fn_btime", born);
+            info.data.set("fn_mtime", modified);
+        }
+        info
+    }
+}
+
+/// Nanoseconds since 1970 of a time on the disk.
+fn nanoseconds(ticks: u64) -> i64 {
+    let since_1970 = (i128::from(ticks) - 116_444_736_000_000_000) * 100;
+    i64::try_from(since_1970).unwrap_or(0)
+}
+
+fn time(ticks: u64) -> Value {
+    Time::from_nanosecond(nanoseconds(ticks).into()).map_or(Value::Null, Value::Time)
+}
+
+impl Accessor for NtfsFiles {
+    fn kind(&self) -> Kind {
+        Kind::Ntfs
+    }
+
+    fn parse_pattern(&self, _scope: &Scope, text: &Str) -> OsPath {
+        OsPath::of_kind(Kind::Windows, text.as_bytes())
+    }
+
+    fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        let volume = self.volume(path)?;
+        let file = self.find(&volume, &path.clone().as_kind(Kind::Ntfs))?;
+        match file.data() {
+            Some(data) => Ok(Box::new(volume.stream(data.clone())?)),
+            None if file.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            None if file.stream.is_empty() => Ok(Box::new(Cursor::new(Vec::new()))),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        let path = path.clone().as_kind(Kind::Ntfs);
+        let volume = self.volume(&path)?;
+        let file = self.find(&volume, &path)?;
+        match file.stream.is_empty() || file.data().is_some() {
+            true => Ok(file.info(&volume, path)),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>> {
+        let path = path.clone().as_kind(Kind::Ntfs);
+        let volume = self.volume(&path)?;
+        let mut out = Vec::new();
+        for entry in index::entries(&volume, &self.find(&volume, &path)?.attributes)? {
+            let name = entry.name.name;
+            if name == "." {
+                continue;
+            }
+            let below = path.join(name.as_str());
+            let attributes = match volume.attributes(entry.record) {
+                Ok(attributes) => attributes,
+                Err(e) => {
+                    // The name is there, whatever has become of the file.
+                    let mut info = FileInfo::plain(below, 0);
+                    info.data = Dict::new().with("error", e.to_string());
+                    out.push(info);
+                    continue;
+                }
+            };
+            let streams = attributes.iter().filter(|a| a.kind == DATA && !a.name.is_empty());
+            let streams: Vec<String> = streams.map(|a| a.name.clone()).collect();
+            let mut file = File { record: entry.record, attributes, stream: String::new() };
+            out.push(file.info(&volume, below));
+            for stream in streams {
+                let below = path.join(format!("{name}:{stream}").as_str());
+                file.stream = stream;
+                out.push(file.info(&volume, below));
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// See the module.
+pub struct RecordFiles(pub NtfsFiles);
+
+impl RecordFiles {
+    /// The volume, the record and the attribute of a path's last component.
+    fn find(&self, path: &OsPath) -> io::Result<(Arc<Volume>, File, Option<Attribute>)> {
+        let volume = self.0.volume(path)?;
+        let last = path.components.last().map(|c| c.to_text().into_owned()).unwrap_or_default();
+        let wanted: Result<Vec<u64>, _> = last.split('-').map(str::parse).collect();
+        let Ok([record, more @ ..]) = wanted.as_deref() else {
+            return Err(io::Error::other(format!("{last} is no number of a file record")));
+        };
+        let attributes = volume.attributes(*record)?;
+        let wanted = |a: &&Attribute| match more {
+            [] => a.kind == DATA && a.name.is_empty(),
+            [kind] => u64::from(a.kind) == *kind,
+            [kind, id, ..] => u64::from(a.kind) == *kind && u64::from(a.id) == *id,
+        };
+        let found = attributes.iter().find(wanted).cloned();
+        Ok((volume, File { record: *record, attributes, stream: String::new() }, found))
+    }
+}
+
+impl Accessor for RecordFiles {
+    fn kind(&self) -> Kind {
+        Kind::Ntfs
+    }
+
+    fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        let (volume, _, found) = self.find(path)?;
+        Ok(Box::new(volume.stream(found.ok_or(io::ErrorKind::NotFound)?)?))
+    }
+
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        let (volume, file, found) = self.find(path)?;
+        let mut info = file.info(&volume, path.clone());
+        info.size = found.map_or(0, |a| a.size);
+        Ok(info)
+    }
+
+    fn read_dir(&self, _path: &OsPath) -> io::Result<Vec<FileInfo>> {
+        Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: usize = 512;
+
+    fn put(data: &mut [u8], at: usize, bytes: &[u8]) {
+        data[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn utf16(text: &str) -> Vec<u8> {
+        text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+    }
+
+    fn attribute(kind: u32, id: u16, name: &str, rest: &[u8], resident: bool) -> Vec<u8> {
+        let name = utf16(name);
+        let head = if resident { 24 } else { 64 };
+        let content = (head + name.len()).next_multiple_of(8);
+        let mut out = vec![0; (content + rest.len()).next_multiple_of(8)];
+        let length = out.len() as u32;
+        put(&mut out, 0, &kind.to_le_bytes());
+        put(&mut out, 4, &length.to_le_bytes());
+        out[8] = u8::from(!resident);
+        out[9] = (name.len() / 2) as u8;
+        out[10] = head as u8;
+        put(&mut out, 14, &id.to_le_bytes());
+        put(&mut out, head, &name);
+        if resident {
+            put(&mut out, 16, &(rest.len() as u32).to_le_bytes());
+            put(&mut out, 20, &(content as u16).to_le_bytes());
+        } else {
+            put(&mut out, 32, &(content as u16).to_le_bytes());
+        }
+        put(&mut out, content, rest);
+        out
+    }
+
+    fn on_disk(kind: u32, id: u16, name: &str, sizes: [u64; 2], runs: &[u8]) -> Vec<u8> {
+        let mut out = attribute(kind, id, name, runs, false);
+        put(&mut out, 48, &sizes[0].to_le_bytes());
+        put(&mut out, 56, &sizes[1].to_le_bytes());
+        out
+    }
+
+    fn file_name(name: &str, space: u8) -> Vec<u8> {
+        let mut out = vec![0; 66];
+        put(&mut out, 8, &132_444_736_000_000_000u64.to_le_bytes());
+        put(&mut out, 16, &132_444_736_010_000_000u64.to_le_bytes());
+        out[64] = name.encode_utf16().count() as u8;
+        out[65] = space;
+        out.extend(utf16(name));
+        out
+    }
+
+    fn entry(record: u64, name: &str, space: u8, below: Option<u64>) -> Vec<u8> {
+        let key = if name.is_empty() { Vec::new() } else { file_name(name, space) };
+        let mut out = vec![0; (16 + key.len()).next_multiple_of(8)];
+        put(&mut out, 16, &key);
+        out.extend(below.iter().flat_map(|b| b.to_le_bytes()));
+        let length = out.len() as u16;
+        put(&mut out, 0, &record.to_le_bytes());
+        put(&mut out, 8, &length.to_le_bytes());
+        out[12] = u8::from(below.is_some()) | if name.is_empty() { 2 } else { 0 };
+        out
+    }
+
+    fn node(entries: &[Vec<u8>]) -> Vec<u8> {
+        let all = entries.concat();
+        let mut out = vec![0; 16];
+        put(&mut out, 0, &16u32.to_le_bytes());
+        put(&mut out, 4, &(16 + all.len() as u32).to_le_bytes());
+        out.extend(all);
+        out
+    }
+
+    fn sealed(magic: &[u8; 4], head: usize, content: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; 1024];
+        put(&mut out, 0, magic);
+        put(&mut out, 4, &[0x30, 0, 3, 0]);
+        put(&mut out, head, content);
+        let ends = [out[510], out[511], out[1022], out[1023]];
+        put(&mut out, 0x32, &ends);
+        for end in [510, 1022] {
+            put(&mut out, end, &[9, 9]);
+        }
+        put(&mut out, 0x30, &[9, 9]);
+        out
+    }
+
+    fn record(attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut content = attributes.concat();
+        content.extend(u32::MAX.to_le_bytes());
+        let mut out = sealed(b"FILE", 0x38, &content);
+        out[20] = 0x38;
+        out
+    }
+
+    /// A volume of small clusters: the table of records from cluster 4, an index record at
+    /// cluster 40, content at cluster 50.
+    fn image() -> Vec<u8> {
+        let mut data = vec![0; 60 * CLUSTER];
+        put(&mut data, 3, b"NTFS    ");
+        put(&mut data, 11, &(CLUSTER as u16).to_le_bytes());
+        data[13] = 1;
+        data[48] = 4;
+        data[64] = 2;
+        data[68] = 2;
+        let mut times = vec![0; 48];
+        for (at, second) in [(0, 1u64), (8, 2), (16, 3), (24, 4)] {
+            let ticks = 132_444_736_000_000_000 + second * 10_000_000;
+            put(&mut times, at, &ticks.to_le_bytes());
+        }
+        let times = || attribute(0x10, 0, "", &times, true);
+        let mut root = vec![0; 16];
+        root.extend(node(&[entry(6, "b.txt", 0, Some(0)), entry(0, "", 0, None)]));
+        let block = sealed(b"INDX", 24, &{
+            // The list of sector ends stands behind the head of the node.
+            let mut inner = node(&[
+                entry(7, "A dir", 1, None),
+                entry(7, "ADIR~1", 2, None),
+                entry(0, "", 0, None),
+            ]);
+            let entries = inner.split_off(16);
+            put(&mut inner, 0, &40u32.to_le_bytes());
+            put(&mut inner, 4, &(40 + entries.len() as u32).to_le_bytes());
+            inner.resize(40, 0);
+            inner.extend(entries);
+            inner
+        });
+        let mut inner = vec![0; 16];
+        inner.extend(node(&[
+            entry(8, "\u{e9}", 0, None),
+            entry(99, "lost", 0, None),
+            entry(0, "", 0, None),
+        ]));
+        let records = [
+            (0, record(&[on_disk(0x80, 1, "", [20 << 10, 20 << 10], &[0x11, 36, 4, 0])])),
+            (
+                5,
+                record(&[
+                    times(),
+                    attribute(0x90, 1, "$I30", &root, true),
+                    on_disk(0xa0, 2, "$I30", [1024, 1024], &[0x11, 2, 40, 0]),
+                ]),
+            ),
+            (
+                6,
+                record(&[
+                    times(),
+                    attribute(0x30, 3, "", &file_name("b.txt", 0), true),
+                    attribute(0x80, 1, "", b"hello", true),
+                    // A cluster, two that are not there, and content that was never written.
+                    on_disk(0x80, 2, "more", [2000, 1100], &[0x11, 1, 50, 0x01, 3, 0]),
+                ]),
+            ),
+            (7, record(&[times(), attribute(0x90, 1, "$I30", &inner, true)])),
+            (8, record(&[times(), attribute(0x80, 1, "", b"", true)])),
+        ];
+        for (number, record) in records {
+            put(&mut data, 4 * CLUSTER + number * 1024, &record);
+        }
+        put(&mut data, 40 * CLUSTER, &block);
+        data[50 * CLUSTER..51 * CLUSTER].fill(b'x');
+        data
+    }
+
+    #[tokio::test]
+    async fn files_of_an_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("disk");
+        std::fs::write(&at, image()).unwrap();
+        let mut registry = vql::Registry::standard();
+        super::super::register(&mut registry);
+        let env = Arc::new(crate::env::real::env());
+        let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(env).build();
+        scope.set("Disk", at.to_str().unwrap());
+        let query = async |text: &str| Value::from(vql::run(text, &scope).await.unwrap()).to_json();
+        let walk = "SELECT OSPath.Path AS P, Size, IsDir, Data.mft AS I, Data.error != NULL AS E FROM glob(\
+            globs='/**', accessor='raw_ntfs', root=pathspec(DelegatePath=Disk))";
+        let expected = [
+            r#"{"P":"A dir","Size":0,"IsDir":true,"I":"7-144-1","E":false}"#,
+            r#"{"P":"b.txt","Size":5,"IsDir":false,"I":"6-128-1","E":false}"#,
+            r#"{"P":"b.txt:more","Size":2000,"IsDir":false,"I":"6-128-2","E":false}"#,
+            r#"{"P":"A dir\\é","Size":0,"IsDir":false,"I":"8-128-1","E":false}"#,
+            r#"{"P":"A dir\\lost","Size":0,"IsDir":false,"I":null,"E":true}"#,
+        ];
+        let mut rows: Vec<String> = query(walk)
+            .await
+            .trim_matches(['[', ']'])
+            .replace("},{", "}\n{")
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        rows.sort();
+        let mut expected = expected.map(str::to_owned).to_vec();
+        expected.sort();
+        assert_eq!(rows, expected);
+        let facts = "SELECT Mtime, Atime, Ctime, Btime, Mode.String AS M, Data FROM stat(accessor='raw_ntfs', \
+            filename=pathspec(DelegatePath=Disk, Path='B.TXT'))";
+        let expected = concat!(
+            r#"[{"Mtime":"2020-09-13T12:26:42Z","Atime":"2020-09-13T12:26:44Z","Ctime":"2020-09-13T12:26:43Z","#,
+            r#""Btime":"2020-09-13T12:26:41Z","M":"-rwxr-xr-x","Data":{"mft":"6-128-1","name_type":"POSIX","#,
+            r#""fn_btime":"2020-09-13T12:26:40Z","fn_mtime":"2020-09-13T12:26:41Z"}}]"#
+        );
+        assert_eq!(query(facts).await, expected);
+        let read = "LET R(P) = read_file(accessor='raw_ntfs', filename=pathspec(DelegatePath=Disk, Path=P)) \
+            SELECT R(P='b.txt') AS A, len(list=R(P='b.txt:more')) AS L, R(P='b.txt:more')[510:514] =~ 'xx' AS X, \
+            R(P='b.txt:none') AS N, R(P='A dir') AS D, R(P='a dir/é') AS E FROM scope()";
+        let expected = r#"[{"A":"hello","L":2000,"X":true,"N":"","D":"","E":""}]"#;
+        assert_eq!(query(read).await, expected);
+        let read = "LET R(P) = read_file(accessor='mft', filename=pathspec(DelegatePath=Disk, Path=P)) \
+            SELECT R(P='6') AS A, len(list=R(P='6-128-2')) AS L, R(P='6-128-9') AS N, R(P='x') AS X, \
+            stat(accessor='mft', filename=pathspec(DelegatePath=Disk, Path='C:/6')).Size AS S FROM scope()";
+        assert_eq!(query(read).await, r#"[{"A":"hello","L":2000,"N":"","X":"","S":5}]"#);
+    }
+
+    #[test]
+    fn volumes_that_lie() {
+        let good = image();
+        let look = |data: Vec<u8>| {
+            let Ok(volume) = Volume::open(Box::new(Cursor::new(data))) else { return };
+            for record in 0..10 {
+                let Ok(attributes) = volume.attributes(record) else { continue };
+                let _ = index::entries(&volume, &attributes);
+                for a in attributes {
+                    let _ = volume.content(&a, 1 << 16);
+                }
+            }
+        };
+        let places = (0..100).chain(4 * CLUSTER..22 * CLUSTER).chain(40 * CLUSTER..41 * CLUSTER);
+        for at in places.filter(|at| good[*at] != 0) {
+            for bits in [0xff, 0x01, 0x80] {
+                let mut bad = good.clone();
+                bad[at] ^= bits;
+                look(bad);
+            }
+        }
+        for length in (0..good.len()).step_by(300) {
+            look(good[..length].to_vec());
+        }
+    }
+}

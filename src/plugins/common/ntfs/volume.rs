@@ -1,0 +1,421 @@
+//! The structures of a volume: boot sector, file records, attributes and where their
+//! content lies. Every number in it may be wrong.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::plugins::common::accessor::ReadSeek;
+
+/// Types of attributes.
+pub const STANDARD_INFORMATION: u32 = 0x10;
+const ATTRIBUTE_LIST: u32 = 0x20;
+/// A name of the file.
+pub const FILE_NAME: u32 = 0x30;
+/// Content.
+pub const DATA: u32 = 0x80;
+/// The beginning of a directory.
+pub const INDEX_ROOT: u32 = 0x90;
+/// The rest of a directory.
+pub const INDEX_ALLOCATION: u32 = 0xa0;
+
+/// Largest cluster, file record and index record, in bytes.
+const LARGEST: u64 = 2 << 20;
+/// Most runs of one attribute, attributes of a file, and records of one.
+const MOST: usize = 1 << 16;
+/// Largest list of attributes, in bytes.
+const LIST: u64 = 1 << 20;
+/// Bytes after which the last two of a sector stand in a record's head.
+const SECTOR: usize = 512;
+
+fn bad(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
+}
+
+/// Bytes of a structure, read by their place.
+pub trait Bytes {
+    /// Two bytes.
+    fn u16(&self, at: usize) -> Option<u16>;
+    /// Four bytes.
+    fn u32(&self, at: usize) -> Option<u32>;
+    /// Eight bytes.
+    fn u64(&self, at: usize) -> Option<u64>;
+    /// `length` characters of two bytes.
+    fn wide(&self, at: usize, length: usize) -> Option<String>;
+}
+
+impl Bytes for [u8] {
+    fn u16(&self, at: usize) -> Option<u16> {
+        Some(u16::from_le_bytes(self.get(at..at.checked_add(2)?)?.try_into().ok()?))
+    }
+
+    fn u32(&self, at: usize) -> Option<u32> {
+        Some(u32::from_le_bytes(self.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    }
+
+    fn u64(&self, at: usize) -> Option<u64> {
+        Some(u64::from_le_bytes(self.get(at..at.checked_add(8)?)?.try_into().ok()?))
+    }
+
+    fn wide(&self, at: usize, length: usize) -> Option<String> {
+        let bytes = self.get(at..at.checked_add(length * 2)?)?;
+        let units = bytes.chunks_exact(2).map(|p| u16::from_le_bytes([p[0], p[1]]));
+        Some(char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect())
+    }
+}
+
+/// Clusters that follow each other; `None` where there are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First byte of the content it holds, and how many.
+    start: u64,
+    length: u64,
+    /// Where on the disk.
+    at: Option<u64>,
+}
+
+/// An attribute of a file.
+#[derive(Clone, Debug)]
+pub struct Attribute {
+    /// Its type.
+    pub kind: u32,
+    /// Its number in the file.
+    pub id: u16,
+    /// Its name; empty for most.
+    pub name: String,
+    /// Size of its content in bytes.
+    pub size: u64,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Record(Vec<u8>),
+    /// Bytes behind `written` are zero.
+    Disk {
+        runs: Vec<Run>,
+        written: u64,
+        packed: bool,
+    },
+}
+
+/// A volume.
+pub struct Volume {
+    disk: Mutex<Box<dyn ReadSeek>>,
+    cluster: u64,
+    record: usize,
+    /// Bytes of a record of a directory.
+    pub index: usize,
+    table: Vec<Run>,
+}
+
+impl Volume {
+    /// The volume that begins at the start of `disk`.
+    pub fn open(disk: Box<dyn ReadSeek>) -> io::Result<Arc<Volume>> {
+        let mut volume =
+            Volume { disk: Mutex::new(disk), cluster: 0, record: 0, index: 0, table: Vec::new() };
+        let mut boot = vec![0; SECTOR];
+        volume.read_at(0, &mut boot)?;
+        if boot.get(3..7) != Some(b"NTFS") {
+            return Err(bad("this is no NTFS volume"));
+        }
+        let sector = u64::from(boot.u16(11).unwrap_or(0));
+        volume.cluster = sector * counted(boot[13], 1).unwrap_or(0);
+        let size = |byte: u8| counted(byte, volume.cluster).filter(|n| *n <= LARGEST);
+        let (record, index) = (size(boot[64]).unwrap_or(0), size(boot[68]).unwrap_or(0));
+        if !(256..=LARGEST).contains(&volume.cluster) || record < 512 || index < 512 {
+            return Err(bad("the boot sector is damaged"));
+        }
+        (volume.record, volume.index) = (record as usize, index as usize);
+        let first = boot.u64(48).and_then(|n| n.checked_mul(volume.cluster));
+        let first = first.ok_or_else(|| bad("the boot sector is damaged"))?;
+        // The table of all records is a file of its own, the first of them.
+        volume.table = vec![Run { start: 0, length: record, at: Some(first) }];
+        for whole in [false, true] {
+            let attributes = match whole {
+                false => volume.attributes_of(&volume.record(0)?),
+                true => volume.attributes(0)?,
+            };
+            let data = attributes.into_iter().find(|a| a.kind == DATA && a.name.is_empty());
+            if let Some(Attribute { place: Place::Disk { runs, .. }, .. }) = data {
+                volume.table = runs;
+            }
+        }
+        Ok(Arc::new(volume))
+    }
+
+    /// The unit by which records of directories are numbered, in bytes.
+    pub fn index_unit(&self) -> usize {
+        match usize::try_from(self.cluster) {
+            Ok(cluster) if cluster <= self.index => cluster,
+            _ => SECTOR,
+        }
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.seek(SeekFrom::Start(at))?;
+        disk.read_exact(into)
+    }
+
+    /// Content at a place; zeros where no clusters are.
+    fn read_runs(&self, runs: &[Run], at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let holds = |r: &&Run| r.start <= at && at - r.start < r.length;
+        let run = runs.iter().find(holds).ok_or_else(|| bad("content is missing"))?;
+        let inside = at - run.start;
+        let length = into.len().min(usize::try_from(run.length - inside).unwrap_or(usize::MAX));
+        match run.at {
+            Some(disk) => self.read_at(disk.saturating_add(inside), &mut into[..length])?,
+            None => into[..length].fill(0),
+        }
+        Ok(length)
+    }
+
+    /// A file record as it was written.
+    fn record(&self, number: u64) -> io::Result<Vec<u8>> {
+        let mut data = vec![0; self.record];
+        let at = number.checked_mul(self.record as u64).ok_or_else(|| bad("no such record"))?;
+        let mut done = 0;
+        while done < data.len() {
+            done += self.read_runs(&self.table, at + done as u64, &mut data[done..])?;
+        }
+        mended(data, b"FILE")
+    }
+
+    /// The attributes in a record.
+    fn attributes_of(&self, record: &[u8]) -> Vec<Attribute> {
+        let mut out = Vec::new();
+        let mut at = record.u16(20).map_or(0, usize::from);
+        while let Some(length) = record.u32(at + 4).map(|n| n as usize) {
+            let Some(bytes) = record.get(at..at + length).filter(|b| b.len() >= 24) else { break };
+            if let Some(attribute) = self.attribute(bytes) {
+                out.push(attribute);
+            }
+            at += length;
+            if out.len() >= MOST {
+                break;
+            }
+        }
+        out
+    }
+
+    fn attribute(&self, b: &[u8]) -> Option<Attribute> {
+        let name = b.wide(b.u16(10)?.into(), b[9].into())?;
+        let (kind, id) = (b.u32(0)?, b.u16(14)?);
+        if b[8] == 0 {
+            let (size, from) = (b.u32(16)? as usize, usize::from(b.u16(20)?));
+            let content = b.get(from..from.checked_add(size)?)?.to_vec();
+            let place = Place::Record(content);
+            return Some(Attribute { kind, id, name, size: size as u64, place });
+        }
+        let first = b.u64(16)?.checked_mul(self.cluster)?;
+        let runs = runs(b.get(usize::from(b.u16(32)?)..)?, first, self.cluster)?;
+        // Only the first part of a long list of clusters tells sizes.
+        let (size, written) = if first == 0 { (b.u64(48)?, b.u64(56)?) } else { (0, 0) };
+        let place = Place::Disk { runs, written, packed: b.u16(12)? & 0xff != 0 };
+        Some(Attribute { kind, id, name, size, place })
+    }
+
+    /// All attributes of a file, also those in further records.
+    pub fn attributes(&self, number: u64) -> io::Result<Vec<Attribute>> {
+        let mut all = self.attributes_of(&self.record(number)?);
+        let Some(list) = all.iter().find(|a| a.kind == ATTRIBUTE_LIST).cloned() else {
+            return Ok(all);
+        };
+        let (list, mut at, mut more) = (self.content(&list, LIST)?, 0, Vec::new());
+        while let (Some(length), Some(record)) = (list.u16(at + 4), list.u64(at + 16)) {
+            let record = record & 0xffff_ffff_ffff;
+            if record != number && !more.contains(&record) && more.len() < 1024 {
+                more.push(record);
+            }
+            at += usize::from(length.max(1));
+        }
+        for record in more {
+            // A part that cannot be read does not hide the others.
+            let Ok(record) = self.record(record) else { continue };
+            for attribute in self.attributes_of(&record) {
+                match all.iter_mut().find(|a| a.kind == attribute.kind && a.name == attribute.name)
+                {
+                    Some(known) => known.extend(attribute),
+                    None => all.push(attribute),
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The content of an attribute, not more than `limit` bytes.
+    pub fn content(&self, attribute: &Attribute, limit: u64) -> io::Result<Vec<u8>> {
+        let (runs, written) = match &attribute.place {
+            Place::Record(content) => return Ok(content.clone()),
+            Place::Disk { runs, written, .. } => (runs, *written),
+        };
+        let mut out = vec![0; usize::try_from(attribute.size.min(limit)).unwrap_or(0)];
+        let end = out.len().min(usize::try_from(written).unwrap_or(usize::MAX));
+        let mut done = 0;
+        while done < end {
+            done += self.read_runs(runs, done as u64, &mut out[done..end])?;
+        }
+        Ok(out)
+    }
+
+    /// The content of an attribute as a file.
+    pub fn stream(self: &Arc<Volume>, attribute: Attribute) -> io::Result<Stream> {
+        if matches!(attribute.place, Place::Disk { packed: true, .. }) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the file is compressed or encrypted by its file system",
+            ));
+        }
+        Ok(Stream { volume: self.clone(), attribute, at: 0 })
+    }
+}
+
+impl Attribute {
+    fn extend(&mut self, more: Attribute) {
+        if let (Place::Disk { runs, written, .. }, Place::Disk { runs: behind, written: w, .. }) =
+            (&mut self.place, more.place)
+        {
+            runs.extend(behind);
+            self.size = self.size.max(more.size);
+            *written = (*written).max(w);
+        }
+    }
+}
+
+/// A number of units; from 0x80 on a power of two of bytes.
+fn counted(byte: u8, unit: u64) -> Option<u64> {
+    match byte {
+        0..0x80 => Some(u64::from(byte) * unit),
+        _ => 1u64.checked_shl(u32::from(byte.wrapping_neg())),
+    }
+}
+
+/// The runs of a list, which begins with what follows `start` bytes of content.
+fn runs(list: &[u8], mut start: u64, cluster: u64) -> Option<Vec<Run>> {
+    let (mut out, mut at, mut place) = (Vec::new(), 0, 0i64);
+    while let Some(head) = list.get(at).filter(|h| **h != 0 && out.len() < MOST) {
+        let (counts, places) = (usize::from(head & 15), usize::from(head >> 4));
+        let count = list.get(at + 1..at + 1 + counts).filter(|_| counts <= 8)?;
+        let count = count.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+        let step = list.get(at + 1 + counts..at + 1 + counts + places).filter(|_| places <= 8)?;
+        let negative = step.last().is_some_and(|b| b & 0x80 != 0);
+        let step = step
+            .iter()
+            .rev()
+            .fold(if negative { -1 } else { 0 }, |n: i64, b| n << 8 | i64::from(*b));
+        place = place.checked_add(step)?;
+        let length = count.checked_mul(cluster)?;
+        let disk = match places {
+            0 => None,
+            _ => Some(u64::try_from(place).ok()?.checked_mul(cluster)?),
+        };
+        out.push(Run { start, length, at: disk });
+        start = start.checked_add(length)?;
+        at += 1 + counts + places;
+    }
+    Some(out)
+}
+
+/// A record whose sectors end as they were before it was written.
+pub fn mended(mut record: Vec<u8>, magic: &[u8; 4]) -> io::Result<Vec<u8>> {
+    if !record.starts_with(magic) {
+        return Err(bad("the record is not used"));
+    }
+    let (list, count) = (record.u16(4), record.u16(6));
+    let list = usize::from(list.unwrap_or(0));
+    for i in 1..usize::from(count.unwrap_or(0)) {
+        let end = i * SECTOR;
+        let kept = [record.get(list), record.get(list + 1)].map(|b| b.copied());
+        let real = [record.get(list + i * 2), record.get(list + i * 2 + 1)].map(|b| b.copied());
+        let (Some(place), [Some(a), Some(b)]) = (record.get_mut(end - 2..end), real) else {
+            return Err(bad("the record is damaged"));
+        };
+        if [Some(place[0]), Some(place[1])] != kept {
+            return Err(bad("the record was written in part only"));
+        }
+        place.copy_from_slice(&[a, b]);
+    }
+    Ok(record)
+}
+
+/// See [`Volume::stream`].
+pub struct Stream {
+    volume: Arc<Volume>,
+    attribute: Attribute,
+    at: u64,
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.attribute.size.saturating_sub(self.at);
+        let length = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if length == 0 {
+            return Ok(0);
+        }
+        let done = match &self.attribute.place {
+            Place::Record(content) => {
+                let from = usize::try_from(self.at).unwrap_or(usize::MAX);
+                let rest = content.get(from..).unwrap_or_default();
+                let length = length.min(rest.len());
+                into[..length].copy_from_slice(&rest[..length]);
+                length
+            }
+            Place::Disk { written, .. } if self.at >= *written => {
+                into[..length].fill(0);
+                length
+            }
+            Place::Disk { runs, written, .. } => {
+                let length = length.min(usize::try_from(*written - self.at).unwrap_or(usize::MAX));
+                self.volume.read_runs(runs, self.at, &mut into[..length])?
+            }
+        };
+        self.at += done as u64;
+        Ok(done)
+    }
+}
+
+impl Seek for Stream {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(n) => Some(n),
+            SeekFrom::End(n) => self.attribute.size.checked_add_signed(n),
+            SeekFrom::Current(n) => self.at.checked_add_signed(n),
+        };
+        let before = || io::Error::new(io::ErrorKind::InvalidInput, "before the beginning");
+        self.at = at.ok_or_else(before)?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_runs() {
+        let list = [0x21, 2, 0x34, 0x12, 0x01, 3, 0x11, 1, 0xff, 0];
+        let run = |start, length, at| Run { start, length, at };
+        let expected =
+            [run(100, 20, Some(0x1234 * 10)), run(120, 30, None), run(150, 10, Some(0x1233 * 10))];
+        assert_eq!(runs(&list, 100, 10).unwrap(), expected);
+        assert_eq!(runs(&[0x11, 1, 0x80], 0, 1), None);
+        assert_eq!(runs(&[0x9f, 1], 0, 1), None);
+        assert_eq!(
+            (counted(8, 512), counted(0xf6, 9), counted(0x80, 1)),
+            (Some(4096), Some(1024), None)
+        );
+    }
+
+    #[test]
+    fn sectors_of_records() {
+        let mut record = vec![0u8; 1024];
+        record[..8].copy_from_slice(b"INDX\x28\0\x03\0");
+        record[0x28..0x2e].copy_from_slice(&[7, 0, 1, 2, 3, 4]);
+        record[510] = 7;
+        record[1022] = 7;
+        let good = mended(record.clone(), b"INDX").unwrap();
+        assert_eq!((&good[510..512], &good[1022..]), (&[1u8, 2][..], &[3u8, 4][..]));
+        record[510] = 8;
+        assert!(mended(record.clone(), b"INDX").is_err() && mended(record, b"FILE").is_err());
+    }
+}
