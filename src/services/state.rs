@@ -280,6 +280,9 @@ impl OrgState {
     /// whatever the flow itself makes of it. Of two records of the same data one is not used
     /// now; whoever reads the journals again may meet that one first, and then uses it.
     pub fn pin_spill(&mut self, client: &str, session: &Session, job: &Job) {
+        if self.sabotage.is(Mutant::DeleteRepeatedSpills) {
+            return;
+        }
         let key = (client.to_owned(), session.flow.clone());
         if let (Some(e), Some(f)) = (&job.spill, self.flows.get_mut(&key)) {
             f.pin(e.segment.clone());
