@@ -56,6 +56,7 @@ pub const CATCHES: &[Catch] = &[
     catch(Mutant::KeepSessions, "BOUNDED", &["calm"]),
     catch(Mutant::KeepJournals, "BOUNDED", &["crashes"]),
     catch(Mutant::KeepSpills, "BOUNDED", &["calm"]),
+    catch(Mutant::DeleteRepeatedSpills, "BOUNDED", &["repeats"]),
     catch(Mutant::DeleteJournalsEarly, "DURABLE_ACK", &["crashes"]),
     catch(Mutant::SettleEventsTwice, "EXACTLY_ONCE", &["sleepers"]),
     catch(Mutant::RecruitTwice, "HUNT_EXACT", &["hunts"]),

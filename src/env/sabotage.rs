@@ -114,6 +114,8 @@ mutants! {
     KeepJournals,
     /// Spill files are never deleted.
     KeepSpills,
+    /// Spill files of records that repeat others are deleted while those stay.
+    DeleteRepeatedSpills,
     /// Journal files are deleted although something in them is needed.
     DeleteJournalsEarly,
     /// That events are in day files is not recorded.

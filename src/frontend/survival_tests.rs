@@ -331,3 +331,48 @@ async fn a_cancel_waits_for_proof_though_its_flow_is_settled() {
     org.state().clients.entry(&client.id).queue.evidence(FLOW, 9);
     assert!(cancels(&next(&master, &client, cipher).await));
 }
+
+#[tokio::test]
+async fn what_its_client_does_not_know_any_more_is_over_also_after_a_restart() {
+    let w = World::new();
+    let master = w.start_with(options("master", Role::Master)).await;
+    let client = TestClient::new(&w, NONCE);
+    interrogated(&master, &w, &client).await;
+    schedule(&master, &client, FLOW).await;
+    let cipher = [1; 16];
+    assert_eq!(flows(&next(&master, &client, cipher).await), [FLOW]);
+    let (_, org) = server(&master);
+    org.state().clients.entry(&client.id).queue.frame_consumed(cipher, [77; 16], 5);
+    // It got it, was started anew, and was asked. That it got it is in no journal.
+    let unknown = VeloStatus {
+        status: velo_status::ReturnedStatus::UnknownFlow.into(),
+        ..Default::default()
+    };
+    let stats =
+        FlowStats { query_status: vec![unknown], flow_complete: true, ..Default::default() };
+    let answer = VeloMessage {
+        session_id: FLOW.into(),
+        flow_stats: Some(stats),
+        urgent: true,
+        ..Default::default()
+    };
+    assert_eq!(post(&master, client.body(&[answer])).await, Answer::Reply(bytes::Bytes::new()));
+    ended(&master, &client).await;
+    drop(master);
+    ended(&restarted(&w).await, &client).await;
+}
+
+/// Waits until the flow has ended in an error.
+async fn ended(master: &Clients, client: &TestClient) {
+    let (s, org) = server(master);
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let context = s.flow(&org, &client.id, FLOW).await.unwrap().unwrap();
+        if context.state() == artifact_collector_context::State::Error {
+            assert!(context.status.contains("Flow not known"), "{}", context.status);
+            return;
+        }
+        assert!(tokio::time::Instant::now() < end, "{context:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

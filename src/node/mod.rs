@@ -86,7 +86,8 @@ impl std::fmt::Debug for Node {
 /// What a node needs beyond its configuration file.
 #[derive(Clone)]
 pub struct Extras {
-    /// Callables that queries over the API and in the GUI may use.
+    /// Callables that queries over the API, in the GUI and of collections on the
+    /// server may use.
     pub registry: Arc<Registry>,
     /// Folders of artifact definitions given on the command line.
     pub definitions: Vec<String>,
@@ -326,7 +327,8 @@ impl Node {
                 };
                 let api = node.serve_api(&env, loaded, &extras, fleet).await?;
                 node.serve_gui(&env, loaded, api).await?;
-                let runner = server_flows::run(frontend.clone(), node.stop.clone());
+                let registry = extras.registry.clone();
+                let runner = server_flows::run(frontend.clone(), registry, node.stop.clone());
                 node.run(&env, Side::Gui, runner.boxed());
             }
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use velociraptor_proto::proto::{VeloMessage, VqlCollectorArgs};
-use vql::ScopeBuilder;
+use vql::{Registry, ScopeBuilder};
 
 use super::server_events::Table;
 use crate::agent::events::MONITORING;
@@ -20,8 +20,8 @@ use crate::agent::query::Extend;
 use crate::agent::settings::Settings;
 use crate::frontend::Frontend;
 use crate::plugins::common::Host;
+use crate::plugins::server::Session;
 use crate::plugins::server::files::accessors;
-use crate::plugins::server::{Session, registry};
 use crate::services::flows::job::Hash;
 use crate::services::ids::{OrgId, Session as FlowSession};
 use crate::services::tasks::{Reply, Way};
@@ -54,8 +54,8 @@ impl Callers {
     }
 }
 
-/// Runs collections on the server until `stop`.
-pub(super) async fn run(frontend: Arc<Frontend>, stop: CancellationToken) {
+/// Runs collections on the server, with the callables of `registry`, until `stop`.
+pub(super) async fn run(frontend: Arc<Frontend>, registry: Arc<Registry>, stop: CancellationToken) {
     let server = frontend.server().clone();
     let mut agents: BTreeMap<OrgId, Runner> = BTreeMap::new();
     loop {
@@ -65,7 +65,7 @@ pub(super) async fn run(frontend: Arc<Frontend>, stop: CancellationToken) {
             }
             let runner = agents
                 .entry(org.id.clone())
-                .or_insert_with(|| Runner::start(&frontend, &org, &stop));
+                .or_insert_with(|| Runner::start(&frontend, &registry, &org, &stop));
             let waits = org.state().clients.get(SERVER).is_some_and(|c| c.queue.has_work());
             if waits {
                 runner.turn(&server).await;
@@ -113,7 +113,12 @@ struct Runner {
 }
 
 impl Runner {
-    fn start(frontend: &Arc<Frontend>, org: &Arc<Org>, stop: &CancellationToken) -> Runner {
+    fn start(
+        frontend: &Arc<Frontend>,
+        registry: &Arc<Registry>,
+        org: &Arc<Org>,
+        stop: &CancellationToken,
+    ) -> Runner {
         let server = frontend.server();
         let env = server.env.clone();
         let callers = Callers::default();
@@ -139,7 +144,7 @@ impl Runner {
             concurrency: CONCURRENCY,
             ..Settings::default()
         };
-        let local = Arc::new(Local::new(&env, settings, registry(), extend));
+        let local = Arc::new(Local::new(&env, settings, registry.clone(), extend));
         let mut cipher = [0; 16];
         env.entropy.fill(&mut cipher);
         let (f, o, l, stop) = (frontend.clone(), org.clone(), local.clone(), stop.clone());
@@ -291,7 +296,7 @@ mod tests {
             let frontend = Frontend::new(server.clone(), self.identity.clone(), Limits::default());
             frontend.take_over().await;
             let stop = CancellationToken::new();
-            env.spawn(run(frontend, stop.clone()));
+            env.spawn(run(frontend, crate::plugins::server::registry(), stop.clone()));
             (server, stop)
         }
     }

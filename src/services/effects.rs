@@ -9,6 +9,9 @@ use super::flows::rows_of_job;
 use super::server::{Counters, Org, Server, ServiceError};
 use super::state::{Effect, FlowKey};
 
+/// Why a flow ended that its client does not know.
+pub(super) const LOST: &str = "Flow not known: the client restarted before it was finished";
+
 impl Server {
     /// Acts on one effect of a job received at `received`, microseconds, whose
     /// bytes are `raw`. Failures are logged: the data itself is durable.
@@ -47,8 +50,7 @@ impl Server {
                 self.sessions.wake(&org.id, &client);
             }
             Effect::FlowLost(key) => {
-                let reason = "Flow not known: the client restarted before it was finished";
-                self.end_lost(org, key, reason).await;
+                self.end_lost(org, key, LOST).await;
             }
             Effect::Conflict((client, flow)) => {
                 tracing::warn!(

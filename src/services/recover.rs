@@ -14,6 +14,7 @@ use velociraptor_proto::journal::{Decision, EventRows, OpenFlow, Opened};
 use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::complete::COMPLETION;
+use super::effects::LOST;
 use super::events::EventKey;
 use super::fleet::{Applied, Proc, Role, Step, facts_of, is_fact, seen_position};
 use super::flows::job;
@@ -312,8 +313,16 @@ impl Replay<'_> {
                 }
                 for j in jobs.into_iter().filter(|j| !skip.contains(&j.index)) {
                     let effect = org.state().apply_job(&facts, &j.job, &j.name);
-                    if let Effect::ClientInfo(client) = effect {
-                        server.apply_client_info(&org, &client, &j.raw);
+                    match effect {
+                        Effect::ClientInfo(client) => {
+                            server.apply_client_info(&org, &client, &j.raw);
+                        }
+                        // Ended by a decision that follows, or was not stored: by
+                        // housekeeping, then.
+                        Effect::FlowLost(key) => {
+                            org.state().lost.insert(key, LOST.to_owned());
+                        }
+                        _ => {}
                     }
                 }
             }

@@ -251,6 +251,11 @@ impl OrgState {
                 Verdict::Pending => return Effect::Ignored,
                 Verdict::NotAsked => {}
             }
+            // A decision says so, as in the other cases: that its receipt was proved is in
+            // no journal, so whoever reads this back may take it for an early answer.
+            if self.flows.get(&key).is_some_and(|f| f.context.is_some() && !f.over()) {
+                return Effect::FlowLost(key);
+            }
         } else {
             self.clients.entry(p.client).queue.evidence(&session.flow, p.received);
         }
@@ -275,6 +280,9 @@ impl OrgState {
     /// whatever the flow itself makes of it. Of two records of the same data one is not used
     /// now; whoever reads the journals again may meet that one first, and then uses it.
     pub fn pin_spill(&mut self, client: &str, session: &Session, job: &Job) {
+        if self.sabotage.is(Mutant::DeleteRepeatedSpills) {
+            return;
+        }
         let key = (client.to_owned(), session.flow.clone());
         if let (Some(e), Some(f)) = (&job.spill, self.flows.get_mut(&key)) {
             f.pin(e.segment.clone());
@@ -367,8 +375,10 @@ impl OrgState {
                 }
             }
             Some(Kind::FailFlow(c)) => {
+                let key = (client.to_owned(), c.flow_id.clone());
                 self.clients.entry(client).queue.forget(&c.flow_id);
-                if let Some(f) = self.flows.get_mut(&(client.to_owned(), c.flow_id.clone())) {
+                self.lost.remove(&key);
+                if let Some(f) = self.flows.get_mut(&key) {
                     f.pin(pin.clone());
                     f.fail(&c.reason, d.time);
                 }

@@ -15,6 +15,7 @@ mod fleet;
 mod hunts;
 mod keeping;
 mod masterless;
+mod repeats;
 mod roaming;
 mod sleepers;
 mod store;
@@ -70,6 +71,7 @@ pub const ALL: &[Scenario] = &[
     hunts::SCENARIO,
     sleepers::SCENARIO,
     roaming::SCENARIO,
+    repeats::SCENARIO,
     faraway::SCENARIO,
     deletions::SCENARIO,
     keeping::SCENARIO,
