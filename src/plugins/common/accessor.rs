@@ -450,7 +450,7 @@ impl NativeFiles {
         if let Some(known) = known {
             return known;
         }
-        let kind = rustix::fs::statfs(native).map_or(0, |s| s.f_type as i64);
+        let kind = rustix::fs::statfs(native).map_or(0, |s| s.f_type);
         let name =
             FILE_SYSTEMS.iter().find(|(n, _)| *n == kind).map_or("unknown", |(_, name)| name);
         lock().insert(device, name);

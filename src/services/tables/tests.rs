@@ -100,6 +100,7 @@ fn views_are_kept_within_their_limit() {
     assert!(views.kept("e").is_some() && views.kept("f").is_some());
 }
 
+#[allow(clippy::disallowed_methods)] // damages files of the test's own directory
 #[tokio::test]
 async fn every_row_is_looked_at_however_it_lies() {
     let dir = tempfile::tempdir().unwrap();

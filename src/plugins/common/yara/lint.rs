@@ -250,9 +250,7 @@ fn tokens(text: &str) -> Vec<&str> {
             end + flags.count()
         } else if *c == b'{' && before == "=" {
             rest.find('}').map_or(rest.len(), |n| n + 1)
-        } else if rest.starts_with("..") {
-            2
-        } else if ["==", "!=", "<=", ">=", "<<", ">>"].iter().any(|s| rest.starts_with(s)) {
+        } else if ["..", "==", "!=", "<=", ">=", "<<", ">>"].iter().any(|s| rest.starts_with(s)) {
             2
         } else {
             let word = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'*');
