@@ -177,7 +177,12 @@ fn drive(plan: Plan) -> Outcome {
     sim.host("agent", move || {
         let env = env(&disk, "agent", plan.seed ^ 2);
         async move {
-            let _stop = velociraptor::cli::client::start(&env, "/agent/client.config.yaml").await?;
+            let _stop = velociraptor::cli::client::start_as(
+                &env,
+                "/agent/client.config.yaml",
+                Some(velociraptor::pool::Persona::Linux.host(0, "H.1")),
+            )
+            .await?;
             std::future::pending::<()>().await;
             Ok(())
         }

@@ -1,16 +1,18 @@
 //! `client`: runs the endpoint agent with a stock client configuration.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Usage};
-use crate::agent::{End, Settings};
+use crate::agent::{Body, End, Settings, run_as};
 use crate::comms::agent::{Backoff, ConnectorConfig, Proxies, Thumbprint, Verification};
 use crate::config::{Loaded, Role, load};
 use crate::env::Env;
+use crate::plugins::common::{Host, Persona};
 
 /// Arguments of `client`.
 #[derive(Args, Debug, Default)]
@@ -33,12 +35,28 @@ pub struct ClientArgs {
 /// Starts an agent in this process with the client configuration at `config`;
 /// cancelling the token ends it.
 pub async fn start(env: &Env, config: &str) -> anyhow::Result<CancellationToken> {
+    start_as(env, config, None).await
+}
+
+/// The same; with a persona it says that of itself, and nothing of the machine it runs on,
+/// which is another at every moment.
+pub async fn start_as(
+    env: &Env,
+    config: &str,
+    persona: Option<Persona>,
+) -> anyhow::Result<CancellationToken> {
     let loaded = load(env, config, None, Role::Agent).await?;
     let (settings, connector) = settings(&loaded, &ClientArgs::default())?;
     let stop = CancellationToken::new();
     let (world, token) = (env.clone(), stop.clone());
     env.spawn(async move {
-        match crate::agent::run(world, settings, connector, token).await {
+        let run = async {
+            let mut body = Body::installed(&world, &settings).await?;
+            let host = Host { persona: persona.map(Arc::new), ..(*body.host).clone() };
+            body.host = Arc::new(host);
+            run_as(world.clone(), Arc::new(settings), connector, body, token).await
+        };
+        match run.await {
             Ok(_) => tracing::info!("the agent has ended"),
             Err(e) => tracing::error!("the agent cannot run: {e}"),
         }
