@@ -34,9 +34,8 @@ fn opens_query(line: &str) -> Option<usize> {
     let line = line.trim_end();
     let item = line.trim_start_matches([' ', '-']);
     let block = item.strip_prefix("query:")?.trim();
-    let is_block = matches!(block, "|" | "|-" | "|+" | ">" | ">-" | ">+");
     // A folded block has no lines of its own.
-    (is_block && block.starts_with('|')).then_some(line.len() - item.len())
+    matches!(block, "|" | "|-" | "|+").then_some(line.len() - item.len())
 }
 
 fn laid_out(block: &str, indent: usize) -> Result<String, ParseError> {

@@ -25,13 +25,19 @@ fn options(node: &str, role: Role) -> Options {
     Options { node: node.into(), role, minions: true, ..Options::default() }
 }
 
-/// A world with a master that has left one task in a file, and its client.
-async fn left() -> (World, Clients, TestClient) {
+/// A world with a master, and a client for which one task is there.
+async fn tasked() -> (World, Clients, TestClient) {
     let w = World::new();
     let master = w.start_with(options("master", Role::Master)).await;
     let client = TestClient::new(&w, NONCE);
     interrogated(&master, &w, &client).await;
     schedule(&master, &client, FLOW).await;
+    (w, master, client)
+}
+
+/// A world with a master that has left one task in a file, and its client.
+async fn left() -> (World, Clients, TestClient) {
+    let (w, master, client) = tasked().await;
     go_away(&master, &client).await;
     assert_eq!(server(&master).0.offers.len(), 1);
     (w, master, client)
@@ -250,11 +256,7 @@ async fn what_waits_again_is_left_again_and_what_is_cancelled_is_not_delivered()
 
 #[tokio::test]
 async fn a_client_that_is_there_or_was_a_moment_ago_has_nothing_in_files() {
-    let w = World::new();
-    let master = w.start_with(options("master", Role::Master)).await;
-    let client = TestClient::new(&w, NONCE);
-    interrogated(&master, &w, &client).await;
-    schedule(&master, &client, FLOW).await;
+    let (w, master, client) = tasked().await;
     let (s, org) = server(&master);
     s.offer_due(true).await;
     assert!(s.offers.is_empty(), "between two polls");
@@ -292,11 +294,7 @@ async fn what_a_master_that_stopped_had_left_is_delivered_or_sent_later() {
 
 #[tokio::test]
 async fn a_flow_is_settled_though_its_cancel_waits_in_a_file() {
-    let w = World::new();
-    let master = w.start_with(options("master", Role::Master)).await;
-    let client = TestClient::new(&w, NONCE);
-    interrogated(&master, &w, &client).await;
-    schedule(&master, &client, FLOW).await;
+    let (w, master, client) = tasked().await;
     let tasks = poll(&master, &w, &client, 0).await;
     assert!(tasks.iter().any(|t| t.session_id == FLOW), "{tasks:?}");
     let sent = client.body(&[rows(FLOW, "Custom.A", 0, 3)]);
@@ -313,11 +311,7 @@ async fn a_flow_is_settled_though_its_cancel_waits_in_a_file() {
 
 #[tokio::test]
 async fn a_cancel_waits_for_proof_though_its_flow_is_settled() {
-    let w = World::new();
-    let master = w.start_with(options("master", Role::Master)).await;
-    let client = TestClient::new(&w, NONCE);
-    interrogated(&master, &w, &client).await;
-    schedule(&master, &client, FLOW).await;
+    let (_w, master, client) = tasked().await;
     let cipher = [1; 16];
     assert_eq!(flows(&next(&master, &client, cipher).await), [FLOW]);
     let cancels = |tasks: &[VeloMessage]| tasks.iter().any(|t| t.cancel.is_some());
@@ -334,11 +328,7 @@ async fn a_cancel_waits_for_proof_though_its_flow_is_settled() {
 
 #[tokio::test]
 async fn what_its_client_does_not_know_any_more_is_over_also_after_a_restart() {
-    let w = World::new();
-    let master = w.start_with(options("master", Role::Master)).await;
-    let client = TestClient::new(&w, NONCE);
-    interrogated(&master, &w, &client).await;
-    schedule(&master, &client, FLOW).await;
+    let (w, master, client) = tasked().await;
     let cipher = [1; 16];
     assert_eq!(flows(&next(&master, &client, cipher).await), [FLOW]);
     let (_, org) = server(&master);

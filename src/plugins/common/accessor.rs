@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::io::{self, Cursor, Read, Seek};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -262,19 +262,36 @@ pub trait Accessor: Send + Sync {
     }
     /// Opens for reading.
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>>;
-    /// Facts about the name itself; links are not followed.
-    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo>;
+    /// Facts about the name itself; links are not followed. Where there are files alone,
+    /// what can be opened is one, and its size all that is known.
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        let mut file = self.open(path)?;
+        Ok(FileInfo::plain(path.clone(), file.seek(SeekFrom::End(0))?))
+    }
     /// Facts about what the name leads to.
     fn stat(&self, path: &OsPath) -> io::Result<FileInfo> {
         self.lstat(path)
     }
-    /// What is in a directory, in the order of names.
-    fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>>;
+    /// What is in a directory, in the order of names: nothing where there are files alone.
+    fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>> {
+        let _ = path;
+        Ok(Vec::new())
+    }
     /// Stored stretches and holes in order; `None` when it cannot tell.
     fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
         let _ = path;
         Ok(None)
     }
+}
+
+/// Where a reader of `size` bytes that stands `at` some place is after a seek.
+pub fn sought(to: SeekFrom, size: u64, at: u64) -> io::Result<u64> {
+    let to = match to {
+        SeekFrom::Start(n) => Some(n),
+        SeekFrom::End(n) => size.checked_add_signed(n),
+        SeekFrom::Current(n) => at.checked_add_signed(n),
+    };
+    to.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "before the beginning"))
 }
 
 /// Files in files in files.
@@ -657,10 +674,6 @@ impl Accessor for Content {
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
         Ok(FileInfo::plain(path.clone(), path.bytes().len() as u64))
-    }
-
-    fn read_dir(&self, _path: &OsPath) -> io::Result<Vec<FileInfo>> {
-        Ok(Vec::new())
     }
 }
 

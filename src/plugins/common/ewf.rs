@@ -3,7 +3,8 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
+use super::accessor::{Accessor, Accessors, ReadSeek, sought};
+use super::fields::Fields;
 use super::path::OsPath;
 
 /// How a file of an image begins.
@@ -38,15 +39,6 @@ impl Accessor for Ewf {
         }
         Ok(Box::new(Image::open(files)?))
     }
-
-    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
-        let mut file = self.open(path)?;
-        Ok(FileInfo::plain(path.clone(), file.seek(SeekFrom::End(0))?))
-    }
-
-    fn read_dir(&self, _path: &OsPath) -> io::Result<Vec<FileInfo>> {
-        Ok(Vec::new())
-    }
 }
 
 /// Where a chunk of the disk is.
@@ -79,12 +71,9 @@ fn read_at(file: &mut dyn ReadSeek, at: u64, length: u64) -> io::Result<Vec<u8>>
     Ok(out)
 }
 
+/// Zero where there is none: what is read has the size of its structure.
 fn u32_at(b: &[u8], at: usize) -> u64 {
-    b.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]).into())
-}
-
-fn u64_at(b: &[u8], at: usize) -> u64 {
-    u32_at(b, at) | u32_at(b, at + 4) << 32
+    b.u32(at).unwrap_or(0).into()
 }
 
 impl Image {
@@ -110,13 +99,13 @@ impl Image {
         loop {
             let head = read_at(file, at, HEAD)?;
             let kind = head[..16].split(|b| *b == 0).next().unwrap_or_default();
-            let (next, size) = (u64_at(&head, 16), u64_at(&head, 24));
+            let (next, size) = (head.u64(16).unwrap_or(0), head.u64(24).unwrap_or(0));
             match kind {
                 b"volume" | b"disk" => {
                     let b = read_at(file, at + HEAD, 24)?;
                     let (sectors, bytes) = (u32_at(&b, 8), u32_at(&b, 12));
                     self.chunk = sectors.saturating_mul(bytes);
-                    self.size = u64_at(&b, 16).saturating_mul(bytes);
+                    self.size = b.u64(16).unwrap_or(0).saturating_mul(bytes);
                     if self.chunk == 0 || self.chunk > LARGEST {
                         return Err(bad("chunks of the image have an impossible size"));
                     }
@@ -124,7 +113,7 @@ impl Image {
                 b"sectors" => data_end = at.saturating_add(size),
                 b"table" => {
                     let b = read_at(file, at + HEAD, 24)?;
-                    let (count, base) = (u32_at(&b, 0), u64_at(&b, 8));
+                    let (count, base) = (u32_at(&b, 0), b.u64(8).unwrap_or(0));
                     if count + self.chunks.len() as u64 > CHUNKS {
                         return Err(bad("the image has too many chunks"));
                     }
@@ -206,13 +195,7 @@ impl Read for Image {
 
 impl Seek for Image {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(n) => Some(n),
-            SeekFrom::End(n) => self.size.checked_add_signed(n),
-            SeekFrom::Current(n) => self.at.checked_add_signed(n),
-        };
-        let before = || io::Error::new(io::ErrorKind::InvalidInput, "before the beginning");
-        self.at = at.ok_or_else(before)?;
+        self.at = sought(to, self.size, self.at)?;
         Ok(self.at)
     }
 }

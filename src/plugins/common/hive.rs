@@ -3,6 +3,8 @@
 
 use vql::{Str, Value};
 
+use super::fields::{Fields, wide};
+
 /// Where the bins begin; offsets in the file count from here.
 const BINS: usize = 0x1000;
 /// Lists in lists of one key.
@@ -82,11 +84,6 @@ impl Named {
     }
 }
 
-fn wide(bytes: &[u8]) -> String {
-    let units = bytes.chunks_exact(2).map(|p| u16::from_le_bytes([p[0], p[1]]));
-    char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect()
-}
-
 impl Hive {
     /// A file, if it is one.
     pub fn new(data: Vec<u8>) -> Result<Hive, String> {
@@ -96,20 +93,10 @@ impl Hive {
         }
     }
 
-    fn u16(&self, at: usize) -> Option<u16> {
-        let b = self.data.get(at..at.checked_add(2)?)?;
-        Some(u16::from_le_bytes([b[0], b[1]]))
-    }
-
-    fn u32(&self, at: usize) -> Option<u32> {
-        let b = self.data.get(at..at.checked_add(4)?)?;
-        Some(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-    }
-
     /// Where the content of a cell begins, and its bytes.
     fn cell(&self, offset: u32) -> Option<(usize, usize)> {
         let at = BINS.checked_add(usize::try_from(offset).ok()?)?;
-        let size = self.u32(at)? as i32;
+        let size = self.data.u32(at)? as i32;
         let size = usize::try_from(size.unsigned_abs()).ok()?.checked_sub(4)?;
         let end = (at + 4).checked_add(size)?;
         (end <= self.data.len()).then_some((at + 4, size))
@@ -126,7 +113,7 @@ impl Hive {
 
     /// The key all others are in.
     pub fn root(&self) -> Result<Key, String> {
-        let key = self.u32(0x24).and_then(|offset| self.key(offset));
+        let key = self.data.u32(0x24).and_then(|offset| self.key(offset));
         key.ok_or_else(|| "the registry file has no root key".into())
     }
 
@@ -135,22 +122,26 @@ impl Hive {
         if size < 0x4c || self.data.get(at..at + 2)? != b"nk" {
             return None;
         }
-        let low = u64::from(self.u32(at + 4)?);
-        let time = u64::from(self.u32(at + 8)?) << 32 | low;
+        let low = u64::from(self.data.u32(at + 4)?);
+        let time = u64::from(self.data.u32(at + 8)?) << 32 | low;
         let since_1970 = i128::from(time) - 116_444_736_000_000_000;
         Some(Key {
-            name: self.name(at + 0x4c, self.u16(at + 0x48)?, self.u16(at + 2)? & 0x20 != 0)?,
+            name: self.name(
+                at + 0x4c,
+                self.data.u16(at + 0x48)?,
+                self.data.u16(at + 2)? & 0x20 != 0,
+            )?,
             // Whole seconds, as other readers of these files give.
             modified: i64::try_from(since_1970 / 10_000_000 * 1_000_000_000).unwrap_or(0),
-            keys: (self.u32(at + 0x14)?, self.u32(at + 0x1c)?),
-            values: (self.u32(at + 0x24)?, self.u32(at + 0x28)?),
+            keys: (self.data.u32(at + 0x14)?, self.data.u32(at + 0x1c)?),
+            values: (self.data.u32(at + 0x24)?, self.data.u32(at + 0x28)?),
         })
     }
 
     /// Offsets of the keys a list names, also through lists of lists.
     fn listed(&self, offset: u32, depth: usize, out: &mut Vec<u32>) -> Option<()> {
         let (at, size) = self.cell(offset)?;
-        let count = usize::from(self.u16(at + 2)?);
+        let count = usize::from(self.data.u16(at + 2)?);
         let (step, lists) = match self.data.get(at..at + 2)? {
             b"lf" | b"lh" => (8, false),
             b"li" => (4, false),
@@ -158,7 +149,7 @@ impl Hive {
             _ => return None,
         };
         for i in 0..count.min(size / step) {
-            let one = self.u32(at + 4 + i * step)?;
+            let one = self.data.u32(at + 4 + i * step)?;
             if lists && depth > 0 {
                 self.listed(one, depth - 1, out);
             } else if !lists && out.len() < MOST {
@@ -187,7 +178,7 @@ impl Hive {
     pub fn values(&self, key: &Key) -> Vec<Named> {
         let Some((at, size)) = self.cell(key.values.1) else { return Vec::new() };
         let count = (key.values.0 as usize).min(size / 4).min(MOST);
-        (0..count).filter_map(|i| self.named(self.u32(at + i * 4)?)).collect()
+        (0..count).filter_map(|i| self.named(self.data.u32(at + i * 4)?)).collect()
     }
 
     /// The value of that name, without regard to case.
@@ -201,17 +192,18 @@ impl Hive {
         if size < 0x14 || self.data.get(at..at + 2)? != b"vk" {
             return None;
         }
-        let name = self.name(at + 0x14, self.u16(at + 2)?, self.u16(at + 0x10)? & 1 != 0)?;
-        let length = self.u32(at + 4)?;
+        let name =
+            self.name(at + 0x14, self.data.u16(at + 2)?, self.data.u16(at + 0x10)? & 1 != 0)?;
+        let length = self.data.u32(at + 4)?;
         let short = length & 0x8000_0000 != 0;
         let length = (length & 0x7fff_ffff) as usize;
         let data = match short {
             // Up to four bytes stand where the place would be.
             true => self.data.get(at + 8..at + 8 + length.min(4))?.to_vec(),
-            false => self.content(self.u32(at + 8)?, length).unwrap_or_default(),
+            false => self.content(self.data.u32(at + 8)?, length).unwrap_or_default(),
         };
         let name = if name.is_empty() { "@".to_owned() } else { name };
-        Some(Named { name, data, kind: self.u32(at + 0xc)? })
+        Some(Named { name, data, kind: self.data.u32(at + 0xc)? })
     }
 
     fn content(&self, offset: u32, length: usize) -> Option<Vec<u8>> {
@@ -219,10 +211,10 @@ impl Hive {
         if length <= size || length <= PIECE || self.data.get(at..at + 2)? != b"db" {
             return Some(self.data.get(at..at + length.min(size))?.to_vec());
         }
-        let (list, _) = self.cell(self.u32(at + 4)?)?;
+        let (list, _) = self.cell(self.data.u32(at + 4)?)?;
         let mut out = Vec::new();
-        for i in 0..usize::from(self.u16(at + 2)?) {
-            let (at, size) = self.cell(self.u32(list + i * 4)?)?;
+        for i in 0..usize::from(self.data.u16(at + 2)?) {
+            let (at, size) = self.cell(self.data.u32(list + i * 4)?)?;
             let take = size.min(PIECE).min(length - out.len());
             out.extend_from_slice(self.data.get(at..at + take)?);
         }

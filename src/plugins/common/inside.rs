@@ -5,7 +5,7 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use vql::{Scope, Str};
 
-use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
+use super::accessor::{Accessor, Accessors, ReadSeek};
 use super::path::OsPath;
 
 /// Largest content that is unpacked, in bytes; it is held in memory.
@@ -37,15 +37,6 @@ impl Accessor for Gzip {
             false => Ok(Box::new(Cursor::new(out))),
         }
     }
-
-    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
-        let mut file = self.open(path)?;
-        Ok(FileInfo::plain(path.clone(), file.seek(SeekFrom::End(0))?))
-    }
-
-    fn read_dir(&self, _path: &OsPath) -> io::Result<Vec<FileInfo>> {
-        Ok(Vec::new())
-    }
 }
 
 /// See the module. The path is the place, a number; what it is inside of the file.
@@ -75,15 +66,6 @@ impl Accessor for Offset {
         let (base, mut file) = (self.place(path)?, self.0.open_outer(path)?);
         file.seek(SeekFrom::Start(base))?;
         Ok(Box::new(Behind { file, base }))
-    }
-
-    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
-        let mut file = self.open(path)?;
-        Ok(FileInfo::plain(path.clone(), file.seek(SeekFrom::End(0))?))
-    }
-
-    fn read_dir(&self, _path: &OsPath) -> io::Result<Vec<FileInfo>> {
-        Ok(Vec::new())
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::accessor::{Accessor, FileInfo, Range, ReadSeek};
+use super::accessor::{Accessor, FileInfo, Range, ReadSeek, sought};
 use super::path::OsPath;
 
 /// Readable stretches: start and length, in order.
@@ -115,12 +115,7 @@ impl Read for Memory {
 impl Seek for Memory {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let end = self.stretches.last().map_or(0, |(at, length)| at + length);
-        let at = match to {
-            SeekFrom::Start(n) => Some(n),
-            SeekFrom::Current(n) => self.at.checked_add_signed(n),
-            SeekFrom::End(n) => end.checked_add_signed(n),
-        };
-        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.at = sought(to, end, self.at)?;
         Ok(self.at)
     }
 }

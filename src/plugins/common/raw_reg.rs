@@ -2,14 +2,15 @@
 //! directories and files, `read_reg_key` gives a row for each key.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use vql::{ArgType, Args, Dict, Emitter, Error, Registry, Scope, Signature, Str, Value};
 
 use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek, accessor, path_of};
 use super::globs::Globs;
 use super::hive::{Hive, Key, Named};
-use super::path::{Delegate, Kind, OsPath};
+use super::last::Last;
+use super::path::{Kind, OsPath};
 
 /// Largest registry file, in bytes; it is held in memory.
 const LIMIT: u64 = 512 << 20;
@@ -30,22 +31,22 @@ pub struct RegistryFiles {
     /// What registry files are read with.
     below: Accessors,
     /// The file used last.
-    last: Mutex<Option<(Delegate, Arc<Hive>)>>,
+    last: Last<Arc<Hive>>,
 }
 
 impl RegistryFiles {
     /// Files are read with `below`.
     pub fn new(below: Accessors) -> RegistryFiles {
-        RegistryFiles { below, last: Mutex::default() }
+        RegistryFiles { below, last: Last::default() }
     }
 
     fn hive(&self, path: &OsPath) -> io::Result<Arc<Hive>> {
         let of = path.delegate.as_deref();
         let of = of.ok_or_else(|| io::Error::other("a path in no registry file"))?;
-        let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, hive)) = kept.filter(|(known, _)| known == of) {
-            return Ok(hive);
-        }
+        self.last.or_open(of, || self.read_hive(path))
+    }
+
+    fn read_hive(&self, path: &OsPath) -> io::Result<Arc<Hive>> {
         let mut file = self.below.open_outer(path)?;
         let size = file.seek(SeekFrom::End(0))?;
         if size > LIMIT {
@@ -54,10 +55,7 @@ impl RegistryFiles {
         file.seek(SeekFrom::Start(0))?;
         let mut data = Vec::with_capacity(size as usize);
         file.take(LIMIT).read_to_end(&mut data)?;
-        let hive = Arc::new(Hive::new(data).map_err(io::Error::other)?);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((of.clone(), hive.clone()));
-        Ok(hive)
+        Ok(Arc::new(Hive::new(data).map_err(io::Error::other)?))
     }
 
     /// The key at a path, or the value of that name in the key above.

@@ -267,10 +267,6 @@ impl Accessor for Captured {
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
         Ok(FileInfo::plain(path.clone(), self.0.len() as u64))
     }
-
-    fn read_dir(&self, _path: &OsPath) -> io::Result<Vec<FileInfo>> {
-        Ok(Vec::new())
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vql::{Dict, Scope, Str};
 
 use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
+use super::last::Last;
 use super::path::{Delegate, OsPath};
 use crate::store::zip::{Archive, Member};
 
@@ -24,14 +25,14 @@ pub struct ZipFiles {
     below: Accessors,
     /// Names are those of a collection: what no file name may have is escaped.
     escaped: bool,
-    /// The archive used last: a walk asks for one again and again.
-    last: Mutex<Option<(Delegate, Open)>>,
+    /// The archive used last.
+    last: Last<Open>,
 }
 
 impl ZipFiles {
     /// Archives are read with `below`.
     pub fn new(below: Accessors) -> ZipFiles {
-        ZipFiles { below, escaped: false, last: Mutex::default() }
+        ZipFiles { below, escaped: false, last: Last::default() }
     }
 
     /// For the archives that collections are packed in.
@@ -74,10 +75,10 @@ impl ZipFiles {
     }
 
     fn open_archive(&self, delegate: &Delegate, depth: usize) -> io::Result<Open> {
-        let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, open)) = kept.filter(|(of, _)| of == delegate) {
-            return Ok(open);
-        }
+        self.last.or_open(delegate, || self.open_new(delegate, depth))
+    }
+
+    fn open_new(&self, delegate: &Delegate, depth: usize) -> io::Result<Open> {
         if depth == 0 {
             return Err(io::Error::other("archives are nested too deeply"));
         }
@@ -91,10 +92,7 @@ impl ZipFiles {
             let inside = OsPath::linux(b"").inside(&delegate.accessor, &delegate.path);
             self.below.open_outer(&inside)?
         };
-        let open = Arc::new(Mutex::new(Archive::open(file)?));
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((delegate.clone(), open.clone()));
-        Ok(open)
+        Ok(Arc::new(Mutex::new(Archive::open(file)?)))
     }
 }
 

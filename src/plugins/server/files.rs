@@ -10,7 +10,7 @@ use vql::{ArgType, Error, Registry, Scope, Signature, Str};
 
 use super::session::{Session, failed};
 use super::store_path::StorePath;
-use crate::plugins::common::accessor::ReadSeek;
+use crate::plugins::common::accessor::{ReadSeek, sought};
 use crate::plugins::common::{Accessor, Accessors, FileInfo, OsPath, host};
 use crate::services::acl::Permission;
 use crate::services::audit::audit;
@@ -223,12 +223,7 @@ impl Read for StoreFile {
 
 impl Seek for StoreFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(n) => Some(n),
-            SeekFrom::End(n) => self.size.checked_add_signed(n),
-            SeekFrom::Current(n) => self.at.checked_add_signed(n),
-        };
-        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.at = sought(to, self.size, self.at)?;
         Ok(self.at)
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::volume::{Attribute, Bytes, INDEX_ALLOCATION, INDEX_ROOT, Volume, mended};
+use super::volume::{Attribute, INDEX_ALLOCATION, INDEX_ROOT, Volume, mended, wide_at};
+use crate::plugins::common::fields::Fields;
 
 /// Most entries of a directory.
 const MOST: usize = 1 << 22;
@@ -37,7 +38,7 @@ impl FileName {
     pub fn read(b: &[u8]) -> Option<FileName> {
         let length = usize::from(*b.get(64)?);
         let times = [b.u64(8)?, b.u64(16)?];
-        Some(FileName { name: b.wide(66, length)?, space: *b.get(65)?, times })
+        Some(FileName { name: wide_at(b, 66, length)?, space: *b.get(65)?, times })
     }
 
     /// The kind of name as other programs call it.

@@ -7,15 +7,17 @@ mod index;
 mod volume;
 
 use std::io::{self, Cursor};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use vql::{Dict, Scope, Str, Time, Value};
 
 use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
-use super::path::{Delegate, Kind, OsPath};
+use super::fields::Fields;
+use super::last::Last;
+use super::path::{Kind, OsPath};
 use index::FileName;
 use volume::{
-    Attribute, Bytes, DATA, FILE_NAME, INDEX_ALLOCATION, INDEX_ROOT, STANDARD_INFORMATION, Volume,
+    Attribute, DATA, FILE_NAME, INDEX_ALLOCATION, INDEX_ROOT, STANDARD_INFORMATION, Volume,
 };
 
 /// The record of the root directory.
@@ -28,7 +30,7 @@ pub struct NtfsFiles {
     /// What images are read with.
     below: Accessors,
     /// The volume used last.
-    last: Mutex<Option<(Delegate, Arc<Volume>)>>,
+    last: Last<Arc<Volume>>,
 }
 
 /// A file that was found.
@@ -42,20 +44,13 @@ struct File {
 impl NtfsFiles {
     /// Images are read with `below`.
     pub fn new(below: Accessors) -> NtfsFiles {
-        NtfsFiles { below, last: Mutex::default() }
+        NtfsFiles { below, last: Last::default() }
     }
 
     fn volume(&self, path: &OsPath) -> io::Result<Arc<Volume>> {
         let of = path.delegate.as_deref();
         let of = of.ok_or_else(|| io::Error::other("a path in no image"))?;
-        let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, volume)) = kept.filter(|(known, _)| known == of) {
-            return Ok(volume);
-        }
-        let volume = Volume::open(self.below.open_outer(path)?)?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((of.clone(), volume.clone()));
-        Ok(volume)
+        self.last.or_open(of, || Volume::open(self.below.open_outer(path)?))
     }
 
     fn find(&self, volume: &Volume, path: &OsPath) -> io::Result<File> {
@@ -233,10 +228,6 @@ impl Accessor for RecordFiles {
         let mut info = file.info(&volume, path.clone());
         info.size = found.map_or(0, |a| a.size);
         Ok(info)
-    }
-
-    fn read_dir(&self, _path: &OsPath) -> io::Result<Vec<FileInfo>> {
-        Ok(Vec::new())
     }
 }
 

@@ -4,7 +4,8 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::plugins::common::accessor::ReadSeek;
+use crate::plugins::common::accessor::{ReadSeek, sought};
+use crate::plugins::common::fields::{Fields, wide};
 
 /// Types of attributes.
 pub const STANDARD_INFORMATION: u32 = 0x10;
@@ -31,36 +32,9 @@ fn bad(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
 }
 
-/// Bytes of a structure, read by their place.
-pub trait Bytes {
-    /// Two bytes.
-    fn u16(&self, at: usize) -> Option<u16>;
-    /// Four bytes.
-    fn u32(&self, at: usize) -> Option<u32>;
-    /// Eight bytes.
-    fn u64(&self, at: usize) -> Option<u64>;
-    /// `length` characters of two bytes.
-    fn wide(&self, at: usize, length: usize) -> Option<String>;
-}
-
-impl Bytes for [u8] {
-    fn u16(&self, at: usize) -> Option<u16> {
-        Some(u16::from_le_bytes(self.get(at..at.checked_add(2)?)?.try_into().ok()?))
-    }
-
-    fn u32(&self, at: usize) -> Option<u32> {
-        Some(u32::from_le_bytes(self.get(at..at.checked_add(4)?)?.try_into().ok()?))
-    }
-
-    fn u64(&self, at: usize) -> Option<u64> {
-        Some(u64::from_le_bytes(self.get(at..at.checked_add(8)?)?.try_into().ok()?))
-    }
-
-    fn wide(&self, at: usize, length: usize) -> Option<String> {
-        let bytes = self.get(at..at.checked_add(length * 2)?)?;
-        let units = bytes.chunks_exact(2).map(|p| u16::from_le_bytes([p[0], p[1]]));
-        Some(char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect())
-    }
+/// `length` characters of two bytes.
+pub fn wide_at(b: &[u8], at: usize, length: usize) -> Option<String> {
+    Some(wide(b.get(at..at.checked_add(length * 2)?)?))
 }
 
 /// Clusters that follow each other; `None` where there are none.
@@ -199,7 +173,7 @@ impl Volume {
     }
 
     fn attribute(&self, b: &[u8]) -> Option<Attribute> {
-        let name = b.wide(b.u16(10)?.into(), b[9].into())?;
+        let name = wide_at(b, b.u16(10)?.into(), b[9].into())?;
         let (kind, id) = (b.u32(0)?, b.u16(14)?);
         if b[8] == 0 {
             let (size, from) = (b.u32(16)? as usize, usize::from(b.u16(20)?));
@@ -376,13 +350,7 @@ impl Read for Stream {
 
 impl Seek for Stream {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(n) => Some(n),
-            SeekFrom::End(n) => self.attribute.size.checked_add_signed(n),
-            SeekFrom::Current(n) => self.at.checked_add_signed(n),
-        };
-        let before = || io::Error::new(io::ErrorKind::InvalidInput, "before the beginning");
-        self.at = at.ok_or_else(before)?;
+        self.at = sought(to, self.attribute.size, self.at)?;
         Ok(self.at)
     }
 }

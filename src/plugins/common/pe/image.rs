@@ -1,5 +1,7 @@
 //! Headers, sections and tables of an image. Every number in it may be wrong.
 
+use super::super::fields::Fields;
+
 /// Most sections, libraries, functions of one library, and exports.
 const MOST: usize = 16 << 10;
 /// Longest name.
@@ -80,7 +82,7 @@ impl<'a> Image<'a> {
             _ => return None,
         };
         (image.base, image.directories) = match image.wide {
-            true => (image.u64(image.optional + 24)?, image.optional + 112),
+            true => (image.data.u64(image.optional + 24)?, image.optional + 112),
             false => (image.u32(image.optional + 28)?.into(), image.optional + 96),
         };
         for i in 0..count.min(MOST) {
@@ -100,20 +102,12 @@ impl<'a> Image<'a> {
         Some(image)
     }
 
-    fn number<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        self.data.get(at..at.checked_add(N)?)?.try_into().ok()
-    }
-
     pub(super) fn u16(&self, at: usize) -> Option<u16> {
-        self.number(at).map(u16::from_le_bytes)
+        self.data.u16(at)
     }
 
     pub(super) fn u32(&self, at: usize) -> Option<u32> {
-        self.number(at).map(u32::from_le_bytes)
-    }
-
-    fn u64(&self, at: usize) -> Option<u64> {
-        self.number(at).map(u64::from_le_bytes)
+        self.data.u32(at)
     }
 
     /// Address and size of a directory.
@@ -169,7 +163,7 @@ impl<'a> Image<'a> {
         for i in 0..MOST {
             let (entry, by_number) = match self.wide {
                 true => {
-                    let entry = self.u64(start + i * 8)?;
+                    let entry = self.data.u64(start + i * 8)?;
                     (entry, entry >> 63 == 1)
                 }
                 false => {

@@ -2,6 +2,7 @@
 
 use vql::{Dict, Key, Value};
 
+use super::super::fields::{Fields, wide};
 use super::super::records::Records;
 use super::image::Image;
 
@@ -98,13 +99,13 @@ fn walk(
 fn counted(image: &Image<'_>, at: usize) -> Option<String> {
     let length = usize::from(image.u16(at)?).min(MOST) * 2;
     let bytes = image.data.get(at + 2..at + 2 + length)?;
-    Some(wide(bytes))
+    Some(ended(bytes))
 }
 
-fn wide(bytes: &[u8]) -> String {
-    let units = bytes.chunks_exact(2).map(|p| u16::from_le_bytes([p[0], p[1]]));
-    let text = char::decode_utf16(units.take_while(|u| *u != 0));
-    text.map(|c| c.unwrap_or('\u{fffd}')).collect()
+/// Text of two bytes a character, up to its end.
+fn ended(bytes: &[u8]) -> String {
+    let all = wide(bytes);
+    all.split('\0').next().unwrap_or_default().to_owned()
 }
 
 /// What there is, as rows; NULL without resources.
@@ -137,7 +138,7 @@ pub(super) fn version(image: &Image<'_>) -> Value {
             for text in part.children(data).flat_map(|table| table.children(data)).take(MOST) {
                 out.set(
                     Key::new(&text.key),
-                    wide(data.get(text.value..text.end).unwrap_or_default()),
+                    ended(data.get(text.value..text.end).unwrap_or_default()),
                 );
             }
         }
@@ -156,13 +157,12 @@ struct Block {
 
 impl Block {
     fn read(data: &[u8], at: usize) -> Option<Block> {
-        let number = |at: usize| data.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-        let (length, value) = (usize::from(number(at)?), usize::from(number(at + 2)?));
-        let text = number(at + 4)? == 1;
+        let (length, value) = (usize::from(data.u16(at)?), usize::from(data.u16(at + 2)?));
+        let text = data.u16(at + 4)? == 1;
         if length < 6 || at + length > data.len() {
             return None;
         }
-        let key = wide(&data[at + 6..at + length]);
+        let key = ended(&data[at + 6..at + length]);
         let behind = at + 6 + (key.encode_utf16().count() + 1) * 2;
         let value_at = behind.next_multiple_of(4).min(at + length);
         // Texts are counted in characters, all else in bytes.
