@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.parse
 
-from rig import Api, Deployment, Process, load, percentile, say, wait
+from rig import Api, Deployment, Process, at_once, before_others, load, percentile, say, wait
 from saturate import saturate
 
 binary = sys.argv[1]
@@ -33,7 +33,7 @@ class Pages:
 
     def __init__(self, port, most=6):
         self.free = [Api(port) for _ in range(most)]
-        self.pool = concurrent.futures.ThreadPoolExecutor(most)
+        self.pool = concurrent.futures.ThreadPoolExecutor(most, initializer=before_others)
 
     def one(self, path):
         api = self.free.pop()
@@ -137,12 +137,13 @@ def prepare(d, api):
 def probe(pages, screens, n, until=0.0):
     times = {name: [] for name in screens}
     done = 0
-    while done < n or time.monotonic() < until:
-        for name, stages in screens.items():
-            took = pages.open(stages)
-            times[name].append(took)
-            time.sleep(max(0.0, PACE - took))
-        done += 1
+    with at_once():
+        while done < n or time.monotonic() < until:
+            for name, stages in screens.items():
+                took = pages.open(stages)
+                times[name].append(took)
+                time.sleep(max(0.0, PACE - took))
+            done += 1
     return times
 
 

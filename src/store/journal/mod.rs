@@ -10,6 +10,7 @@ mod epoch;
 mod extents;
 mod feed;
 mod frame;
+mod pace;
 mod position;
 mod process;
 mod reader;

@@ -16,6 +16,7 @@ use velociraptor_proto::journal::Record;
 use super::epoch::process_dir;
 use super::feed::{Feed, Feeds, Group};
 use super::frame::{HEADER, encode_frame};
+use super::pace::Pace;
 use super::position::Position;
 use super::process::ProcessId;
 use super::segment::Segment;
@@ -27,7 +28,7 @@ use crate::env::{Env, File, Mutant, Open};
 pub struct Options {
     /// A new file is started when one grows past this. Default 64 MiB.
     pub roll_bytes: u64,
-    /// Most bytes written as one group. Default 8 MiB.
+    /// Most bytes written as one group, on a store whose commits take long. Default 8 MiB.
     pub group_bytes: usize,
     /// Most bytes waiting to be committed; callers wait beyond. Default 256 MiB.
     pub waiting_bytes: usize,
@@ -184,6 +185,7 @@ impl Journal {
             space: space.clone(),
             fleet: fleet.to_owned(),
             process,
+            pace: Pace::new(options.group_bytes),
             options: options.clone(),
             stats: stats.clone(),
             shared: shared.clone(),
@@ -304,6 +306,7 @@ struct Writer {
     shared: Arc<Shared>,
     stamp: Option<Stamp>,
     space: Arc<Space>,
+    pace: Pace,
     next: u64,
     current: Option<Current>,
 }
@@ -323,7 +326,7 @@ impl Writer {
                     }
                     Command::Roll(done) => rolls.push(done),
                 }
-                if size < self.options.group_bytes && rolls.is_empty() {
+                if size < self.pace.bytes() && rolls.is_empty() {
                     next = rx.try_recv().ok();
                 }
             }
@@ -396,7 +399,7 @@ impl Writer {
             Ok(c) => c,
             Err(e) => return Err((group, e)),
         };
-        let mut buf = BytesMut::new();
+        let mut buf = BytesMut::with_capacity(group.iter().map(|r| r.size).sum());
         let mut places = Vec::with_capacity(group.len());
         let mut spills: BTreeMap<usize, Arc<dyn File>> = BTreeMap::new();
         for r in &mut group {
@@ -426,6 +429,7 @@ impl Writer {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let (start, data) = (current.end(), buf.freeze());
+        let began = Instant::now();
         let written = async {
             // First what the records refer to: were they written at the same time, a record
             // could outlive the data. It was not acknowledged, so the client would send it
@@ -445,6 +449,7 @@ impl Writer {
         .await;
         match written {
             Ok(()) => {
+                self.pace.took(began.elapsed());
                 current.at += data.len() as u64;
                 self.stats.groups.fetch_add(1, Ordering::Relaxed);
                 self.stats.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
