@@ -5,8 +5,8 @@ use std::time::Duration;
 /// What a group may hold at least, however fast the store is.
 ///
 /// Larger groups make nothing faster where a commit takes a few milliseconds, and they make others
-/// wait: copying, checking and flushing 16 MiB at once held up the threads that serve people by
-/// 4 to 6 ms (`tools/load/isolation.py`, local disk), and took no more in than with 1 MiB.
+/// wait: with up to 16 MiB the slowest hundredth of pages took 4 to 6 ms longer under a flood than
+/// with 1 MiB, and no more was taken in (`docs/LOAD.md`, local disk).
 const LEAST: usize = 1 << 20;
 /// A commit that takes longer is waited for by larger groups. 1 MiB in 4 ms are 256 MiB a second,
 /// more than a frontend takes in.
