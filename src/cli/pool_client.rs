@@ -122,6 +122,8 @@ pub async fn run(args: PoolArgs, ctx: &Context) -> anyhow::Result<()> {
     if !(args.rate > 0.0 && args.rate.is_finite()) {
         return Err(Usage(format!("--rate: {} is not a positive number", args.rate)).into());
     }
+    // Each client has up to three connections.
+    crate::env::real::open_files();
     let path = ctx.config_path()?;
     let loaded = load(env, path, ctx.global.settings.as_deref(), Role::Agent).await?;
     let client = ClientArgs {

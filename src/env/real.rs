@@ -54,6 +54,16 @@ pub fn env_with(runtimes: Option<Runtimes>) -> Env {
     }
 }
 
+/// Open files that this process may have, which it takes all of first: what a shell or
+/// a service manager gives by default is meant for programs with few connections.
+pub fn open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+    // None is unlimited; the kernel's own default for that is 2^20.
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+}
+
 /// Processor cores this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get())

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures::future::FutureExt;
 
-use super::{Node, accept_limits, address, tls_identity};
+use super::sockets::{self, Whose};
+use super::{Node, address, tls_identity};
 use crate::api::Api;
 use crate::api::rest::{Rest, RestOptions};
 use crate::comms::server::{Serve, WebHandler, serve};
@@ -136,7 +137,7 @@ impl Node {
         let what = Serve {
             tls,
             proxy_protocol: false,
-            limits: accept_limits(env, loaded),
+            limits: sockets::limits(env, loaded, Whose::People),
             metrics: Arc::default(),
             side: Side::Gui,
             stop: self.stopping(),

@@ -159,6 +159,7 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
     let mut t = Text(String::new());
     let load = |v: &AtomicU64| v.load(Ordering::Relaxed);
     t.gauge("client_comms_current_connections", "Client connections open now.", load(&m.open));
+    t.gauge("velociraptor_connections_limit", "Client connections that may be.", load(&m.most));
     t.delivery(&server.delivery().measured());
     t.gauge("velociraptor_clients_held", "Clients held for tasks.", server.sessions.len() as u64);
     let here = server.sessions.by_process().get(&None).copied().unwrap_or(0);

@@ -13,6 +13,7 @@ pub mod offline;
 mod revoked;
 mod server_events;
 mod server_flows;
+mod sockets;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use crate::store::StoreRoot;
 use crate::store::journal;
 use crate::store::ops::CountingFs;
 pub use fleet::Cluster;
+use sockets::Whose;
 
 /// Requests still under way when the process is told to stop get this long.
 const GRACE: Duration = Duration::from_secs(10);
@@ -208,29 +210,8 @@ fn http_limits(c: &model::Config) -> HttpLimits {
     }
 }
 
-/// New connections a second for each core, where the configuration says nothing: with
-/// the session that follows, one costs two to three milliseconds of a busy core, so
-/// that a herd leaves about half of the machine to those who are there.
-const CONNECTIONS_PER_CORE: u64 = 200;
-
-/// Cores this process counts on. A simulated run must not depend on the machine.
-fn cores(env: &Env) -> usize {
-    if env.net.simulated() { 4 } else { crate::env::real::cores() }
-}
-
-fn accept_limits(env: &Env, loaded: &Loaded) -> AcceptLimits {
-    let rate = loaded.config.frontend.limits().connections_per_second;
-    let rate = rate.unwrap_or((CONNECTIONS_PER_CORE * cores(env) as u64).min(1000)) as u32;
-    let connections = loaded.settings.limits.connections as usize;
-    let defaults = AcceptLimits::default();
-    AcceptLimits {
-        connections_per_second: rate,
-        // As many as a rate of 100, the one that stock writes, may do in ten seconds.
-        connection_burst: rate.saturating_mul(10).min(1000),
-        max_connections: if connections > 0 { connections } else { defaults.max_connections },
-        ..defaults
-    }
-}
+/// Connections of programs that read the metrics, at once.
+const MONITORS: usize = 100;
 
 fn address(host: &str, port: u16, what: &str) -> anyhow::Result<SocketAddr> {
     let ip = host.parse().with_context(|| format!("{what}: {host:?} is not an IP address"))?;
@@ -383,7 +364,7 @@ impl Node {
         let what = Serve {
             tls,
             proxy_protocol: loaded.settings.limits.proxy_protocol,
-            limits: accept_limits(env, loaded),
+            limits: sockets::limits(env, loaded, Whose::Clients),
             metrics: metrics.clone(),
             side: Side::Frontend,
             stop: self.stopping(),
@@ -426,7 +407,7 @@ impl Node {
         let at = address(c.api.bind_address(), c.api.bind_port(), "API.bind_address")?;
         let listener = env.net.bind(at).await?;
         self.api = Some(listener.local_addr()?);
-        let (stop, limits) = (self.stopping(), accept_limits(env, loaded));
+        let (stop, limits) = (self.stopping(), sockets::limits(env, loaded, Whose::Programs));
         let served = api.clone();
         let task =
             async move { served.serve(listener, tls, limits, Arc::default(), stop, fleet).await };
@@ -453,7 +434,11 @@ impl Node {
             tls: None,
             proxy_protocol: false,
             // Metrics are wanted most when there is too much of everything else.
-            limits: AcceptLimits { connections_per_second: 0, ..AcceptLimits::default() },
+            limits: AcceptLimits {
+                connections_per_second: 0,
+                max_connections: MONITORS,
+                ..AcceptLimits::default()
+            },
             metrics: Arc::default(),
             side: Side::Gui,
             stop: self.stopping(),
@@ -544,7 +529,7 @@ fn frontend(
 ) -> anyhow::Result<Arc<Frontend>> {
     let c = &loaded.config;
     let l = c.frontend.limits();
-    let cores = cores(env);
+    let cores = sockets::cores(env);
     let defaults = AdmissionLimits::default();
     let admission = AdmissionLimits {
         slots: l.concurrency.map_or(2 * cores, |n| n as usize),

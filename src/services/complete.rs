@@ -16,26 +16,27 @@ pub const COMPLETION: &str = "System.Flow.Completion";
 
 impl Server {
     /// After something was stored for a flow: announces its end, once, when all
-    /// of it is here.
-    pub async fn after_progress(&self, org: &Org, key: &FlowKey) {
+    /// of it is here. What could not be announced is tried again by whoever keeps house.
+    pub async fn after_progress(&self, org: &Org, key: &FlowKey) -> Result<(), ServiceError> {
         let now = self.env.clock.micros();
         if let Err(e) = self.follow_hunt_end(org, key).await {
             tracing::warn!(client = key.0, flow = key.1, error = %e, "hunt does not know of it yet");
         }
         {
             let mut state = org.state();
-            let Some(f) = state.flows.get_mut(key) else { return };
+            let Some(f) = state.flows.get_mut(key) else { return Ok(()) };
             if !f.ready_to_announce(now) || f.context.is_none() {
-                return;
+                return Ok(());
             }
             f.announced = true;
         }
-        if let Err(e) = self.announce(org, key).await {
-            tracing::error!(client = key.0, flow = key.1, error = %e, "end of a flow not announced; tried again");
-            if let Some(f) = org.state().flows.get_mut(key) {
-                f.announced = false;
-            }
+        let done = self.announce(org, key).await;
+        if done.is_err()
+            && let Some(f) = org.state().flows.get_mut(key)
+        {
+            f.announced = false;
         }
+        done
     }
 
     async fn announce(&self, org: &Org, (client, flow): &FlowKey) -> Result<(), ServiceError> {

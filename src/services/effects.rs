@@ -13,6 +13,12 @@ use super::state::{Effect, FlowKey};
 pub(super) const LOST: &str = "Flow not known: the client restarted before it was finished";
 
 impl Server {
+    async fn tell_progress(&self, org: &Org, key: &FlowKey) {
+        if let Err(e) = self.after_progress(org, key).await {
+            tracing::error!(client = key.0, flow = key.1, error = %e, "end of a flow not announced; tried again");
+        }
+    }
+
     /// Acts on one effect of a job received at `received`, microseconds, whose
     /// bytes are `raw`. Failures are logged: the data itself is durable.
     pub async fn act(&self, org: &Org, received: u64, effect: Effect, raw: &Bytes) {
@@ -43,7 +49,7 @@ impl Server {
             },
             Effect::Progress(key) => {
                 self.hold_to_limits(org, &key).await;
-                self.after_progress(org, &key).await;
+                self.tell_progress(org, &key).await;
             }
             Effect::Redelivered((client, flow)) => {
                 tracing::info!(client, flow, "the client did not start it: sent again");
@@ -80,7 +86,7 @@ impl Server {
             org.state().lost.insert(key, reason.to_owned());
             return false;
         }
-        self.after_progress(org, &key).await;
+        self.tell_progress(org, &key).await;
         true
     }
 

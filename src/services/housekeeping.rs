@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -24,6 +25,15 @@ const GARBAGE: Duration = Duration::from_secs(5);
 /// 60 ms away each takes most of a second, nearly all of it waiting.
 const AT_ONCE: usize = 16;
 
+/// Failures of one pass that speak against the store, and not against what failed.
+const ILL: usize = 32;
+
+/// The longest that an ill store is left in peace before the next pass.
+const LEFT_IN_PEACE: Duration = Duration::from_secs(30);
+
+/// Failures of a pass that are told one by one.
+const TOLD: usize = 5;
+
 /// What to settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
@@ -38,18 +48,21 @@ impl Server {
     pub async fn keep_house(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         let mut last_snapshot = tokio::time::Instant::now();
         let mut last_garbage = last_snapshot;
+        let mut pause = self.options.settle_every;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.options.settle_every) => {}
+                () = tokio::time::sleep(pause) => {}
             }
             if !self.is_master() {
                 continue;
             }
             // Stock files are derived: they can wait, decisions cannot.
             if self.journal.space().level() < Level::Last {
-                self.settle(Settle::Due).await;
+                let began = tokio::time::Instant::now();
+                let failed = self.settle(Settle::Due).await;
+                pause = pause_after(failed, began.elapsed(), self.options.settle_every);
             }
             let due = Duration::from_secs(self.options.snapshot_seconds);
             if last_snapshot.elapsed() >= due {
@@ -85,9 +98,12 @@ impl Server {
         self.standing.release().await;
     }
 
-    /// Settles what is due, or everything. Failures are logged and tried again.
-    pub async fn settle(&self, how: Settle) {
+    /// Settles what is due, or everything. Failures are logged and tried again by the
+    /// next pass. Returns how many there were.
+    pub async fn settle(&self, how: Settle) -> usize {
         let now = self.env.clock.micros();
+        let failures = Failures::default();
+        let failures = &failures;
         let hasty = self.env.sabotage.is(Mutant::SettleAtComplete);
         for org in self.orgs() {
             let _alone = self.housekeeping.lock().await;
@@ -135,28 +151,30 @@ impl Server {
             }
             each(ends.into_values(), sure, |keys| async move {
                 for key in keys.into_iter().take_while(|_| sure()) {
-                    self.after_progress(org, &key).await;
+                    failures.note(&key, self.after_progress(org, &key).await);
                 }
             })
             .await;
             each(dirty, sure, |key| async move {
-                log(&key, self.write_flow_objects(org, &key).await);
+                failures.note(&key, self.write_flow_objects(org, &key).await);
             })
             .await;
             each(uploads, sure, |key| async move {
-                log(&key, super::settle_uploads::place_complete(self, org, &key).await);
+                failures.note(&key, super::settle_uploads::place_complete(self, org, &key).await);
             })
             .await;
             // Of two flows that list the same folder the later one is right: in order.
             for key in browse.into_iter().take_while(|_| sure()) {
-                log(&key, self.browse(org, &key).await);
+                failures.note(&key, self.browse(org, &key).await);
             }
             each(flows, sure, |key| async move {
-                log(&key, self.settle_flow(org, &key).await);
+                failures.note(&key, self.settle_flow(org, &key).await);
             })
             .await;
             each(events, sure, |key| async move {
-                if let Err(e) = self.settle_events(org, &key).await {
+                if let Err(e) = self.settle_events(org, &key).await
+                    && failures.tell()
+                {
                     tracing::error!(client = key.client, artifact = key.artifact, day = key.day,
                         error = %e, "events not settled; tried again");
                 }
@@ -171,6 +189,7 @@ impl Server {
                 self.store_flow_indexes(org).await;
             }
         }
+        failures.sum_up()
     }
 
     async fn store_tasks(&self, org: &Arc<Org>) {
@@ -294,9 +313,39 @@ async fn each<K, F: Future<Output = ()>>(
     keys.for_each_concurrent(AT_ONCE, work).await;
 }
 
-fn log(key: &FlowKey, r: Result<(), ServiceError>) {
-    if let Err(e) = r {
-        tracing::error!(client = key.0, flow = key.1, error = %e, "flow not written to stock files; tried again");
+/// How long it is until the next pass, after one that took `took` and in which `failed`
+/// could not be done: a store that takes nothing is asked a fifth of the time.
+fn pause_after(failed: usize, took: Duration, every: Duration) -> Duration {
+    match failed {
+        0..ILL => every,
+        _ => took.saturating_mul(4).clamp(every, LEFT_IN_PEACE.max(every)),
+    }
+}
+
+/// Counts what a pass could not do, and tells of the first.
+#[derive(Default)]
+struct Failures(AtomicUsize);
+
+impl Failures {
+    /// Counts one. Whether it is to be told.
+    fn tell(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed) < TOLD
+    }
+
+    fn note(&self, (client, flow): &FlowKey, done: Result<(), ServiceError>) {
+        if let Err(e) = done
+            && self.tell()
+        {
+            tracing::error!(client, flow, error = %e, "flow not brought into order; tried again");
+        }
+    }
+
+    fn sum_up(&self) -> usize {
+        let failed = self.0.load(Ordering::Relaxed);
+        if failed > TOLD {
+            tracing::error!(failed, "flows and events not brought into order; tried again");
+        }
+        failed
     }
 }
 
@@ -305,6 +354,18 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     use super::*;
+
+    #[test]
+    fn an_ill_store_is_left_in_peace_and_a_bad_flow_holds_up_nobody() {
+        let (every, ms) = (Duration::from_millis(500), Duration::from_millis);
+        assert_eq!(pause_after(0, ms(9000), every), every);
+        assert_eq!(pause_after(ILL - 1, ms(9000), every), every);
+        assert_eq!(pause_after(ILL, ms(20), every), every);
+        assert_eq!(pause_after(12_000, ms(2000), every), ms(8000));
+        assert_eq!(pause_after(12_000, ms(60_000), every), LEFT_IN_PEACE);
+        let slow = Duration::from_secs(60);
+        assert_eq!(pause_after(ILL, ms(20), slow), slow, "never sooner than without failures");
+    }
 
     #[tokio::test]
     async fn several_at_once_in_order_and_none_begun_when_it_is_not_sure() {

@@ -105,7 +105,7 @@ impl Server {
         let keys: Vec<FlowKey> = org.state().flows.keys().cloned().collect();
         for (i, key) in keys.iter().enumerate() {
             told("flows", i, keys.len());
-            self.after_progress(org, key).await;
+            self.after_progress(org, key).await?;
             let flow = org.state().flows.get(key).cloned();
             let Some(flow) = flow else { continue };
             let open = !flow.over();

@@ -94,6 +94,7 @@ pub async fn serve(
     let Serve { tls, proxy_protocol, limits, metrics, side, stop } = serve;
     let acceptor = tls.map(TlsAcceptor::from);
     let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    metrics.most.store(limits.max_connections as u64, Ordering::Relaxed);
     // The one whose turn it is goes too, so one less may come before.
     let burst = limits.connection_burst.saturating_sub(1);
     let rate = Pacer::new(limits.connections_per_second.into(), burst.into());

@@ -99,6 +99,8 @@ pub struct Metrics {
     pub connections: AtomicU64,
     /// Connections open now.
     pub open: AtomicU64,
+    /// As many may be.
+    pub most: AtomicU64,
     /// Closed before TLS: rate or number of connections.
     pub shed: AtomicU64,
     /// Turns under the connection rate.

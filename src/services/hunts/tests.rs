@@ -88,7 +88,7 @@ impl Lab {
         let org = self.server.root();
         let fail = FailFlow { flow_id: flow.into(), reason: "it broke".into() };
         self.server.decide(&org, client, "", Kind::FailFlow(fail)).await.unwrap();
-        self.server.after_progress(&org, &(client.into(), flow.into())).await;
+        self.server.after_progress(&org, &(client.into(), flow.into())).await.unwrap();
     }
 
     /// Tasks that wait for a client, by flow.
