@@ -31,6 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&set))?;
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
+    // What is written of a map is the same every time.
+    config.btree_map([".journal"]);
     tonic_prost_build::configure()
         .bytes(".proto.FileBuffer.data")
         .bytes(".proto.ClientCommunication")

@@ -211,6 +211,29 @@ pub struct ToldFlow {
     pub deleting: bool,
     /// They were told that it is.
     pub deleted: bool,
+    /// Further runs of it that users were told of, in order.
+    pub runs: Vec<ToldRun>,
+    /// When further runs were asked for, told or not.
+    pub asked: Vec<Duration>,
+}
+
+impl ToldFlow {
+    /// Whether a client's session is the flow's: its first run, or a further one.
+    pub fn has(&self, session: &str) -> bool {
+        let rest = session.strip_prefix(&self.flow);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// A further run of a flow that a user was told of.
+#[derive(Clone, Debug)]
+pub struct ToldRun {
+    /// Its session.
+    pub session: String,
+    /// What it is to do.
+    pub plan: Plan,
+    /// When the answer came.
+    pub at: Duration,
 }
 
 /// A user's change that was answered with success.
@@ -372,8 +395,13 @@ impl Ledger {
     pub fn ended_before_cancel(&self, f: &ToldFlow) -> bool {
         let Some(at) = f.cancelled else { return false };
         let id = self.clients[f.client].id.as_str();
-        let runs = self.books(id).filter_map(|i| self.clients[i].executions.get(&f.flow));
-        runs.flatten().any(|e| !e.cancelled && e.over.is_some_and(|o| o <= at))
+        let all = self.books(id).flat_map(|i| &self.clients[i].executions);
+        let mut sessions: BTreeMap<&str, bool> = BTreeMap::new();
+        for (session, runs) in all.filter(|(s, _)| f.has(s)) {
+            let ended = |e: &Execution| !e.cancelled && e.over.is_some_and(|o| o <= at);
+            *sessions.entry(session).or_default() |= runs.iter().any(ended);
+        }
+        !sessions.is_empty() && sessions.values().all(|ended| *ended)
     }
 
     /// Indices of the books that bear this client id.

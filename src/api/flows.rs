@@ -49,6 +49,9 @@ impl Api {
         let found = self.server.flow(&caller.org, &r.client_id, &r.flow_id).await;
         let mut context =
             found.map_err(|e| status(&e))?.ok_or_else(|| Status::not_found("Not Found"))?;
+        if !r.include_full_request {
+            context.previous_flows.clear();
+        }
         if let Some(request) = &mut context.request {
             if r.include_full_request {
                 request.compiled_collector_args.iter_mut().for_each(redact);

@@ -195,6 +195,7 @@ fn flow_row(mut context: ArtifactCollectorContext) -> Result<TableRow, Status> {
         State::Finished => "FINISHED",
         State::Error => "ERROR",
     };
+    context.previous_flows.clear();
     if let Some(request) = &mut context.request {
         request.compiled_collector_args.clear();
     }

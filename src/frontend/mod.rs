@@ -36,6 +36,8 @@ mod history_tests;
 #[cfg(test)]
 mod old_agent_tests;
 #[cfg(test)]
+mod runs_tests;
+#[cfg(test)]
 mod settle_tests;
 #[cfg(test)]
 mod survival_tests;

@@ -327,6 +327,65 @@ async fn a_cancel_waits_for_proof_though_its_flow_is_settled() {
 }
 
 #[tokio::test]
+async fn a_cancel_of_what_was_sent_goes_out_after_a_restart() {
+    for settled in [false, true] {
+        let (w, master, client) = tasked().await;
+        let cipher = [1; 16];
+        assert_eq!(flows(&next(&master, &client, cipher).await), [FLOW]);
+        // Sent, and nothing came of it when it is cancelled and the master ends.
+        let (s, org) = server(&master);
+        s.cancel(&org, &client.id, FLOW, "me").await.unwrap();
+        if settled {
+            s.settle(crate::services::housekeeping::Settle::All).await;
+            s.collect_garbage().await;
+        }
+        drop(org);
+        drop(master);
+        let master = restarted(&w).await;
+        let cancels = |tasks: &[VeloMessage]| tasks.iter().any(|t| t.cancel.is_some());
+        let tasks = next(&master, &client, cipher).await;
+        let asks = tasks.iter().any(|t| t.flow_stats_request.is_some());
+        assert!(asks && !cancels(&tasks) && flows(&tasks).is_empty(), "{tasks:?}");
+        // The client works on it: it shows that it has it.
+        let sent = client.body(&[rows(FLOW, "Custom.A", 0, 3)]);
+        assert_eq!(post(&master, sent).await, Answer::Reply(bytes::Bytes::new()));
+        assert!(cancels(&next(&master, &client, cipher).await), "settled: {settled}");
+        // And when it has ended, nobody waits for anything any more.
+        let sent = client.body(&[done(FLOW, 3)]);
+        assert_eq!(post(&master, sent).await, Answer::Reply(bytes::Bytes::new()));
+        let (s, org) = server(&master);
+        s.settle(crate::services::housekeeping::Settle::All).await;
+        assert!(!org.state().clients.entry(&client.id).queue.has_work());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_stored_and_not_acted_on_is_acted_on_after_a_restart() {
+    let (w, master, client) = tasked().await;
+    assert_eq!(flows(&next(&master, &client, [1; 16]).await), [FLOW]);
+    let unknown = VeloStatus {
+        status: velo_status::ReturnedStatus::UnknownFlow.into(),
+        ..Default::default()
+    };
+    let stats =
+        FlowStats { query_status: vec![unknown], flow_complete: true, ..Default::default() };
+    let answer = VeloMessage {
+        session_id: FLOW.into(),
+        flow_stats: Some(stats),
+        urgent: true,
+        ..Default::default()
+    };
+    // A minion stores it, of another process of the client than got the task; the master
+    // ends before it has read that.
+    drop(master);
+    let minion = w.start_with(options("minion", Role::Minion)).await;
+    let answer = post(&minion, client.body(&[answer])).await;
+    assert_eq!(answer, Answer::Reply(bytes::Bytes::new()));
+    drop(minion);
+    ended(&restarted(&w).await, &client).await;
+}
+
+#[tokio::test]
 async fn what_its_client_does_not_know_any_more_is_over_also_after_a_restart() {
     let (w, master, client) = tasked().await;
     let cipher = [1; 16];

@@ -48,7 +48,9 @@ impl Server {
         self.compile_into(org, &mut request)?;
         request.creator = principal.to_owned();
         let flow_id = self.schedule(org, principal, request.clone()).await?;
-        request.flow_id = flow_id.clone();
+        if request.flow_id.is_empty() {
+            request.flow_id.clone_from(&flow_id);
+        }
         request.compiled_collector_args.clear();
         let details = json!({
             "client": request.client_id, "flow_id": flow_id, "artifacts": request.artifacts,
@@ -58,7 +60,7 @@ impl Server {
     }
 
     /// A flow that is asked for by name must not be there: a request for one that is
-    /// would be a further run of it, and take the place of its first.
+    /// would take the place of its first. A further run must be of a flow that is there.
     async fn name_flow(
         &self,
         org: &Org,
@@ -71,19 +73,30 @@ impl Server {
         if request.flow_id.is_empty() {
             return Ok(());
         }
-        let given = &request.flow_id;
-        let flow = Session::parse(given).flow;
-        if self.flow(org, &request.client_id, &flow).await?.is_some() {
-            let text = format!(
-                "{flow} is there already: further runs of a collection are not served here, \
-                 start a new one"
-            );
-            return Err(ServiceError::Invalid(text));
-        }
-        if *given != flow {
-            return Err(ServiceError::Invalid(format!("flow_id: `{given}` is a run of no flow")));
-        }
-        Ok(())
+        let run = Session::parse(&request.flow_id);
+        let there = self.flow(org, &request.client_id, &run.flow).await?.is_some();
+        let text = match (run.child.is_empty(), there) {
+            (true, false) => return Ok(()),
+            (true, true) => format!(
+                "flow_id: {0} is there already: start a new one, or a further run of it, \
+                 {0}/<number>",
+                run.flow
+            ),
+            (false, false) => format!("flow_id: `{}` is a run of no flow", run.id()),
+            (false, true) if !run.is_numbered() => format!(
+                "flow_id: `{}` is no run of a flow: runs are numbered, {}/<number>",
+                run.id(),
+                run.flow
+            ),
+            // What runs on the server ends with it, all runs of a flow together.
+            (false, true) if request.client_id == "server" => {
+                "flow_id: further runs of a collection on the server are not served: start a new \
+                 one"
+                .to_owned()
+            }
+            (false, true) => return Ok(()),
+        };
+        Err(ServiceError::Invalid(text))
     }
 
     /// Fills in `compiled_collector_args` and the limits that were left open.

@@ -11,6 +11,7 @@ use velociraptor_proto::journal::{FailFlow, Grant};
 use velociraptor_proto::proto::VeloMessage;
 
 use super::flows::job::Hash;
+use super::ids::Session;
 use super::server::{Org, Server};
 use super::tasks::{Way, What};
 use crate::env::Mutant;
@@ -93,10 +94,10 @@ impl Server {
         self.end_all(org, source, orphans, reason).await;
     }
 
-    async fn end_all(&self, org: &Org, source: &str, flows: Vec<String>, reason: &str) {
-        for flow_id in flows {
+    async fn end_all(&self, org: &Org, source: &str, sessions: Vec<String>, reason: &str) {
+        for flow_id in sessions {
             // It may be in stock files alone.
-            if let Err(e) = self.reopen(org, source, &flow_id).await {
+            if let Err(e) = self.reopen(org, source, &Session::parse(&flow_id).flow).await {
                 tracing::warn!(client = source, flow = flow_id, error = %e,
                     "a flow that is over is not read; tried again");
                 continue;

@@ -6,6 +6,7 @@ use velociraptor_proto::journal::{FailFlow, LabelChange};
 
 use super::events::{EventBatch, client_members, decorate};
 use super::flows::rows_of_job;
+use super::ids::Session;
 use super::server::{Counters, Org, Server, ServiceError};
 use super::state::{Effect, FlowKey};
 
@@ -55,8 +56,8 @@ impl Server {
                 tracing::info!(client, flow, "the client did not start it: sent again");
                 self.sessions.wake(&org.id, &client);
             }
-            Effect::FlowLost(key) => {
-                self.end_lost(org, key, LOST).await;
+            Effect::FlowLost((client, session)) => {
+                self.end_lost(org, (client, session), LOST).await;
             }
             Effect::Conflict((client, flow)) => {
                 tracing::warn!(
@@ -69,13 +70,20 @@ impl Server {
         }
     }
 
-    /// Ends a flow that its client does not know, or that nobody works on any more.
+    /// Ends a session, named with its client, that the client does not know, or that
+    /// nobody works on any more.
     /// Its task may be forgotten already, and the client never say so again in other
     /// bytes: where this cannot be stored now, housekeeping tries again. Returns whether
     /// it is stored.
-    pub(crate) async fn end_lost(&self, org: &Org, key: FlowKey, reason: &str) -> bool {
+    pub(crate) async fn end_lost(
+        &self,
+        org: &Org,
+        (client, session): (String, String),
+        reason: &str,
+    ) -> bool {
+        let fail = FailFlow { flow_id: session.clone(), reason: reason.to_owned() };
+        let key: FlowKey = (client, Session::parse(&session).flow);
         let (client, flow) = (key.0.as_str(), key.1.as_str());
-        let fail = FailFlow { flow_id: flow.to_owned(), reason: reason.to_owned() };
         let ended = async {
             // It may be in stock files alone.
             self.reopen(org, client, flow).await?;
@@ -83,7 +91,7 @@ impl Server {
         };
         if let Err(e) = ended.await {
             tracing::error!(client, flow, error = %e, "end of a lost flow not stored; tried again");
-            org.state().lost.insert(key, reason.to_owned());
+            org.state().lost.insert((key.0, session), reason.to_owned());
             return false;
         }
         self.tell_progress(org, &key).await;

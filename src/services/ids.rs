@@ -69,6 +69,12 @@ pub fn new_org_id(env: &Env) -> OrgId {
     OrgId::new(format!("O{}", &BASE32HEX_NOPAD.encode(&b)[..4]))
 }
 
+/// Place of a run among those of its flow.
+pub type Run = u64;
+
+/// Most digits in the number of a run: it and two more fit a [`Run`].
+const RUN_DIGITS: usize = 18;
+
 /// A message's session: the flow it belongs to and which run of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Session {
@@ -85,12 +91,30 @@ impl Session {
         Self { flow: flow.to_owned(), child: child.to_owned() }
     }
 
-    /// Order of runs: the plain id, then `S`, then children by number.
-    pub fn run(&self) -> u32 {
+    /// Order of runs: the plain id, then `S`, then children by number. Stock's shell
+    /// numbers them by milliseconds since the epoch.
+    pub fn run(&self) -> Run {
         match self.child.as_str() {
             "" => 0,
             "S" => 1,
-            n => n.parse::<u32>().map_or(u32::MAX, |n| n.saturating_add(2)),
+            n => n.parse::<Run>().map_or(Run::MAX, |n| n.saturating_add(2)),
+        }
+    }
+
+    /// Whether it is a further run of a flow, by a number that can be written in one way
+    /// only: so no two ids are one run.
+    pub fn is_numbered(&self) -> bool {
+        let n = self.child.as_str();
+        let digits =
+            !n.is_empty() && n.len() <= RUN_DIGITS && n.bytes().all(|b| b.is_ascii_digit());
+        digits && (n == "0" || !n.starts_with('0'))
+    }
+
+    /// The id that clients know it by.
+    pub fn id(&self) -> String {
+        match self.child.as_str() {
+            "" => self.flow.clone(),
+            child => format!("{}/{child}", self.flow),
         }
     }
 }
@@ -122,9 +146,20 @@ mod tests {
 
     #[test]
     fn runs_are_ordered() {
-        let runs: Vec<u32> =
-            ["F.1", "F.1/S", "F.1/1", "F.1/2", "F.1/x"].map(|s| Session::parse(s).run()).to_vec();
-        assert!(runs.is_sorted());
+        let ids = ["F.1", "F.1/S", "F.1/0", "F.1/1", "F.1/1795764261970", "F.1/1795764261971"];
+        let runs: Vec<Run> = ids.iter().map(|s| Session::parse(s).run()).collect();
+        assert!(runs.windows(2).all(|w| w[0] < w[1]), "{runs:?}");
+        assert!(Session::parse("F.1/x").run() > runs[5]);
+        assert!(ids.iter().all(|id| Session::parse(id).id() == *id));
         assert_eq!(Session::parse("F.1/2").flow, "F.1");
+    }
+
+    #[test]
+    fn a_number_of_a_run_is_written_in_one_way() {
+        let numbered = |id: &str| Session::parse(id).is_numbered();
+        assert!(["F.1/0", "F.1/7", "F.1/1795764261970"].into_iter().all(numbered));
+        let not = ["F.1", "F.1/", "F.1/S", "F.1/07", "F.1/+7", "F.1/7/8", "F.1/-1", "F.1/٣"];
+        assert!(!not.into_iter().any(numbered));
+        assert!(!numbered("F.1/1234567890123456789"), "one digit more than fits");
     }
 }

@@ -109,10 +109,10 @@ async fn take_up_flows(server: &Server, org: &Arc<Org>) -> Result<(), ServiceErr
         out.sort();
         out
     };
-    for (client, flow, at) in noted {
-        if !is_over(server, org, &client, &flow).await? {
+    for (client, session, at) in noted {
+        if !is_over(server, org, &client, &Session::parse(&session).flow).await? {
             let mut state = org.state();
-            state.clients.entry(&client).queue.working_on(&flow, at.saturating_mul(1_000_000));
+            state.clients.entry(&client).queue.working_on(&session, at.saturating_mul(1_000_000));
         }
     }
     Ok(())

@@ -34,6 +34,7 @@ pub mod mail;
 pub mod messages;
 pub mod monitoring;
 pub mod notebooks;
+mod part_runs;
 mod part_uploads;
 pub mod recover;
 #[cfg(test)]

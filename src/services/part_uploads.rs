@@ -191,6 +191,7 @@ pub(super) async fn forget(server: &Server, org: &OrgId, client: &str, flow: &st
     // The list first: it says what else is of use.
     let mut names = vec!["list".to_owned()];
     names.extend(fs.list(&dir).await.unwrap_or_default().into_iter().map(|e| e.name));
+    names.retain(|n| n != super::part_runs::NAME);
     for name in names {
         match fs.remove(&format!("{dir}/{name}")).await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -319,8 +319,8 @@ impl Replay<'_> {
                         }
                         // Ended by a decision that follows, or was not stored: by
                         // housekeeping, then.
-                        Effect::FlowLost(key) => {
-                            org.state().lost.insert(key, LOST.to_owned());
+                        Effect::FlowLost(session) => {
+                            org.state().lost.insert(session, LOST.to_owned());
                         }
                         _ => {}
                     }
@@ -428,6 +428,13 @@ async fn decision(
     let pin = &f.extent.segment;
     match &d.kind {
         Some(DecisionKind::Cancel(_)) if server.env.sabotage.is(Mutant::ForgetCancel) => {}
+        Some(DecisionKind::Cancel(c)) if !server.env.sabotage.is(Mutant::CancelWithoutDoubt) => {
+            // What was granted may have been sent by then: the client is asked, and gets
+            // its cancel if it has it.
+            let mut state = org.state();
+            state.clients.entry(&d.client_id).queue.doubt_granted_of(&c.flow_id);
+            state.apply_decision(d, pin);
+        }
         Some(DecisionKind::Label(_)) if server.env.sabotage.is(Mutant::ForgetLabels) => {}
         Some(DecisionKind::HuntDone(_)) if server.env.sabotage.is(Mutant::ForgetHuntEnds) => {}
         Some(DecisionKind::OpenFlow(o)) => {
@@ -519,12 +526,19 @@ pub async fn describe_stored(
         reports.values().flat_map(|r| &r.query_status).flat_map(|q| q.names_with_response.clone()),
     );
     let mut open = OpenFlow { flow_id: flow.to_owned(), parts, ..Default::default() };
+    let runs = super::part_runs::kept(server, org, client, flow).await?;
+    all.extend(runs.iter().flat_map(|r| r.rows.keys().cloned()));
     for name in all.into_iter().map(|n| server.reveal(&n)) {
         if !name.is_empty() && !open.base_rows.contains_key(&name) {
             let rows = server.stored_rows(&path.results_of(&name)).await?;
             open.base_rows.insert(name, rows);
         }
     }
+    let forget = server.env.sabotage.is(Mutant::ForgetRuns);
+    open.runs = match super::part_runs::are_all(&runs, &open.base_rows) && !forget {
+        true => runs,
+        false => super::part_runs::one(&reports),
+    };
     open.base_logs = server.stored_rows(&path.logs()).await?;
     open.base_transactions = server.stored_rows(&path.upload_transactions()).await?;
     open.base_uploads = server.stored_rows(&path.uploads()).await?;

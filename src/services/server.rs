@@ -24,7 +24,7 @@ use super::fleet::{self, ProcessTable, Role};
 use super::gates::Gates;
 use super::handover::{Handed, Handover, RecoveredPost};
 use super::hunts::{Hunts, Recruitment};
-use super::ids::{OrgId, new_org_id};
+use super::ids::{OrgId, Session, new_org_id};
 use super::monitoring::Monitoring;
 use super::repository::{self, Repository};
 use super::sessions::Sessions;
@@ -657,7 +657,7 @@ impl Server {
         // in memory as in the record.
         let flow = match &kind {
             decision::Kind::Cancel(c) => Some(c.flow_id.clone()),
-            decision::Kind::FailFlow(f) => Some(f.flow_id.clone()),
+            decision::Kind::FailFlow(f) => Some(Session::parse(&f.flow_id).flow),
             decision::Kind::DeleteFlow(f) => Some(f.flow_id.clone()),
             _ => None,
         };

@@ -61,11 +61,13 @@ impl Server {
         let path = path.flow(flow);
         let task = self.flow_requests(org, client, flow).await?;
         let request = context.request.clone();
-        if let Some(request) = &request {
+        // Of a flow that was opened again the full request is there.
+        if let Some(request) = request.as_ref().filter(|r| !r.summary) {
             let full = ArtifactCollectorContext {
                 session_id: flow.clone(),
                 client_id: client.clone(),
                 request: Some(redacted(request.clone())),
+                previous_flows: context.previous_flows.clone(),
                 ..Default::default()
             };
             self.tree.set(&path.requests(), &full).await?;
@@ -77,13 +79,18 @@ impl Server {
                 .await?;
         }
         if reported {
-            let stats = ArtifactCollectorContext { request: None, ..context.clone() };
+            let stats = ArtifactCollectorContext {
+                request: None,
+                previous_flows: vec![],
+                ..context.clone()
+            };
             self.tree.set(&path.stats(), &stats).await?;
         }
         // Last, so that a context is never there without what it points at.
         let summary = ArtifactCollectorContext {
             request: request.map(summary),
             query_stats: vec![],
+            previous_flows: vec![],
             ..context
         };
         self.tree.set(&path.context(), &summary).await?;
@@ -117,6 +124,7 @@ impl Server {
         if !unchanged {
             return Ok(()); // more came meanwhile: settle again later
         }
+        super::part_runs::keep(self, &org.id, key, &f).await?;
         let goes_on = !f.over();
         let kind = Kind::SettledFlow(SettledFlow { flow_id: flow.clone(), goes_on });
         let at = self.decide_alone(org, client, "", kind).await?;

@@ -15,6 +15,7 @@ use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 use super::clients::Clients;
 use super::events::{EventKey, EventPart, EventTable, Filing, Form, day_of};
 use super::flows::job::{Hash, Job, hash};
+use super::flows::runs::session_of;
 use super::flows::{LiveFlow, Outcome};
 use super::forward::Backlogs;
 use super::hunts::Hunts;
@@ -62,8 +63,8 @@ pub enum Effect {
     Events(EventKey),
     /// A task that was in doubt did not start and will be sent again.
     Redelivered(FlowKey),
-    /// The client does not know a flow that it was given.
-    FlowLost(FlowKey),
+    /// The client does not know a session that it was given: client and session.
+    FlowLost((String, String)),
     /// A message was set aside because its place is taken.
     Conflict(FlowKey),
     /// Something that no one stores.
@@ -97,8 +98,9 @@ pub struct OrgState {
     pub events: EventTable,
     /// What is settled and may be sent again.
     pub tombstones: Tombstones,
-    /// Flows that are lost, of which that could not be stored, and why they are.
-    pub lost: BTreeMap<FlowKey, String>,
+    /// Sessions, each with its client, that are lost, of which that could not be stored,
+    /// and why they are.
+    pub lost: BTreeMap<(String, String), String>,
     /// Hunts and their clients.
     pub hunts: Hunts,
     /// A fault put in on purpose; see [`crate::env::sabotage`].
@@ -173,9 +175,9 @@ impl OrgState {
     fn note_of_deleted(&mut self, p: &PostFacts<'_>, session: &Session, job: &Job) {
         let queue = &mut self.clients.entry(p.client).queue;
         match &job.message.flow_stats {
-            Some(stats) if super::flows::is_unknown(stats) => queue.forget(&session.flow),
-            Some(stats) if stats.flow_complete => queue.forget(&session.flow),
-            _ => queue.evidence(&session.flow, p.received),
+            Some(stats) if super::flows::is_unknown(stats) => queue.forget(&session.id()),
+            Some(stats) if stats.flow_complete => queue.forget(&session.id()),
+            _ => queue.evidence(&session.id(), p.received),
         }
     }
 
@@ -237,35 +239,40 @@ impl OrgState {
         name: &str,
     ) -> Effect {
         let key = (p.client.to_owned(), session.flow.clone());
+        let id = session.id();
         if let Some(stats) = &job.message.flow_stats
             && super::flows::is_unknown(stats)
         {
             let queue = &mut self.clients.entry(p.client).queue;
             let cipher = match self.sabotage.is(Mutant::RedeliverToAnyCipher) {
-                true => queue.sent_to(&session.flow).unwrap_or(p.cipher),
+                true => queue.sent_to(&id).unwrap_or(p.cipher),
                 false => p.cipher,
             };
-            match queue.unknown(&session.flow, cipher) {
+            match queue.unknown(&id, cipher) {
                 Verdict::Redeliver => return Effect::Redelivered(key),
-                Verdict::Lost => return Effect::FlowLost(key),
+                Verdict::Lost => return Effect::FlowLost((key.0, id)),
                 Verdict::Pending => return Effect::Ignored,
                 Verdict::NotAsked => {}
             }
             // A decision says so, as in the other cases: that its receipt was proved is in
             // no journal, so whoever reads this back may take it for an early answer.
-            if self.flows.get(&key).is_some_and(|f| f.context.is_some() && !f.over()) {
-                return Effect::FlowLost(key);
+            let open = |f: &LiveFlow| f.context.is_some() && !f.run_over(&session.child);
+            if self.flows.get(&key).is_some_and(open) {
+                return Effect::FlowLost((key.0, id));
             }
         } else {
-            self.clients.entry(p.client).queue.evidence(&session.flow, p.received);
+            self.clients.entry(p.client).queue.evidence(&id, p.received);
         }
         let flow = self.flows.entry(key.clone()).or_insert_with(LiveFlow::unrequested);
         if self.sabotage.is(Mutant::LastReportWins) && job.message.flow_stats.is_some() {
             flow.reports.clear();
         }
         let outcome = flow.apply(session, job, name, p.received);
-        if flow.over() {
-            self.clients.entry(p.client).queue.ended(&session.flow);
+        if flow.reports.get(&session.child).is_some_and(super::flows::is_complete) {
+            // Its client is done with it: a cancel that waits is of no use.
+            self.clients.entry(p.client).queue.forget(&id);
+        } else if flow.over() {
+            self.clients.entry(p.client).queue.ended(&id);
         }
         self.pin_spill(p.client, session, job);
         match outcome {
@@ -324,7 +331,7 @@ impl OrgState {
         }
         match &d.kind {
             Some(Kind::Schedule(s)) => {
-                if self.is_repeated(client, s) {
+                if self.is_repeated(client, s) || self.is_known_run(client, s) {
                     return;
                 }
                 if let Some(c) = &s.context {
@@ -359,12 +366,10 @@ impl OrgState {
                 if c.away {
                     queue.may_be_elsewhere(&c.flow_id);
                 }
-                let must_tell =
-                    queue.withdraw(&c.flow_id) || self.sabotage.is(Mutant::CancelWhatWasWithdrawn);
-                if must_tell {
-                    for t in &c.tasks {
-                        queue.push(t.clone(), Some([0; 16]), Some(pin.clone()));
-                    }
+                let has_it = queue.withdraw(&c.flow_id);
+                let all = self.sabotage.is(Mutant::CancelWhatWasWithdrawn);
+                for t in c.tasks.iter().filter(|t| all || has_it.contains(&t.session_id)) {
+                    queue.push(t.clone(), Some([0; 16]), Some(pin.clone()));
                 }
                 if let Some(f) = self.flows.get_mut(&key) {
                     f.pin(pin.clone());
@@ -375,12 +380,12 @@ impl OrgState {
                 }
             }
             Some(Kind::FailFlow(c)) => {
-                let key = (client.to_owned(), c.flow_id.clone());
+                let session = Session::parse(&c.flow_id);
                 self.clients.entry(client).queue.forget(&c.flow_id);
-                self.lost.remove(&key);
-                if let Some(f) = self.flows.get_mut(&key) {
+                self.lost.remove(&(client.to_owned(), c.flow_id.clone()));
+                if let Some(f) = self.flows.get_mut(&(client.to_owned(), session.flow)) {
                     f.pin(pin.clone());
-                    f.fail(&c.reason, d.time);
+                    f.fail_run(&session.child, &c.reason, d.time);
                 }
             }
             Some(Kind::Enrol(e)) => {
@@ -476,6 +481,14 @@ impl OrgState {
         flow.is_some_and(|f| f.context.is_some()) && !self.sabotage.is(Mutant::RecruitTwice)
     }
 
+    /// Whether it asks for a run of a flow that is there already.
+    fn is_known_run(&self, client: &str, s: &Schedule) -> bool {
+        let Some(c) = &s.context else { return false };
+        let run = session_of(c);
+        let flow = self.flows.get(&(client.to_owned(), run.flow));
+        !run.child.is_empty() && flow.is_some_and(|f| f.knows_run(&run.child))
+    }
+
     fn touch_clients(&mut self, pin: &Arc<Segment>) {
         self.clients.pins.insert(pin.clone());
         self.clients.dirty = true;
@@ -485,7 +498,10 @@ impl OrgState {
         let Some(context) = &s.context else { return };
         let key = (client.to_owned(), context.session_id.clone());
         match self.flows.entry(key) {
-            Entry::Occupied(mut f) => f.get_mut().adopt(s, pin.clone()),
+            Entry::Occupied(mut f) if session_of(context).child.is_empty() => {
+                f.get_mut().adopt(s, pin.clone());
+            }
+            Entry::Occupied(mut f) => f.get_mut().run_again(s, pin.clone()),
             Entry::Vacant(v) => drop(v.insert(LiveFlow::scheduled(s, pin.clone()))),
         }
         let queue = &mut self.clients.entry(client).queue;
@@ -493,7 +509,7 @@ impl OrgState {
         for t in &s.tasks {
             queue.push(t.clone(), s.granted.then_some(cipher), Some(pin.clone()));
             if s.granted {
-                queue.granted(|id| id == t.task_id, cipher, grantee.as_ref());
+                queue.granted_to(t.task_id, grantee.as_ref());
             }
         }
     }

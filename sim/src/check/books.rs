@@ -14,6 +14,9 @@ const CONTROL: Duration = Duration::from_secs(25);
 const READER: Duration = Duration::from_secs(crate::cluster::MAX_POLL + 30 + 5);
 /// From the task to the socket, besides the network.
 const WAKE: Duration = Duration::from_millis(5);
+/// From a cancel, or the end of all trouble, until its client has stopped: a poll, and a
+/// question before it.
+const STOPPED: Duration = Duration::from_secs(100);
 /// Once a client is held again.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
 
@@ -26,6 +29,40 @@ pub fn check(l: &Ledger, cluster: &Cluster, found: &mut Found) {
     }
     for f in &l.flows {
         woken(l, f, cluster, found);
+        for r in &f.runs {
+            let (flow, plan) = (r.session.clone(), r.plan.clone());
+            woken(l, &ToldFlow { flow, plan, at: r.at, ..f.clone() }, cluster, found);
+        }
+        stopped(l, f, found);
+    }
+}
+
+/// What a user was told is cancelled is not worked on for long: its client is told,
+/// whatever was restarted meanwhile.
+fn stopped(l: &Ledger, f: &ToldFlow, found: &mut Found) {
+    let (b, Some(told)) = (&l.clients[f.client], f.cancelled) else { return };
+    if b.cloned || !b.can_answer || !b.awake || l.books(&b.id).count() > 1 {
+        return;
+    }
+    // As long as it was there, and nothing was broken.
+    let healthy = l.troubles.iter().map(|t| t.to.unwrap_or(Duration::MAX)).max();
+    let since = told.max(healthy.unwrap_or_default());
+    let there = b.exchanges.iter().filter(|x| x.process == b.processes);
+    let since = since.max(there.clone().map(|x| x.from).min().unwrap_or(Duration::MAX));
+    let until = there.map(|x| x.to.unwrap_or(x.from)).max().unwrap_or_default();
+    let works = |e: &crate::ledger::Execution| {
+        e.over.is_none() && e.process == b.processes && e.at <= since
+    };
+    let works =
+        b.executions.iter().filter(|(s, _)| f.has(s)).find(|(_, all)| all.iter().any(works));
+    if let Some((session, _)) = works {
+        found.check(until < since.saturating_add(STOPPED), "DURABLE_ACK", || {
+            format!(
+                "{session} was told to be cancelled at {told:?}; client {} still works on it at \
+                 {until:?}",
+                f.client
+            )
+        });
     }
 }
 

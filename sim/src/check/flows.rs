@@ -16,6 +16,7 @@ use velociraptor_proto::proto::ArtifactCollectorContext;
 use velociraptor_proto::proto::artifact_collector_context::State;
 
 use super::Found;
+use crate::client::upload_name;
 use crate::cluster::{Cluster, Handle};
 use crate::ledger::{Content, Fact, Fate, Job, Ledger, ToldFlow, now, upload_bytes};
 
@@ -48,7 +49,8 @@ struct Told {
     context: Option<ArtifactCollectorContext>,
     results: BTreeMap<String, Vec<String>>,
     logs: Vec<String>,
-    uploads: BTreeMap<i64, Option<Vec<u8>>>,
+    /// By session and number.
+    uploads: BTreeMap<(String, i64), Option<Vec<u8>>>,
     /// How many processes of its client there had been when it was told: more than
     /// when the book was taken, if one has started since.
     processes: u32,
@@ -60,13 +62,14 @@ pub async fn open(c: &Handle) -> Vec<String> {
         let books = c.books().lock();
         let present = |f: &&ToldFlow| books.clients[f.client].awake;
         let all = books.flows.iter().filter(present);
-        // What was seen to be over does not open again: FLOW_MONOTONIC.
-        let over = |k: &(String, String)| {
+        // What was seen to be over does not open again, unless it is asked for again:
+        // FLOW_MONOTONIC.
+        let over = |k: &(String, String), f: &ToldFlow| {
             let last = books.seen.get(k).and_then(|all| all.last());
-            last.is_some_and(|s| s.rank == 2)
+            last.is_some_and(|s| s.rank == 2) && f.asked.is_empty()
         };
-        let keys = all.map(|f| (books.clients[f.client].id.clone(), f.flow.clone()));
-        keys.filter(|k| !over(k)).collect()
+        let keys = all.map(|f| ((books.clients[f.client].id.clone(), f.flow.clone()), f));
+        keys.filter(|(k, f)| !over(k, f)).map(|(k, _)| k).collect()
     };
     let answer = c.master().call(move |server| async move {
         let org = server.root();
@@ -146,7 +149,7 @@ fn whose(books: &Ledger, f: &ToldFlow) -> String {
 fn jobs<'a>(books: &'a Ledger, f: &ToldFlow) -> Vec<&'a Job> {
     let id = books.clients[f.client].id.as_str();
     let all = books.books(id).flat_map(|i| books.clients[i].jobs.iter());
-    all.filter(|j| j.session == f.flow).collect()
+    all.filter(|j| f.has(&j.session)).collect()
 }
 
 async fn ask(
@@ -160,7 +163,7 @@ async fn ask(
     for j in jobs(books, f) {
         match &j.content {
             Content::Rows { set, .. } => drop(sets.insert(set.clone())),
-            Content::Chunk { number, .. } => drop(uploads.insert(*number)),
+            Content::Chunk { number, .. } => drop(uploads.insert((j.session.clone(), *number))),
             _ => {}
         }
     }
@@ -191,7 +194,7 @@ async fn ask(
         let path = Client { org: &org.id, id: &client };
         let path = path.flow(&flow);
         for n in uploads {
-            let at = path.upload("file", &["sim".to_owned(), format!("file-{n}")]);
+            let at = path.upload("file", &["sim".to_owned(), upload_name(&n.0, n.1)]);
             let file = Upload::open(&server.tree, &at).await.map_err(|e| text(&e))?;
             let data = match file {
                 None => None,
@@ -219,9 +222,15 @@ fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &When<'_>, found: &m
     };
     let jobs = jobs(books, f);
     // Of several executions one is stored: TASK_ONCE speaks of that.
-    let runs = books.books(&books.clients[f.client].id);
-    let runs = runs.filter_map(|i| books.clients[i].executions.get(&f.flow)).flatten().count();
-    let once = runs <= 1;
+    let mut ran: BTreeMap<&str, usize> = BTreeMap::new();
+    for i in books.books(&books.clients[f.client].id) {
+        let all = &books.clients[i].executions;
+        all.iter().filter(|(s, _)| f.has(s)).for_each(|(s, e)| {
+            *ran.entry(s).or_default() += e.len();
+        });
+    }
+    let runs: usize = ran.values().sum();
+    let once = ran.values().all(|n| *n <= 1);
     let mut sets: BTreeMap<&str, Vec<Sent>> = BTreeMap::new();
     let mut logs: Vec<Sent> = Vec::new();
     for j in &jobs {
@@ -244,6 +253,11 @@ fn compare(books: &Ledger, f: &ToldFlow, told: &Told, when: &When<'_>, found: &m
         });
     }
     let complete = context.state() == State::Finished;
+    if let Some(last) = f.runs.last().filter(|r| complete && f.asked.last() <= Some(&r.at)) {
+        found.check(ran.contains_key(last.session.as_str()), "DURABLE_ACK", || {
+            format!("{when}: {who} is finished, and its run {} never ran", last.session)
+        });
+    }
     let mut stored = 0;
     for (set, sent) in &sets {
         let have = told.results.get(*set).map(Vec::as_slice).unwrap_or_default();
@@ -274,6 +288,8 @@ struct Sent<'a> {
     answered: bool,
     /// Which frontend said so.
     via: &'a str,
+    /// Whose line it is.
+    session: &'a str,
 }
 
 impl<'a> Sent<'a> {
@@ -281,7 +297,7 @@ impl<'a> Sent<'a> {
         // The master shows what a minion took a moment later.
         let promised = promised && job.fate.promised_before(now().saturating_sub(when.shown));
         let answered = matches!(job.fate, Fate::Acknowledged(_));
-        Self { line, promised, answered, via: &job.via }
+        Self { line, promised, answered, via: &job.via, session: &job.session }
     }
 }
 
@@ -300,7 +316,7 @@ fn sequence(
         places.entry(s.line).or_insert(i);
     }
     let mut seen = BTreeSet::new();
-    let mut last: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut last: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
     for line in have {
         let Some(at) = places.get(line.as_str()) else {
             found.add("EXACTLY_ONCE", format!("{what}: {line} was never sent"));
@@ -313,7 +329,9 @@ fn sequence(
         // Whether an unanswered one went the same way is not known.
         // A line begins with who made it.
         let whose = line.split(',').next().unwrap_or_default();
-        let lane = if strict { ("", "") } else { (sent[*at].via, whose) };
+        // Runs of one flow lie between each other, each in its order.
+        let run = sent[*at].session;
+        let lane = if strict { ("", "", run) } else { (sent[*at].via, whose, run) };
         // What came before its client was enrolled is taken up later.
         let known = strict || (sent[*at].promised && sent[*at].answered);
         if known && last.insert(lane, *at).is_some_and(|l| l > *at) {
@@ -343,19 +361,19 @@ fn uploads(
 ) {
     let who = whose(books, f);
     let placed = now().saturating_sub(when.shown);
-    for (number, have) in &told.uploads {
+    for ((session, number), have) in &told.uploads {
         // Of one execution: TASK_ONCE speaks of the others.
         let chunks: Vec<&&Job> = jobs
             .iter()
             .filter(|j| matches!(&j.content, Content::Chunk { number: n, .. } if n == number))
-            .filter(|j| j.execution == 0)
+            .filter(|j| j.execution == 0 && j.session == *session)
             .collect();
         let ended = chunks.iter().any(|j| matches!(j.content, Content::Chunk { eof: true, .. }));
         let promised = ended && chunks.iter().all(|j| j.fate.promised_before(placed));
         let id = books.clients[f.client].id.as_str();
         let expected = books.books(id).find_map(|i| {
-            let size = books.sizes.get(&(i, f.flow.clone(), 0, *number))?;
-            Some(upload_bytes(i, &f.flow, 0, *number, *size))
+            let size = books.sizes.get(&(i, session.clone(), 0, *number))?;
+            Some(upload_bytes(i, session, 0, *number, *size))
         });
         match (have, expected) {
             (None, _) if promised => found.add(

@@ -72,6 +72,8 @@ pub fn adopt(c: &Handle) {
                     cancelled: None,
                     deleting: false,
                     deleted: false,
+                    runs: vec![],
+                    asked: vec![],
                 });
             }
         }

@@ -8,7 +8,7 @@ use super::Found;
 use super::flows::far;
 use crate::client::Order;
 use crate::cluster::Handle;
-use crate::ledger::{Content, Ledger, ToldFlow};
+use crate::ledger::{Content, Execution, Ledger, ToldFlow};
 use crate::nfs::FileServer;
 use crate::watch::is_stock;
 
@@ -49,14 +49,14 @@ pub async fn at_rest(c: &Handle, found: &mut Found) {
 /// Whether a client's one execution of a flow ended and all of it was taken.
 fn whole(books: &Ledger, f: &ToldFlow) -> bool {
     let id = books.clients[f.client].id.as_str();
-    let runs: Vec<_> = books
-        .books(id)
-        .filter_map(|i| books.clients[i].executions.get(&f.flow))
-        .flatten()
-        .collect();
-    let jobs = books.books(id).flat_map(|i| &books.clients[i].jobs).filter(|j| j.session == f.flow);
-    matches!(runs[..], [one] if one.over.is_some() && !one.cancelled)
-        && jobs.into_iter().all(|j| j.fate.promised())
+    let all = books.books(id).flat_map(|i| &books.clients[i].executions);
+    let runs: Vec<_> = all.filter(|(s, _)| f.has(s)).map(|(_, e)| e).collect();
+    let mut jobs =
+        books.books(id).flat_map(|i| &books.clients[i].jobs).filter(|j| f.has(&j.session));
+    let once =
+        |e: &&Vec<Execution>| matches!(&e[..], [one] if one.over.is_some() && !one.cancelled);
+    // All of its runs, as far as anybody asked for them.
+    runs.len() == 1 + f.asked.len() && runs.iter().all(once) && jobs.all(|j| j.fate.promised())
 }
 
 /// Stops everything cleanly and reads the tree with nobody's help.
@@ -121,7 +121,7 @@ fn sets(books: &Ledger, store: &FileServer, found: &mut Found) {
         let sent: Vec<&String> = books
             .books(id)
             .flat_map(|i| books.clients[i].jobs.iter())
-            .filter(|j| j.session == f.flow && j.fate.promised())
+            .filter(|j| f.has(&j.session) && j.fate.promised())
             .filter_map(|j| match &j.content {
                 Content::Rows { lines, .. } => Some(lines),
                 _ => None,
@@ -146,11 +146,11 @@ fn sets(books: &Ledger, store: &FileServer, found: &mut Found) {
 fn half_uploaded(books: &Ledger, f: &ToldFlow) -> bool {
     let (mut begun, mut ended) = (BTreeSet::new(), BTreeSet::new());
     for i in books.books(&books.clients[f.client].id) {
-        for j in books.clients[i].jobs.iter().filter(|j| j.session == f.flow) {
+        for j in books.clients[i].jobs.iter().filter(|j| f.has(&j.session)) {
             if let Content::Chunk { number, eof, .. } = j.content {
-                begun.insert((i, j.execution, number));
+                begun.insert((i, &j.session, j.execution, number));
                 if eof && j.fate.promised() {
-                    ended.insert((i, j.execution, number));
+                    ended.insert((i, &j.session, j.execution, number));
                 }
             }
         }

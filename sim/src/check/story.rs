@@ -19,7 +19,7 @@ fn flows(text: &str) -> impl Iterator<Item = &str> {
 /// The story in the order of time.
 pub fn tell(l: &Ledger, violations: &[Violation]) -> Vec<String> {
     let named: BTreeSet<&str> = violations.iter().take(4).flat_map(|v| flows(&v.story)).collect();
-    let named = |session: &str| named.contains(session);
+    let named = |session: &str| named.contains(session.split('/').next().unwrap_or_default());
     let mut all: Vec<(Duration, String)> = Vec::new();
     for t in &l.troubles {
         all.push((t.from, format!("trouble begins: {}", t.what)));
@@ -29,6 +29,9 @@ pub fn tell(l: &Ledger, violations: &[Violation]) -> Vec<String> {
     }
     for f in l.flows.iter().filter(|f| named(&f.flow)) {
         all.push((f.at, format!("{}: the user is told that it is scheduled", f.flow)));
+        for r in &f.runs {
+            all.push((r.at, format!("{}: the user is told that it is scheduled", r.session)));
+        }
         if f.deleting {
             let told = if f.deleted { "" } else { ", and nobody is told so" };
             all.push((f.at, format!("{} will be deleted{told}", f.flow)));

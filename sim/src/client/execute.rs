@@ -32,6 +32,19 @@ struct Run {
     uploads: i64,
 }
 
+/// What follows the `/` in the id of a further run.
+fn child(session: &str) -> Option<&str> {
+    session.split_once('/').map(|(_, child)| child)
+}
+
+/// The name of a file that a session uploads.
+pub fn upload_name(session: &str, number: i64) -> String {
+    match child(session) {
+        Some(run) => format!("file-{run}-{number}"),
+        None => format!("file-{number}"),
+    }
+}
+
 impl Process {
     /// A task arrived: runs it, however often it arrives, as stock does.
     pub(super) fn run_flow(self: &Arc<Self>, session: &str, urgent: bool, request: FlowRequest) {
@@ -224,8 +237,10 @@ impl Process {
     }
 
     fn part(&self, run: &Run, index: usize, query: &VqlRequest, part: u64, start: u64, rows: u64) {
+        let (book, execution, of) = (self.setup.book, run.execution, child(&run.session));
+        let of = of.map(|r| format!(",\"r\":{r}")).unwrap_or_default();
         let lines: Vec<String> = (start..start + rows)
-            .map(|n| format!("{{\"c\":{},\"x\":{},\"n\":{n}}}", self.setup.book, run.execution))
+            .map(|n| format!("{{\"c\":{book},\"x\":{execution},\"n\":{n}{of}}}"))
             .collect();
         let jsonl = lines.iter().map(|l| format!("{l}\n")).collect::<String>();
         let micros = self.env.clock.micros();
@@ -266,8 +281,9 @@ impl Process {
         let id = run.logged;
         run.logged += lines;
         let seconds = self.env.clock.unix();
+        let of = child(&run.session).map(|r| format!(" of run {r}")).unwrap_or_default();
         let texts: Vec<String> = (id..id + lines)
-            .map(|n| format!("line {n} of {} in {}", run.execution, self.setup.book))
+            .map(|n| format!("line {n} of {} in {}{of}", run.execution, self.setup.book))
             .collect();
         let jsonl = texts
             .iter()
@@ -303,7 +319,7 @@ impl Process {
         let data = upload_bytes(book, &run.session, run.execution, number, size);
         let key = (book, run.session.clone(), run.execution, number);
         self.books.lock().sizes.insert(key, size);
-        let name = format!("file-{number}");
+        let name = upload_name(&run.session, number);
         let mut offset = 0;
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use velociraptor::env::Env;
 
 use crate::ledger::Books;
+pub use execute::upload_name;
 pub use process::Process;
 
 /// What all clients of a deployment know.

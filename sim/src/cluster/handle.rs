@@ -23,7 +23,7 @@ use super::frontend::{Gone, Remote};
 use super::{Cluster, Script};
 use crate::client::{Order, Remote as ClientRemote};
 use crate::faults::{Fault, Hosts};
-use crate::ledger::{Books, Fact, Part, ToldFlow, ToldHunt, Whom, now};
+use crate::ledger::{Books, Fact, Part, ToldHunt, Whom, now};
 use crate::plan::Plan;
 
 #[derive(Default)]
@@ -127,7 +127,7 @@ impl Handle {
 
     /// Makes a call on the master as a user; `None` if it failed or was cut off.
     /// Each is watched: one that does not end in time is a violation.
-    async fn ask<T, F>(
+    pub(super) async fn ask<T, F>(
         &self,
         what: String,
         call: impl FnOnce(Arc<Server>) -> F + Send + 'static,
@@ -151,43 +151,6 @@ impl Handle {
                 None
             }
         }
-    }
-
-    /// Collects on a client. `None`: the user was not told that it is scheduled.
-    pub async fn collect(&self, client: usize, plan: Plan) -> Option<String> {
-        let id = self.id(client);
-        let text = plan.to_text();
-        let (artifact, urgent) = (plan.artifact().to_owned(), plan.urgent);
-        let call = move |server: Arc<Server>| async move {
-            let org = server.root();
-            let env = vec![VqlEnv { key: "Plan".into(), value: text, ..Default::default() }];
-            let spec = ArtifactSpec {
-                artifact: artifact.clone(),
-                parameters: Some(ArtifactParameters { env }),
-                ..Default::default()
-            };
-            let mut request = ArtifactCollectorArgs {
-                client_id: id,
-                artifacts: vec![artifact],
-                specs: vec![spec],
-                urgent,
-                ..Default::default()
-            };
-            server.compile_into(&org, &mut request).map_err(|e| e.to_string())?;
-            let flow = server.schedule(&org, "user", request).await.map_err(|e| e.to_string())?;
-            Ok((flow, now()))
-        };
-        let (flow, at) = self.ask(format!("collect on {client}"), call).await?;
-        self.books.lock().flows.push(ToldFlow {
-            client,
-            flow: flow.clone(),
-            plan,
-            at,
-            cancelled: None,
-            deleting: false,
-            deleted: false,
-        });
-        Some(flow)
     }
 
     /// Cancels a flow. `false`: the user was not told that it is.
@@ -427,6 +390,16 @@ impl Handle {
         self.crash(name).await;
         sleep(down).await;
         self.start(name).await
+    }
+
+    /// A clean stop and another start, as after an update.
+    pub async fn renew(&self, name: &str, rest: Duration) -> bool {
+        let trouble = self.books.lock().begin(Part::Host, format!("{name} is stopped"));
+        let stopped = self.stop(name).await;
+        sleep(rest).await;
+        let up = self.start(name).await;
+        self.books.lock().end(trouble, self.reunion());
+        stopped && up
     }
 
     /// A clean stop, as a service manager does it; everything is settled.

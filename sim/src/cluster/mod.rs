@@ -17,6 +17,7 @@
 //! What a script does not do itself, every run does after it: all troubles end,
 //! the clients get time to deliver, and the checkers look at everything.
 
+mod collect;
 mod config;
 mod frontend;
 mod handle;

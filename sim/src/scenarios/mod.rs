@@ -17,6 +17,7 @@ mod keeping;
 mod masterless;
 mod repeats;
 mod roaming;
+mod shells;
 mod sleepers;
 mod store;
 mod takeover;
@@ -71,6 +72,7 @@ pub const ALL: &[Scenario] = &[
     hunts::SCENARIO,
     sleepers::SCENARIO,
     roaming::SCENARIO,
+    shells::SCENARIO,
     repeats::SCENARIO,
     faraway::SCENARIO,
     deletions::SCENARIO,

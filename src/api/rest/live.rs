@@ -149,6 +149,7 @@ impl Watch {
         let found = self.rest.api.server.flow(&self.caller.org, &self.client, &self.flow).await;
         match found {
             Ok(Some(mut context)) => {
+                context.previous_flows.clear();
                 if let Some(r) = &mut context.request {
                     r.compiled_collector_args.clear();
                 }

@@ -118,14 +118,31 @@ async fn collections_are_started_shown_and_stopped() {
     assert_eq!((&flows["total_rows"], &flows["columns"][1]), (&json!("1"), &json!("FlowId")));
     let mut again = ask.clone();
     for (of, want) in [
-        (format!("{flow}/1795764261970"), "further runs"),
-        (flow.to_owned(), "further runs"),
+        (flow.to_owned(), "is there already"),
         ("F.DC4IL0FEHQTOK/1".to_owned(), "run of no flow"),
+        (format!("{flow}/01"), "runs are numbered"),
+        (format!("{flow}/S"), "runs are numbered"),
     ] {
         again["flow_id"] = of.clone().into();
         let (status, text) = lab.post("inv", "/v1/CollectArtifact", again.clone()).await;
         assert!(status == StatusCode::BAD_REQUEST && text.contains(want), "{of}: {status} {text}");
     }
+    // As stock's shell asks for a further command: in the same flow, once.
+    let run = format!("{flow}/1795764261970");
+    again["flow_id"] = run.clone().into();
+    let (status, text) = lab.post("inv", "/v1/CollectArtifact", again.clone()).await;
+    let further: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, &further["flow_id"]), (StatusCode::OK, &json!(flow)), "{text}");
+    assert_eq!(further["request"]["flow_id"], json!(run));
+    let (status, text) = lab.post("inv", "/v1/CollectArtifact", again.clone()).await;
+    assert!(status == StatusCode::BAD_REQUEST && text.contains("is there already"), "{text}");
+    let context = lab.json(&format!("{at}&include_full_request=true")).await["context"].take();
+    assert_eq!(
+        (&context["session_id"], &context["request"]["flow_id"]),
+        (&json!(flow), &json!(run))
+    );
+    let earlier = context["previous_flows"].as_array().unwrap();
+    assert_eq!((earlier.len(), &earlier[0]["request"]["creator"]), (1, &json!("inv")));
     // Stock's shell asks for a session of its own.
     again["flow_id"] = "/S".into();
     let (status, text) = lab.post("inv", "/v1/CollectArtifact", again).await;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use velociraptor_proto::journal::{OpenFlow, Schedule};
+use velociraptor_proto::journal::{FlowRun, OpenFlow, Schedule};
 use velociraptor_proto::proto::artifact_collector_context::State;
 use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats, VeloStatus};
 
@@ -13,8 +13,9 @@ use super::job::{Hash, Job};
 use super::live_legacy::{Files, Legacy, QueryEnd};
 use super::live_set::{LiveSet, Order, Placed};
 use super::live_upload::{Attempt, LiveUpload, UploadKey};
+use super::runs::{self, Awaited};
 use super::status;
-use crate::services::ids::Session;
+use crate::services::ids::{Run, Session};
 use crate::store::journal::Segment;
 
 /// How long after its end a flow waits for rows or logs that are still missing
@@ -57,6 +58,8 @@ impl From<Placed> for Outcome {
 #[derive(Clone, Debug, Default)]
 struct Bases {
     results: BTreeMap<String, u64>,
+    /// Of them those of each run, where there are several.
+    of_runs: BTreeMap<String, BTreeMap<Run, u64>>,
     logs: u64,
     transactions: u64,
     /// Rows of `uploads.json`.
@@ -80,6 +83,8 @@ pub struct LiveFlow {
     pub base_uploads: u64,
     /// Latest report of each run, by child id.
     pub reports: BTreeMap<String, FlowStats>,
+    /// Which runs its end waits for, if it was asked for more than once.
+    pub awaited: Option<Awaited>,
     /// Server time of the last thing received, microseconds.
     pub last_received: u64,
     /// Server time at which the flow was first seen to have ended.
@@ -111,6 +116,7 @@ impl LiveFlow {
             uploads: BTreeMap::new(),
             base_uploads: bases.uploads,
             reports: BTreeMap::new(),
+            awaited: None,
             last_received: 0,
             ended_at: None,
             announced: false,
@@ -140,6 +146,75 @@ impl LiveFlow {
         self.note_end(self.last_received);
     }
 
+    /// A further run of it is asked for. What earlier runs collected stays and counts;
+    /// how those that were over ended is not how it ends.
+    pub fn run_again(&mut self, s: &Schedule, pin: Arc<Segment>) {
+        let Some(new) = &s.context else { return };
+        let known = self.reports.keys();
+        self.awaited = Some(runs::awaited_with(self.awaited.take(), known, s));
+        self.context = Some(runs::context_of(self.context.as_ref(), new));
+        (self.ended_at, self.announced, self.browse_left) = (None, false, BROWSE_TRIES);
+        self.dirty = true;
+        self.pin(pin);
+    }
+
+    /// Whether this run was asked for, or something came of it.
+    pub fn knows_run(&self, child: &str) -> bool {
+        let asked = self.awaited.as_ref().is_some_and(|a| a.contains(child));
+        asked || self.reports.contains_key(child)
+    }
+
+    /// Runs that are over, by child id.
+    pub fn runs_over(&self) -> Vec<String> {
+        let first = String::new();
+        let all = self.awaited.iter().flatten().chain(self.reports.keys()).chain([&first]);
+        let all: BTreeSet<&String> = all.collect();
+        all.into_iter().filter(|c| self.over() || self.run_over(c)).cloned().collect()
+    }
+
+    /// Whether nothing more will come of this run.
+    pub fn run_over(&self, child: &str) -> bool {
+        self.stopped() || self.reports.get(child).is_some_and(status::is_complete)
+    }
+
+    /// Sessions that its client may be working on.
+    pub fn sessions(&self) -> Vec<String> {
+        let flow = self.context.as_ref().map(|c| c.session_id.clone()).unwrap_or_default();
+        let first = String::new();
+        let all: BTreeSet<&String> = match &self.awaited {
+            Some(a) => a.iter().filter(|c| !self.run_over(c)).collect(),
+            None => self.reports.keys().chain([&first]).collect(),
+        };
+        let id = |child: &String| Session { flow: flow.clone(), child: child.clone() }.id();
+        all.into_iter().map(id).collect()
+    }
+
+    /// What is to be known of its runs when it is opened again, if it has several.
+    pub fn runs(&self) -> Vec<FlowRun> {
+        let Some(awaited) = &self.awaited else { return vec![] };
+        let all: BTreeSet<&String> = awaited.iter().chain(self.reports.keys()).collect();
+        let describe = |child: &String| {
+            let run = Session { flow: String::new(), child: child.clone() }.run();
+            let mut rows: BTreeMap<String, u64> = BTreeMap::new();
+            for (name, of) in &self.bases.of_runs {
+                rows.insert(name.clone(), of.get(&run).copied().unwrap_or(0));
+            }
+            // What is stored and was told apart by nobody is the first run's.
+            for (name, n) in self.bases.results.iter().filter(|(_, n)| run == 0 && **n > 0) {
+                rows.entry(name.clone()).or_insert(*n);
+            }
+            rows.extend(self.results.iter().map(|(name, set)| (name.clone(), set.rows_of(run))));
+            rows.retain(|_, n| *n > 0);
+            FlowRun {
+                child: child.clone(),
+                report: self.reports.get(child).cloned(),
+                awaited: awaited.contains(child),
+                rows,
+            }
+        };
+        all.into_iter().map(describe).collect()
+    }
+
     /// A flow that nobody here asked for, of which no stock file exists.
     pub fn unrequested() -> Self {
         Self::with(None, Bases::default())
@@ -153,17 +228,23 @@ impl LiveFlow {
         pin: Arc<Segment>,
     ) -> Self {
         let bases = Bases {
-            results: o.base_rows.iter().map(|(k, v)| (k.clone(), *v)).collect(),
+            results: o.base_rows.clone(),
+            of_runs: runs::bases(&o.runs),
             logs: o.base_logs,
             transactions: o.base_transactions,
             uploads: o.base_uploads,
         };
         let mut f = Self::with(context, bases);
-        f.reports = reports;
+        // What stock files say now may be of runs that come later in the journal.
+        f.reports = if o.runs.is_empty() { reports } else { runs::reports(&o.runs) };
+        f.awaited = runs::awaited(&o.runs);
         f.kept_parts = !o.parts.is_empty();
         f.uploads = o.parts.iter().map(LiveUpload::kept).collect();
         f.pins.insert(pin);
-        f.announced = f.reports.values().any(status::is_complete);
+        f.announced = match &f.awaited {
+            Some(_) => f.over(),
+            None => f.reports.values().any(status::is_complete),
+        };
         f
     }
 
@@ -203,6 +284,7 @@ impl LiveFlow {
             && !self.over()
             && !self.legacy.old
             && self.uploads_complete()
+            && self.awaited.is_none()
             && self.reports.keys().all(String::is_empty)
             && self.sets().all(|s| s.is_first_run() && !s.has_gap())
     }
@@ -227,10 +309,11 @@ impl LiveFlow {
                 return Outcome::Ignored;
             }
             let base = self.bases.results.get(name).copied().unwrap_or(0);
+            let of_runs = || self.bases.of_runs.get(name).cloned().unwrap_or_default();
             let set = self
                 .results
                 .entry(name.to_owned())
-                .or_insert_with(|| LiveSet::new(Order::ByRow, base));
+                .or_insert_with(|| LiveSet::of_runs(Order::ByRow, base, of_runs()));
             // Agents before row numbers leave them 0 in later parts.
             let start = (r.part == 0 || r.query_start_row > 0).then_some(r.query_start_row);
             set.add(run, start, job).into()
@@ -240,7 +323,7 @@ impl LiveFlow {
             }
             if let Some(text) = &job.log_error {
                 let report = self.reports.get_mut(&session.child);
-                self.legacy.error(&l.artifact, text, report);
+                self.legacy.error(&session.child, &l.artifact, text, report);
                 self.dirty = true;
             }
             self.logs.add(run, None, job).into()
@@ -263,9 +346,10 @@ impl LiveFlow {
         } else if let Some(s) = &m.status {
             self.pin(job.extent.segment.clone());
             self.statuses.insert(job.hash);
-            let end = self.query_end(m.request_id, s.clone(), received);
+            let end = self.query_end(run, m.request_id, s.clone(), received);
             if end.is_query() {
-                self.legacy.ended(self.reports.entry(session.child.clone()).or_default(), end);
+                let report = self.reports.entry(session.child.clone()).or_default();
+                self.legacy.ended(&session.child, report, end);
                 self.dirty = true;
             }
             Outcome::Stored
@@ -291,8 +375,8 @@ impl LiveFlow {
 
     /// An old agent counts the rows of a query's last source only; those of all
     /// its sources came before its end.
-    fn query_end(&self, request: u64, mut status: VeloStatus, received: u64) -> QueryEnd {
-        let rows = |n: &String| self.results.get(n).map_or(0, LiveSet::rows);
+    fn query_end(&self, run: Run, request: u64, mut status: VeloStatus, received: u64) -> QueryEnd {
+        let rows = |n: &String| self.results.get(n).map_or(0, |set| set.rows_of(run));
         status.names_with_response.retain(|n| rows(n) > 0);
         let came: u64 = status.names_with_response.iter().map(rows).sum();
         status.result_rows = status.result_rows.max(came as i64);
@@ -300,14 +384,17 @@ impl LiveFlow {
             status,
             request,
             queries: self.context.as_ref().map_or(1, |c| c.total_requests),
-            files: self.files(),
+            files: self.files(Some(run)),
             received,
         }
     }
 
-    fn files(&self) -> Files {
+    /// Files of a run, or of all.
+    fn files(&self, run: Option<Run>) -> Files {
         let mut sum = Files::default();
-        for a in self.uploads.values().filter_map(|u| u.attempts.last()) {
+        let of = |k: &UploadKey| run.is_none_or(|run| k.run == run);
+        let uploads = self.uploads.iter().filter(|(k, _)| of(k));
+        for a in uploads.filter_map(|(_, u)| u.attempts.last()) {
             let bytes = a.covered();
             sum.count += 1;
             sum.bytes += bytes as i64;
@@ -323,12 +410,13 @@ impl LiveFlow {
         if !self.legacy.old {
             return None;
         }
-        let rows: u64 = self.results.values().map(LiveSet::rows).sum();
+        let run = Session::parse(&request.flow_id).run();
+        let rows: u64 = self.results.values().map(|set| set.rows_of(run)).sum();
         let over = |limit: u64, n: u64| limit > 0 && n > limit;
         if over(request.max_rows, rows) {
             return Some("Row count exceeded limit");
         }
-        over(request.max_upload_bytes, self.files().bytes as u64)
+        over(request.max_upload_bytes, self.files(Some(run)).bytes as u64)
             .then_some("Collection exceeded upload limits")
     }
 
@@ -348,6 +436,18 @@ impl LiveFlow {
         self.end_with(why.to_owned(), now);
     }
 
+    /// The server's verdict that one run will not finish; of a flow that was asked for
+    /// once, that the flow will not.
+    pub fn fail_run(&mut self, child: &str, why: &str, now: u64) {
+        if self.awaited.is_none() || self.stopped() {
+            return self.fail(why, now);
+        }
+        let report = self.reports.entry(child.to_owned()).or_default();
+        status::fail(report, why);
+        self.dirty = true;
+        self.note_end(now);
+    }
+
     fn end_with(&mut self, status: String, now: u64) {
         if self.over() {
             return;
@@ -360,12 +460,21 @@ impl LiveFlow {
         self.ended_at = Some(now);
     }
 
+    /// Whether it was cancelled, or the server said that nothing more will come.
+    fn stopped(&self) -> bool {
+        self.context.as_ref().is_some_and(|c| {
+            matches!(c.state(), State::Error | State::Finished) && !c.status.is_empty()
+        })
+    }
+
     /// Whether the agent or the server said that nothing more will come.
     pub fn over(&self) -> bool {
-        let stopped = self.context.as_ref().is_some_and(|c| {
-            matches!(c.state(), State::Error | State::Finished) && !c.status.is_empty()
-        });
-        stopped || (!self.reports.is_empty() && self.reports.values().all(status::is_complete))
+        let ended = |child: &String| self.reports.get(child).is_some_and(status::is_complete);
+        self.stopped()
+            || match &self.awaited {
+                Some(awaited) => awaited.iter().all(ended),
+                None => !self.reports.is_empty() && self.reports.values().all(status::is_complete),
+            }
     }
 
     /// Whether all that the agent says it sent is here.
@@ -452,9 +561,8 @@ impl LiveFlow {
     ) -> Option<ArtifactCollectorContext> {
         let mut c = self.context.clone()?;
         c.inflight_time = inflight.unwrap_or(0);
-        let reports: Vec<&FlowStats> = self.reports.values().collect();
-        status::derive(&mut c, &reports, now);
-        if reports.is_empty() && self.last_received > 0 {
+        status::derive_runs(&mut c, &self.by_run(), now);
+        if self.reports.is_empty() && self.last_received > 0 {
             self.unreported(&mut c);
         }
         self.show_progress(&mut c);
@@ -470,6 +578,19 @@ impl LiveFlow {
             }
         }
         Some(c)
+    }
+
+    fn by_run(&self) -> status::Reports<'_> {
+        let Some(awaited) = &self.awaited else {
+            let awaited = self.reports.values().collect();
+            return status::Reports { awaited, ..status::Reports::default() };
+        };
+        let mut of = status::Reports { more: !self.over(), ..status::Reports::default() };
+        for (child, report) in &self.reports {
+            let list = if awaited.contains(child) { &mut of.awaited } else { &mut of.past };
+            list.push(report);
+        }
+        of
     }
 
     /// What is stored already counts before the client reports on it.
@@ -491,7 +612,7 @@ impl LiveFlow {
         if matches!(c.state(), State::Waiting | State::Running) {
             c.state = State::InProgress.into();
         }
-        let files = self.files();
+        let files = self.files(None);
         c.total_collected_rows = self.results.values().map(LiveSet::rows).sum();
         c.total_logs = self.logs.rows();
         c.total_uploaded_files = self.base_uploads + files.count as u64;

@@ -62,7 +62,7 @@ pub struct QueryEnd {
     pub request: u64,
     /// Queries that were asked for.
     pub queries: i64,
-    /// Files of the whole flow until now.
+    /// Files of the run until now.
     pub files: Files,
     /// Server time, microseconds.
     pub received: u64,
@@ -80,7 +80,8 @@ impl QueryEnd {
 pub struct Legacy {
     /// The agent numbers its responses: only those of protocol 3 do.
     pub old: bool,
-    errors: BTreeMap<String, String>,
+    /// By run and name.
+    errors: BTreeMap<(String, String), String>,
 }
 
 fn blame(s: &mut VeloStatus, why: &str) {
@@ -91,10 +92,17 @@ fn blame(s: &mut VeloStatus, why: &str) {
 }
 
 impl Legacy {
-    /// An error in the log of query `artifact`: it counts for the query's end,
-    /// whichever of both came first.
-    pub fn error(&mut self, artifact: &str, text: &str, report: Option<&mut FlowStats>) {
-        let first = self.errors.entry(artifact.to_owned()).or_insert_with(|| text.to_owned());
+    /// An error in the log of query `artifact` of the run `child`: it counts for the
+    /// query's end, whichever of both came first.
+    pub fn error(
+        &mut self,
+        child: &str,
+        artifact: &str,
+        text: &str,
+        report: Option<&mut FlowStats>,
+    ) {
+        let key = (child.to_owned(), artifact.to_owned());
+        let first = self.errors.entry(key).or_insert_with(|| text.to_owned());
         for s in report.into_iter().flat_map(|r| &mut r.query_status) {
             if s.artifact == artifact {
                 blame(s, first);
@@ -106,12 +114,12 @@ impl Legacy {
     ///
     /// A query that timed out ends twice, the second time well: the first error
     /// stays and the later counts are taken.
-    pub fn ended(&self, report: &mut FlowStats, end: QueryEnd) {
+    pub fn ended(&self, child: &str, report: &mut FlowStats, end: QueryEnd) {
         let QueryEnd { status: mut s, request, queries, files, received } = end;
         if s.query_id == 0 {
             s.query_id = request as i64;
         }
-        if let Some(text) = self.errors.get(&s.artifact) {
+        if let Some(text) = self.errors.get(&(child.to_owned(), s.artifact.clone())) {
             blame(&mut s, text);
         }
         let (mut known, others): (Vec<_>, Vec<_>) =
@@ -178,12 +186,12 @@ mod tests {
     #[test]
     fn complete_when_every_query_has_ended() {
         let (l, mut r) = (Legacy::default(), FlowStats::default());
-        l.ended(&mut r, end(2, 2, ReturnedStatus::Ok, "", 7));
+        l.ended("", &mut r, end(2, 2, ReturnedStatus::Ok, "", 7));
         assert!(!r.flow_complete);
         assert_eq!(states(&r)[0], (1, ReturnedStatus::Progress, "", 0));
-        l.ended(&mut r, end(2, 2, ReturnedStatus::Ok, "", 7));
+        l.ended("", &mut r, end(2, 2, ReturnedStatus::Ok, "", 7));
         assert!(!r.flow_complete, "the same query twice is one query");
-        l.ended(&mut r, end(1, 2, ReturnedStatus::Ok, "", 3));
+        l.ended("", &mut r, end(1, 2, ReturnedStatus::Ok, "", 3));
         assert!(r.flow_complete);
         assert_eq!(states(&r), [(1, ReturnedStatus::Ok, "", 3), (2, ReturnedStatus::Ok, "", 7)]);
         assert_eq!(
@@ -197,7 +205,7 @@ mod tests {
         let (l, mut r) = (Legacy::default(), FlowStats::default());
         for request in [1, 2] {
             let e = QueryEnd { request, queries: 2, ..end(0, 0, ReturnedStatus::Ok, "", 1) };
-            l.ended(&mut r, e);
+            l.ended("", &mut r, e);
             assert_eq!(r.flow_complete, request == 2);
         }
         let cancelled = QueryEnd { request: 0, ..end(0, 0, ReturnedStatus::GenericError, "", 0) };
@@ -207,8 +215,8 @@ mod tests {
     #[test]
     fn a_query_that_timed_out_stays_failed_and_keeps_its_rows() {
         let (l, mut r) = (Legacy::default(), FlowStats::default());
-        l.ended(&mut r, end(1, 1, ReturnedStatus::GenericError, "timed out", 2));
-        l.ended(&mut r, end(1, 1, ReturnedStatus::Ok, "", 5));
+        l.ended("", &mut r, end(1, 1, ReturnedStatus::GenericError, "timed out", 2));
+        l.ended("", &mut r, end(1, 1, ReturnedStatus::Ok, "", 5));
         assert_eq!(states(&r), [(1, ReturnedStatus::GenericError, "timed out", 5)]);
     }
 
@@ -216,12 +224,12 @@ mod tests {
     fn an_error_in_the_log_fails_its_query_before_or_after_the_end() {
         let mut r = FlowStats::default();
         let mut l = Legacy::default();
-        l.error("A1", "first", Some(&mut r));
-        l.error("A1", "second", Some(&mut r));
-        l.ended(&mut r, end(1, 2, ReturnedStatus::Ok, "", 0));
-        l.ended(&mut r, end(2, 2, ReturnedStatus::Ok, "", 0));
+        l.error("", "A1", "first", Some(&mut r));
+        l.error("", "A1", "second", Some(&mut r));
+        l.ended("", &mut r, end(1, 2, ReturnedStatus::Ok, "", 0));
+        l.ended("", &mut r, end(2, 2, ReturnedStatus::Ok, "", 0));
         assert_eq!(r.query_status[1].status(), ReturnedStatus::Ok);
-        l.error("A2", "late", Some(&mut r));
+        l.error("", "A2", "late", Some(&mut r));
         assert_eq!(
             states(&r),
             [
@@ -235,8 +243,8 @@ mod tests {
     fn files_are_counted_once_over_all_queries() {
         let (l, mut r) = (Legacy::default(), FlowStats::default());
         let files = |n| Files { count: n, bytes: 10 * n, expected: 10 * n };
-        l.ended(&mut r, QueryEnd { files: files(2), ..end(1, 2, ReturnedStatus::Ok, "", 0) });
-        l.ended(&mut r, QueryEnd { files: files(3), ..end(2, 2, ReturnedStatus::Ok, "", 0) });
+        l.ended("", &mut r, QueryEnd { files: files(2), ..end(1, 2, ReturnedStatus::Ok, "", 0) });
+        l.ended("", &mut r, QueryEnd { files: files(3), ..end(2, 2, ReturnedStatus::Ok, "", 0) });
         let of = |q: &VeloStatus| (q.uploaded_files, q.uploaded_bytes, q.expected_uploaded_bytes);
         assert_eq!(r.query_status.iter().map(of).collect::<Vec<_>>(), [(2, 20, 20), (1, 10, 10)]);
     }

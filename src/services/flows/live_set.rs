@@ -2,11 +2,14 @@
 //!
 //! A part's identity is its hash; its place only orders it. Two different parts
 //! at one place keep the first where it is, put the other aside and count it.
+//! Rows of one run are in the order of their numbers, each beginning at 0; runs lie
+//! between each other as their parts came.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::job::{Hash, Job};
+use crate::services::ids::Run;
 use crate::store::journal::{Extent, Segment};
 
 /// What became of a part.
@@ -29,6 +32,8 @@ pub struct Part {
     pub rows: u64,
     /// The raw job.
     pub extent: Extent,
+    /// How many came before it.
+    came: u64,
 }
 
 /// How parts are ordered within the set.
@@ -46,7 +51,9 @@ pub struct LiveSet {
     order: Order,
     /// Rows already in the stock file when this process first saw the flow.
     pub base: u64,
-    parts: BTreeMap<(u32, u64), Part>,
+    /// How many of those each run sent; empty: the first run sent all.
+    base_of: BTreeMap<Run, u64>,
+    parts: BTreeMap<(Run, u64), Part>,
     aside: Vec<Part>,
     seen: BTreeSet<Hash>,
 }
@@ -54,12 +61,33 @@ pub struct LiveSet {
 impl LiveSet {
     /// An empty set on top of `base` stored rows.
     pub fn new(order: Order, base: u64) -> Self {
-        Self { order, base, parts: BTreeMap::new(), aside: Vec::new(), seen: BTreeSet::new() }
+        Self::of_runs(order, base, BTreeMap::new())
+    }
+
+    /// An empty set on top of `base` stored rows, of which so many are of each run.
+    pub fn of_runs(order: Order, base: u64, base_of: BTreeMap<Run, u64>) -> Self {
+        let (parts, aside, seen) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+        Self { order, base, base_of, parts, aside, seen }
+    }
+
+    /// Stored rows of a run.
+    fn base_of(&self, run: Run) -> u64 {
+        match self.base_of.is_empty() {
+            true => u64::from(run == 0) * self.base,
+            false => self.base_of.get(&run).copied().unwrap_or(0),
+        }
+    }
+
+    /// Rows of a run, stored or not.
+    pub fn rows_of(&self, run: Run) -> u64 {
+        let live = self.parts.range((run, 0)..=(run, u64::MAX));
+        self.base_of(run) + live.map(|(_, p)| p.rows).sum::<u64>()
     }
 
     /// Adds a part of `run` that says it starts at row `start` of that run.
-    pub fn add(&mut self, run: u32, start: Option<u64>, job: &Job) -> Placed {
-        let part = Part { hash: job.hash, rows: job.rows, extent: job.extent.clone() };
+    pub fn add(&mut self, run: Run, start: Option<u64>, job: &Job) -> Placed {
+        let came = self.parts.len() as u64;
+        let part = Part { hash: job.hash, rows: job.rows, extent: job.extent.clone(), came };
         if !self.seen.insert(part.hash) {
             return Placed::Duplicate;
         }
@@ -76,18 +104,17 @@ impl LiveSet {
         Placed::New
     }
 
-    fn last_key(&self, run: u32) -> Option<u64> {
+    fn last_key(&self, run: Run) -> Option<u64> {
         self.parts.range((run, 0)..=(run, u64::MAX)).next_back().map(|(k, _)| k.1)
     }
 
-    fn end_of(&self, run: u32) -> u64 {
+    fn end_of(&self, run: Run) -> u64 {
         let last = self.parts.range((run, 0)..=(run, u64::MAX)).next_back();
-        last.map_or(if run == 0 { self.base } else { 0 }, |(k, p)| k.1 + p.rows)
+        last.map_or_else(|| self.base_of(run), |(k, p)| k.1 + p.rows)
     }
 
-    fn overlaps(&self, run: u32, start: u64, rows: u64) -> bool {
-        // Rows that a stock server stored before us belong to the first run.
-        if run == 0 && self.base > 0 && start < self.base {
+    fn overlaps(&self, run: Run, start: u64, rows: u64) -> bool {
+        if start < self.base_of(run) {
             return true;
         }
         let before = self.parts.range((run, 0)..=(run, start)).next_back();
@@ -123,10 +150,10 @@ impl LiveSet {
         if self.order == Order::ByArrival {
             return false;
         }
-        let mut expect = (0, self.base);
+        let mut expect = (0, self.base_of(0));
         for ((run, start), p) in &self.parts {
             if *run != expect.0 {
-                expect = (*run, 0);
+                expect = (*run, self.base_of(*run));
             }
             if *start != expect.1 {
                 return true;
@@ -138,16 +165,35 @@ impl LiveSet {
 
     /// Whether all of it is of the first run.
     pub fn is_first_run(&self) -> bool {
-        self.parts.keys().all(|(run, _)| *run == 0)
+        self.parts.keys().map(|(run, _)| run).chain(self.base_of.keys()).all(|run| *run == 0)
     }
 
-    /// The parts in row order, with the row each starts at in the whole set.
+    /// The parts in row order, with the row each starts at in the whole set. The k-th
+    /// part of a run lies where the k-th of that run came, so what is there keeps its
+    /// place unless a run's own parts came out of order.
     pub fn parts(&self) -> impl Iterator<Item = (u64, &Part)> {
-        self.parts.values().scan(self.base, |at, p| {
+        let first = self.parts.keys().next().map(|k| k.0);
+        let last = self.parts.keys().next_back().map(|k| k.0);
+        let parts: Box<dyn Iterator<Item = &Part> + Send + '_> = match first == last {
+            true => Box::new(self.parts.values()),
+            false => Box::new(self.between_each_other().into_iter()),
+        };
+        parts.scan(self.base, |at, p| {
             let start = *at;
             *at += p.rows;
             Some((start, p))
         })
+    }
+
+    fn between_each_other(&self) -> Vec<&Part> {
+        let mut slots: Vec<(u64, Run)> = self.parts.iter().map(|(k, p)| (p.came, k.0)).collect();
+        slots.sort_unstable();
+        let mut runs = BTreeMap::new();
+        let next = |(_, run): (u64, Run)| {
+            let of_run = || self.parts.range((run, 0)..=(run, u64::MAX)).map(|(_, p)| p);
+            runs.entry(run).or_insert_with(of_run).next()
+        };
+        slots.into_iter().filter_map(next).collect()
     }
 
     /// Parts whose place was taken.
@@ -216,12 +262,51 @@ mod tests {
     }
 
     #[test]
+    fn runs_lie_between_each_other_as_they_came() {
+        let mut s = LiveSet::new(Order::ByRow, 0);
+        let (one, two) = (1_795_764_261_970, 1_795_764_261_971);
+        s.add(0, Some(0), &job(1, 2));
+        s.add(one, Some(0), &job(2, 1));
+        s.add(0, Some(2), &job(3, 3));
+        s.add(two, Some(0), &job(4, 1));
+        s.add(0, Some(5), &job(5, 1));
+        let order =
+            |s: &LiveSet| -> Vec<(u64, u8)> { s.parts().map(|(at, p)| (at, p.hash[0])).collect() };
+        assert_eq!(order(&s), [(0, 1), (2, 2), (3, 3), (6, 4), (7, 5)]);
+        assert!(!s.has_gap() && !s.is_first_run());
+        assert_eq!((s.rows_of(0), s.rows_of(one), s.rows_of(two)), (6, 1, 1));
+        // Out of its order: within its run it is put right.
+        s.add(one, Some(3), &job(6, 1));
+        assert!(s.has_gap());
+        s.add(one, Some(1), &job(7, 2));
+        assert_eq!(order(&s)[5..], [(8, 7), (10, 6)]);
+        assert!(!s.has_gap());
+    }
+
+    #[test]
+    fn each_run_goes_on_behind_what_is_stored_of_it() {
+        let mut s = LiveSet::of_runs(Order::ByRow, 15, BTreeMap::from([(0, 10), (9, 5)]));
+        assert_eq!(s.add(0, Some(9), &job(1, 1)), Placed::Conflict);
+        assert_eq!(s.add(9, Some(4), &job(2, 1)), Placed::Conflict);
+        assert_eq!(s.add(9, Some(5), &job(3, 2)), Placed::New);
+        assert_eq!(s.add(0, Some(10), &job(4, 1)), Placed::New);
+        assert_eq!(s.add(11, Some(0), &job(5, 1)), Placed::New);
+        assert!(!s.has_gap() && !s.is_first_run());
+        assert_eq!((s.rows(), s.rows_of(0), s.rows_of(9), s.rows_of(11)), (19, 11, 7, 1));
+        assert_eq!(s.parts().map(|(at, _)| at).collect::<Vec<_>>(), [15, 17, 18]);
+    }
+
+    #[test]
     fn logs_keep_what_shares_an_id() {
         let mut s = LiveSet::new(Order::ByArrival, 0);
         assert_eq!(s.add(0, Some(0), &job(1, 1)), Placed::New);
         assert_eq!(s.add(0, Some(0), &job(2, 1)), Placed::New);
         assert_eq!(s.add(0, Some(0), &job(2, 1)), Placed::Duplicate);
         assert_eq!(s.rows(), 2);
+        // Of several runs too they are as they came.
+        s.add(7, Some(0), &job(3, 1));
+        s.add(0, Some(1), &job(4, 1));
+        assert_eq!(s.parts().map(|(_, p)| p.hash[0]).collect::<Vec<_>>(), [1, 2, 3, 4]);
     }
 
     proptest! {

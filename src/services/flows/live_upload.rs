@@ -13,6 +13,7 @@ use velociraptor_proto::proto::{FileBuffer, Index};
 
 use super::job::{Hash, Job};
 use super::live_set::Placed;
+use crate::services::ids::Run;
 use crate::services::state::to_hash;
 use crate::store::journal::{Extent, Segment};
 
@@ -20,7 +21,7 @@ use crate::store::journal::{Extent, Segment};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UploadKey {
     /// Order of the run within the flow.
-    pub run: u32,
+    pub run: Run,
     /// The agent's counter within the flow.
     pub number: i64,
     /// Accessor, `file` when the agent named none.
@@ -31,7 +32,7 @@ pub struct UploadKey {
 
 impl UploadKey {
     /// The key of a file buffer; `None` if it names no file.
-    pub fn of(run: u32, b: &FileBuffer) -> Option<Self> {
+    pub fn of(run: Run, b: &FileBuffer) -> Option<Self> {
         let p = b.pathspec.as_ref()?;
         let components = if p.components.is_empty() {
             split_path(&p.path)

@@ -7,6 +7,7 @@ mod live_set;
 mod live_upload;
 mod ops;
 mod read;
+pub mod runs;
 pub(super) mod status;
 
 pub use live_flow::{LiveFlow, Outcome, SETTLE_GRACE};

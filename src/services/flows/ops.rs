@@ -11,8 +11,9 @@ use velociraptor_proto::proto::{
 };
 
 use super::LiveFlow;
+use super::runs::session_of;
 use crate::services::fleet::hub::Order;
-use crate::services::ids::new_flow_id;
+use crate::services::ids::{Session, new_flow_id};
 use crate::services::server::{Org, Server, ServiceError};
 use crate::services::state::{FlowKey, MONITORING, OrgState};
 use crate::store::paths::Client;
@@ -28,7 +29,8 @@ const LOG_BATCH: u64 = 50;
 pub const MAX_ROW: u64 = 1000;
 
 impl Server {
-    /// Schedules a compiled collection on a client and returns the flow's id.
+    /// Schedules a compiled collection on a client and returns the flow's id. A request
+    /// with the id of a further run, `F.…/<number>`, runs in the flow that is there.
     ///
     /// `request.compiled_collector_args` holds the queries. Returns once the
     /// decision is durable; a client held here has been woken.
@@ -38,9 +40,50 @@ impl Server {
         principal: &str,
         request: ArtifactCollectorArgs,
     ) -> Result<String, ServiceError> {
+        if Session::parse(&request.flow_id).is_numbered() {
+            return self.run_again(org, principal, request).await;
+        }
         let schedule = self.plan_flow(org, principal, request)?;
         let client = schedule.context.as_ref().map(|c| c.client_id.clone()).unwrap_or_default();
         self.decide(org, &client, principal, Kind::Schedule(schedule.clone())).await?;
+        Ok(self.launched(org, &client, &schedule))
+    }
+
+    /// Schedules a further run of a flow, on top of what is there of it.
+    async fn run_again(
+        &self,
+        org: &Org,
+        principal: &str,
+        request: ArtifactCollectorArgs,
+    ) -> Result<String, ServiceError> {
+        let (client, run) = (request.client_id.clone(), Session::parse(&request.flow_id));
+        let key = (client.clone(), run.flow.clone());
+        // Nothing is decided about the flow meanwhile, and nothing of it comes in: what
+        // the record says of its runs is so.
+        let _closed = org.gates.close(key.clone()).await;
+        let live = org.state().flows.contains_key(&key);
+        let stored = match live {
+            true => None,
+            false => self.flow(org, &client, &run.flow).await?,
+        };
+        self.open_if_stored(org, &client, &run.flow, &[]).await?;
+        let over = {
+            let state = org.state();
+            let flow = state.flows.get(&key).filter(|f| f.context.is_some());
+            let flow = flow.ok_or_else(|| {
+                ServiceError::Invalid(format!("flow_id: `{}` is a run of no flow", run.id()))
+            })?;
+            if flow.knows_run(&run.child) {
+                return Err(ServiceError::Invalid(format!("{} is there already", run.id())));
+            }
+            flow.runs_over()
+        };
+        let mut schedule = self.plan_flow(org, principal, request)?;
+        schedule.over = over;
+        if let (Some(c), Some(stored)) = (&mut schedule.context, stored) {
+            c.previous_flows = stored.previous_flows;
+        }
+        self.decide_alone(org, &client, principal, Kind::Schedule(schedule.clone())).await?;
         Ok(self.launched(org, &client, &schedule))
     }
 
@@ -63,15 +106,17 @@ impl Server {
         if request.flow_id.is_empty() {
             request.flow_id = new_flow_id(&self.env);
         }
-        if org.state().clients.deleted.was_deleted_alone(&client, &request.flow_id) {
-            let text = format!("flow {} was deleted; its id is not used again", request.flow_id);
+        // What the client is given, and below which flow what it sends is kept.
+        let session_id = request.flow_id.clone();
+        let flow_id = Session::parse(&session_id).flow;
+        if org.state().clients.deleted.was_deleted_alone(&client, &flow_id) {
+            let text = format!("flow {flow_id} was deleted; its id is not used again");
             return Err(ServiceError::Invalid(text));
         }
-        let flow_id = request.flow_id.clone();
         request.creator = principal.to_owned();
         let now = self.env.clock.micros();
         let task = VeloMessage {
-            session_id: flow_id.clone(),
+            session_id,
             request_id: 1,
             task_id: self.new_task_id(),
             urgent: request.urgent,
@@ -79,7 +124,7 @@ impl Server {
             ..Default::default()
         };
         let context = ArtifactCollectorContext {
-            session_id: flow_id.clone(),
+            session_id: flow_id,
             client_id: client.clone(),
             create_time: now,
             total_requests: request.compiled_collector_args.len() as i64,
@@ -98,6 +143,7 @@ impl Server {
             node: at.as_ref().map(|p| p.node.clone()).unwrap_or_default(),
             epoch: at.map(|p| p.epoch).unwrap_or_default(),
             hunt_id: String::new(),
+            over: Vec::new(),
         })
     }
 
@@ -163,20 +209,15 @@ impl Server {
         reason: String,
     ) -> Result<(), ServiceError> {
         let key = (client.to_owned(), flow.to_owned());
-        let sessions = {
+        let live = {
             let state = org.state();
-            match state.flows.get(&key) {
-                Some(f) if f.over() => return Ok(()),
-                Some(f) => {
-                    let mut all = vec![flow.to_owned()];
-                    let children = f.reports.keys().filter(|c| !c.is_empty());
-                    all.extend(children.map(|c| format!("{flow}/{c}")));
-                    all
-                }
-                None => vec![],
+            let known = state.flows.get(&key);
+            if known.is_some_and(LiveFlow::over) {
+                return Ok(());
             }
+            known.is_some()
         };
-        if sessions.is_empty() {
+        if !live {
             // A flow of an earlier server, or one that is long settled.
             let context = self.flow(org, client, flow).await?;
             let context = context.ok_or_else(|| ServiceError::NotFound(format!("flow {flow}")))?;
@@ -185,7 +226,7 @@ impl Server {
             }
             self.reopen(org, client, flow).await?;
         }
-        let sessions = if sessions.is_empty() { vec![flow.to_owned()] } else { sessions };
+        let sessions = org.state().flows.get(&key).map(LiveFlow::sessions).unwrap_or_default();
         let tasks = sessions
             .into_iter()
             .map(|session_id| VeloMessage {
@@ -267,7 +308,7 @@ impl Server {
             if let Some(f) = state.flows.get(&key)
                 && let Some(mut c) = f.snapshot_with(
                     now,
-                    state.clients.get(client).and_then(|c| c.queue.inflight().get(flow)).copied(),
+                    state.clients.get(client).and_then(|c| c.queue.heard_of(flow)),
                 )
             {
                 self.reveal_names(&mut c);
@@ -280,11 +321,16 @@ impl Server {
         if let Some(full) = self.tree.get(&path.requests()).await?
             && full.request.is_some()
         {
-            context.request = full.request;
+            (context.request, context.previous_flows) = (full.request, full.previous_flows);
         }
+        let stored = (context.state(), context.status.clone());
         let reports = crate::services::recover::stored_reports(self, &org.id, client, flow).await?;
         let reports: Vec<_> = reports.values().collect();
         super::status::derive(&mut context, &reports, now);
+        // Which of several runs its outcome is, what was stored says.
+        if !session_of(&context).child.is_empty() && stored.0 == State::Finished {
+            (context.state, context.status) = (stored.0.into(), stored.1);
+        }
         // Put into files before its end and before its first report.
         let some = context.total_collected_rows > 0 || context.total_uploaded_bytes > 0;
         if some && matches!(context.state(), State::Running | State::Waiting) {
@@ -341,15 +387,24 @@ impl Server {
         flow: &str,
     ) -> Result<Vec<VeloMessage>, ServiceError> {
         let path = Client { org: &org.id, id: client };
-        if let Some(d) = self.tree.get(&path.flow(flow).task()).await? {
-            return Ok(d.items);
+        let stored = self.tree.get(&path.flow(flow).task()).await?.map(|d| d.items);
+        let latest = {
+            let state = org.state();
+            let live = state.flows.get(&(client.to_owned(), flow.to_owned()));
+            live.and_then(|f| f.context.as_ref()).map(|c| session_of(c).id())
+        };
+        // Of the latest run, if there are several.
+        let is_latest = |m: &VeloMessage| latest.as_ref().is_none_or(|run| m.session_id == *run);
+        if let Some(items) = stored.filter(|items| items.first().is_none_or(is_latest)) {
+            return Ok(items);
         }
         let Some(c) = self.flow(org, client, flow).await? else {
             return Err(ServiceError::NotFound(format!("flow {flow}")));
         };
+        let session_id = session_of(&c).id();
         let Some(request) = c.request else { return Ok(vec![]) };
         Ok(vec![VeloMessage {
-            session_id: flow.to_owned(),
+            session_id,
             request_id: 1,
             urgent: request.urgent,
             flow_request: Some(self.flow_request(&request)),

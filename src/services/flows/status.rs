@@ -86,11 +86,50 @@ pub fn join(known: &mut FlowStats, new: FlowStats) {
     known.flow_complete = complete;
 }
 
+/// The server's verdict on a run that will not report its end.
+pub fn fail(report: &mut FlowStats, why: &str) {
+    if is_complete(report) {
+        return;
+    }
+    if report.query_status.is_empty() {
+        report.query_status.push(VeloStatus::default());
+        report.query_status[0].set_status(ReturnedStatus::Progress);
+    }
+    for s in report.query_status.iter_mut().filter(|s| !ended(s)) {
+        s.set_status(ReturnedStatus::GenericError);
+        why.clone_into(&mut s.error_message);
+    }
+    report.flow_complete = true;
+}
+
 /// Fills the derived fields of a context from the reports of its sessions.
 pub fn derive(context: &mut ArtifactCollectorContext, reports: &[&FlowStats], now: u64) {
-    let all: Vec<VeloStatus> =
-        reports.iter().flat_map(|r| r.query_status.iter().cloned()).collect();
-    context.transactions_outstanding = reports.iter().map(|r| r.transactions_outstanding).sum();
+    derive_runs(context, &Reports { past: vec![], awaited: reports.to_vec(), more: false }, now);
+}
+
+/// The reports of a flow's runs.
+#[derive(Debug, Default)]
+pub struct Reports<'a> {
+    /// Of runs that were over before others were asked for: they are counted, and say
+    /// nothing of the state.
+    pub past: Vec<&'a FlowStats>,
+    /// Of those that are awaited.
+    pub awaited: Vec<&'a FlowStats>,
+    /// A run is awaited that has not reported its end.
+    pub more: bool,
+}
+
+/// As [`derive`], for a flow that was asked for more than once.
+pub fn derive_runs(context: &mut ArtifactCollectorContext, of: &Reports<'_>, now: u64) {
+    let reports = of.awaited.as_slice();
+    let statuses = |r: &[&FlowStats]| -> Vec<VeloStatus> {
+        r.iter().flat_map(|r| r.query_status.iter().cloned()).collect()
+    };
+    let awaited = statuses(reports);
+    let mut all = statuses(&of.past);
+    all.extend(awaited.iter().cloned());
+    let outstanding = |r: &[&FlowStats]| r.iter().map(|r| r.transactions_outstanding).sum::<u64>();
+    context.transactions_outstanding = outstanding(&of.past) + outstanding(reports);
     if !all.is_empty() {
         totals(context, &all);
     }
@@ -99,19 +138,20 @@ pub fn derive(context: &mut ArtifactCollectorContext, reports: &[&FlowStats], no
         context.query_stats = all;
         return; // cancelled, or decided by the server
     }
-    let state = if let Some(bad) = all
+    let over = (!awaited.is_empty() && awaited.iter().all(ended))
+        || reports.iter().any(|r| r.flow_complete);
+    let state = if let Some(bad) = awaited
         .iter()
         .find(|s| matches!(status(s), ReturnedStatus::GenericError | ReturnedStatus::UnknownFlow))
     {
         context.status = bad.error_message.clone();
         context.backtrace = bad.backtrace.clone();
         State::Error
-    } else if (!all.is_empty() && all.iter().all(ended)) || reports.iter().any(|r| r.flow_complete)
-    {
+    } else if over && !of.more {
         State::Finished
     } else if matches!(stored, State::Error | State::Finished) {
         stored
-    } else if context.inflight_time > 0 && all.is_empty() {
+    } else if context.inflight_time > 0 && awaited.is_empty() {
         State::Waiting
     } else if context.inflight_time > 0 {
         if now.saturating_sub(context.active_time) > UNRESPONSIVE {

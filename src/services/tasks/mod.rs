@@ -2,7 +2,8 @@
 //!
 //! A stock agent runs a flow again when it gets it twice, so a task is sent
 //! once and sent again only when the client itself shows that it did not start.
-//! Pure: sessions and time are told, decisions are returned.
+//! What a client works on has the id that it was given: a session, which is a flow or
+//! a further run of one. Pure: sessions and time are told, decisions are returned.
 
 mod reply;
 
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use velociraptor_proto::proto::VeloMessage;
 
 use super::flows::job::Hash;
-use super::ids::Session;
 use crate::store::journal::{ProcessId, Segment};
 
 pub use reply::Reply;
@@ -60,12 +60,16 @@ pub enum Way<'a> {
 #[derive(Clone, Debug)]
 struct Task {
     message: VeloMessage,
-    flow: String,
+    /// The session it begins or cancels.
+    session: String,
     state: State,
     /// The record that makes the right to send durable is written.
     granted: bool,
     /// To which cipher it was granted.
     cipher: Option<Hash>,
+    /// How often that was, and to which others before.
+    grants: u32,
+    former: Vec<Hash>,
     /// To which other frontend process it was granted.
     grantee: Option<ProcessId>,
     /// There may be a file of it in another name than ours.
@@ -91,12 +95,12 @@ struct Claim {
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     tasks: BTreeMap<u64, Task>,
-    /// Flows received and not ended: when something was last heard, µs.
+    /// Sessions received and not ended: when something was last heard, µs.
     inflight: BTreeMap<String, u64>,
     asked: BTreeMap<String, u64>,
     /// Which client process got each of them, where that is known.
     runs_in: BTreeMap<String, Hash>,
-    /// Flows whose receipt is proved.
+    /// Sessions whose receipt is proved.
     proved: BTreeSet<String>,
     /// Tasks that came from a file of the stock queue, which goes when the task is
     /// queued no more; with the journal that says that it may have been sent.
@@ -136,18 +140,50 @@ pub enum Verdict {
     NotAsked,
 }
 
+/// Whether a session is a flow, or a run of it.
+fn is_of(session: &str, flow: &str) -> bool {
+    session.strip_prefix(flow).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl Task {
+    fn begins(&self, session: &str) -> bool {
+        self.session == session && self.message.flow_request.is_some()
+    }
+
+    /// It may go to the client process `cipher`.
+    fn grant(&mut self, cipher: Hash) {
+        self.former.extend(self.cipher.filter(|c| *c != cipher));
+        self.former.retain(|c| *c != cipher);
+        (self.granted, self.cipher) = (true, Some(cipher));
+        self.grants += 1;
+    }
+
+    /// Whether that the client process `cipher` does not know it can only mean that it
+    /// was never begun by that process, whatever of its sending we remember: it was
+    /// sent under one right alone, and one asks after that; or the right before was
+    /// another process's.
+    fn is_disproved_by(&self, cipher: Hash) -> bool {
+        let granted = self.granted || matches!(self.state, State::Unsure { .. });
+        let only =
+            if self.cipher == Some(cipher) { self.grants == 1 } else { self.cipher.is_some() };
+        granted && only && !self.former.contains(&cipher)
+    }
+}
+
 impl Queue {
     /// Adds a task. `granted` is the cipher to which its durable record lets it
     /// be sent.
     pub fn push(&mut self, message: VeloMessage, granted: Option<Hash>, pin: Option<Arc<Segment>>) {
         let (granted, cipher) = (granted.is_some(), granted);
-        let flow = Session::parse(&message.session_id).flow;
+        let session = message.session_id.clone();
         let task = Task {
             message,
-            flow,
+            session,
             state: State::Queued,
             granted,
             cipher,
+            grants: u32::from(granted),
+            former: Vec::new(),
             grantee: None,
             filed: false,
             claims: Vec::new(),
@@ -214,10 +250,17 @@ impl Queue {
         self.filed.remove(&id);
     }
 
-    /// The client may be working on a flow of which something was heard at `at`,
+    /// The client may be working on a session of which something was heard at `at`,
     /// microseconds.
-    pub fn working_on(&mut self, flow: &str, at: u64) {
-        self.inflight.insert(flow.to_owned(), at);
+    pub fn working_on(&mut self, session: &str, at: u64) {
+        self.inflight.insert(session.to_owned(), at);
+    }
+
+    /// When something was last heard of a flow that the client works on, microseconds.
+    pub fn heard_of(&self, flow: &str) -> Option<u64> {
+        let runs = self.inflight.range(flow.to_owned()..);
+        let runs = runs.take_while(|(s, _)| s.starts_with(flow)).filter(|(s, _)| is_of(s, flow));
+        runs.map(|(_, at)| *at).max()
     }
 
     /// The server ends: what is queued has files. Of what may have been sent all that
@@ -225,7 +268,7 @@ impl Queue {
     pub fn put_down(&mut self, now: u64) {
         for t in std::mem::take(&mut self.tasks).into_values() {
             if t.state != State::Queued && t.message.flow_request.is_some() {
-                self.inflight.entry(t.flow).or_insert(now);
+                self.inflight.entry(t.session).or_insert(now);
             }
         }
         self.filed.clear();
@@ -241,8 +284,7 @@ impl Queue {
     ) {
         for (id, t) in &mut self.tasks {
             if ids(*id) {
-                t.granted = true;
-                t.cipher = Some(cipher);
+                t.grant(cipher);
                 t.grantee = grantee.cloned();
                 // Who reached for it before was too late.
                 t.claims.clear();
@@ -250,10 +292,26 @@ impl Queue {
         }
     }
 
+    /// The right that `id` was pushed with is this other frontend process's.
+    pub fn granted_to(&mut self, id: u64, grantee: Option<&ProcessId>) {
+        if let Some(t) = self.tasks.get_mut(&id) {
+            t.grantee = grantee.cloned();
+        }
+    }
+
     /// After recovery: what an earlier process had the right to send, it may
     /// have sent.
     pub fn doubt_granted(&mut self) {
-        for t in self.tasks.values_mut() {
+        self.doubt(|_| true);
+    }
+
+    /// The same of one flow, while journals are read back.
+    pub fn doubt_granted_of(&mut self, flow: &str) {
+        self.doubt(|t| is_of(&t.session, flow));
+    }
+
+    fn doubt(&mut self, which: impl Fn(&Task) -> bool) {
+        for t in self.tasks.values_mut().filter(|t| which(t)) {
             let here = matches!(t.state, State::Queued | State::InFile);
             if t.granted && here && t.message.flow_request.is_some() {
                 t.state = State::Unsure { cipher: t.cipher.unwrap_or_default(), asked: None };
@@ -272,7 +330,7 @@ impl Queue {
         self.tasks.values().filter(|t| t.state == State::Queued).map(|t| &t.message)
     }
 
-    /// Flows the client is working on.
+    /// Sessions the client is working on.
     pub fn inflight(&self) -> &BTreeMap<String, u64> {
         &self.inflight
     }
@@ -297,7 +355,7 @@ impl Queue {
                 continue;
             }
             let is_flow = t.message.flow_request.is_some();
-            if t.message.cancel.is_some() && pending.contains(&t.flow) {
+            if t.message.cancel.is_some() && pending.contains(&t.session) {
                 continue;
             }
             if is_flow && !t.message.urgent {
@@ -331,17 +389,16 @@ impl Queue {
 
     fn add_questions(&mut self, batch: &mut Batch, question: Asked) {
         let now = question.at;
-        let going: BTreeSet<String> =
-            batch.messages.iter().map(|m| Session::parse(&m.session_id).flow).collect();
+        let going: BTreeSet<String> = batch.messages.iter().map(|m| m.session_id.clone()).collect();
         let mut ids: Vec<String> = Vec::new();
         for t in self.tasks.values_mut() {
             if let State::Unsure { asked, .. } = &mut t.state
                 && asked.is_none_or(|a| now > a.at + ASK_AFTER)
-                && !going.contains(&t.flow)
-                && !ids.contains(&t.flow)
+                && !going.contains(&t.session)
+                && !ids.contains(&t.session)
             {
                 *asked = Some(question);
-                ids.push(t.flow.clone());
+                ids.push(t.session.clone());
             }
         }
         for (flow, heard) in &self.inflight {
@@ -412,19 +469,23 @@ impl Queue {
         }
     }
 
-    /// The task was certainly not sent. It waits again, unless its flow was
+    /// The task was certainly not sent. It waits again, unless its session was
     /// cancelled meanwhile: then neither it nor the cancel is sent.
     fn requeue(&mut self, id: u64) {
         let Some(t) = self.tasks.get_mut(&id) else { return };
         t.state = if t.filed { State::InFile } else { State::Queued };
-        let (flow, is_flow) = (t.flow.clone(), t.message.flow_request.is_some());
-        if is_flow && self.cancelled(&flow) {
-            self.tasks.retain(|_, t| t.flow != flow);
+        let (session, is_flow) = (t.session.clone(), t.message.flow_request.is_some());
+        if is_flow {
+            // Whoever reads journals back is to see that it was sent once more.
+            t.granted = false;
+        }
+        if is_flow && self.cancelled(&session) {
+            self.tasks.retain(|_, t| t.session != session);
         }
     }
 
-    fn cancelled(&self, flow: &str) -> bool {
-        self.tasks.values().any(|t| t.flow == flow && t.message.cancel.is_some())
+    fn cancelled(&self, session: &str) -> bool {
+        self.tasks.values().any(|t| t.session == session && t.message.cancel.is_some())
     }
 
     /// What the frontend process `by`, which was given a task, says of it.
@@ -557,17 +618,17 @@ impl Queue {
                 State::Queued | State::InFile => t.cipher,
             };
             if let Some(cipher) = cipher {
-                self.runs_in.insert(t.flow.clone(), cipher);
+                self.runs_in.insert(t.session.clone(), cipher);
             }
-            self.proved.insert(t.flow.clone());
-            self.inflight.insert(t.flow, now);
+            self.proved.insert(t.session.clone());
+            self.inflight.insert(t.session, now);
         }
     }
 
-    /// Something of `flow` came from the client: it has started.
-    pub fn evidence(&mut self, flow: &str, now: u64) {
+    /// Something of `session` came from the client: it has started.
+    pub fn evidence(&mut self, session: &str, now: u64) {
         let ids: Vec<u64> = (self.tasks.iter())
-            .filter(|(_, t)| t.flow == flow && t.message.flow_request.is_some())
+            .filter(|(_, t)| t.begins(session))
             // Granted and not sent, as far as we know: when journals are read back.
             .filter(|(_, t)| t.state != State::Queued || t.granted)
             .map(|(id, _)| *id)
@@ -575,76 +636,102 @@ impl Queue {
         for id in ids {
             self.received(id, now);
         }
-        if let Some(heard) = self.inflight.get_mut(flow) {
+        if let Some(heard) = self.inflight.get_mut(session) {
             *heard = now;
         }
     }
 
-    /// The flow has ended.
-    pub fn ended(&mut self, flow: &str) {
-        self.inflight.remove(flow);
-        self.asked.remove(flow);
-        self.runs_in.remove(flow);
-        self.proved.remove(flow);
-        self.tasks.retain(|_, t| t.flow != flow || t.message.flow_request.is_none());
+    /// The session has ended.
+    pub fn ended(&mut self, session: &str) {
+        self.inflight.remove(session);
+        self.asked.remove(session);
+        self.runs_in.remove(session);
+        self.proved.remove(session);
+        self.tasks.retain(|_, t| !t.begins(session));
+    }
+
+    /// The sessions of a flow that are known here.
+    fn sessions_of(&self, flow: &str) -> BTreeSet<String> {
+        let tasks = self.tasks.values().map(|t| &t.session);
+        let all = tasks.chain(self.inflight.keys()).chain(self.runs_in.keys()).chain(&self.proved);
+        all.filter(|s| is_of(s, flow)).cloned().collect()
     }
 
     /// The flow is over and in stock files. Where it was cancelled before anybody knew
     /// whether the client has it, both stay: the cancel goes out if the client shows
     /// that it does, and neither if it does not.
     pub fn settled(&mut self, flow: &str) {
-        let begins = |t: &Task| t.flow == flow && t.message.flow_request.is_some();
-        if !(self.cancelled(flow) && self.tasks.values().any(begins)) {
-            self.ended(flow);
+        for session in self.sessions_of(flow) {
+            let waits = self.tasks.values().any(|t| t.begins(&session));
+            if !(waits && self.cancelled(&session)) {
+                self.ended(&session);
+            }
         }
     }
 
-    /// The flow was never begun by this client, or nobody will ever know: nothing of
+    /// The session was never begun by this client, or nobody will ever know: nothing of
     /// it goes out any more, its cancel included.
-    pub fn forget(&mut self, flow: &str) {
-        self.ended(flow);
-        self.tasks.retain(|_, t| t.flow != flow);
+    pub fn forget(&mut self, session: &str) {
+        self.ended(session);
+        self.tasks.retain(|_, t| t.session != session);
     }
 
-    /// Withdraws what was not sent of `flow`. Returns whether the client may
-    /// have it, so that a cancel must follow.
-    pub fn withdraw(&mut self, flow: &str) -> bool {
-        let queued = |t: &Task| t.flow == flow && t.state == State::Queued;
-        let unsent = self.tasks.values().any(|t| queued(t) && t.message.flow_request.is_some());
+    /// Withdraws what was not sent of `flow`. Returns the sessions that the client may
+    /// have, so that a cancel must follow.
+    pub fn withdraw(&mut self, flow: &str) -> BTreeSet<String> {
+        let queued = |t: &Task| is_of(&t.session, flow) && t.state == State::Queued;
+        let begins = |t: &&Task| t.message.flow_request.is_some();
+        let unsent: BTreeSet<String> = (self.tasks.values().filter(|t| queued(t)).filter(begins))
+            .map(|t| t.session.clone())
+            .collect();
         self.tasks.retain(|_, t| !queued(t));
-        let out = self.tasks.values().any(|t| t.flow == flow && t.message.flow_request.is_some());
-        out || (!unsent && self.inflight.contains_key(flow))
+        let out = self.tasks.values().filter(|t| is_of(&t.session, flow)).filter(begins);
+        let works = self.inflight.keys().filter(|s| is_of(s, flow) && !unsent.contains(*s));
+        out.map(|t| t.session.clone()).chain(works.cloned()).collect()
     }
 
     /// The client process that a task in doubt was sent to.
     #[doc(hidden)]
-    pub fn sent_to(&self, flow: &str) -> Option<Hash> {
+    pub fn sent_to(&self, session: &str) -> Option<Hash> {
         self.tasks.values().find_map(|t| match &t.state {
-            State::Unsure { cipher, .. } if t.flow == flow => Some(*cipher),
+            State::Unsure { cipher, .. } if t.session == session => Some(*cipher),
             _ => None,
         })
     }
 
-    /// The client says that it does not know `flow`.
-    pub fn unknown(&mut self, flow: &str, cipher: Hash) -> Verdict {
+    /// The client says that it does not know `session`.
+    pub fn unknown(&mut self, session: &str, cipher: Hash) -> Verdict {
         let mut verdict = Verdict::NotAsked;
-        let cancelled = self.cancelled(flow);
-        for t in self.tasks.values_mut().filter(|t| t.flow == flow) {
-            if let State::Unsure { cipher: sent_to, asked: Some(_) } = &t.state {
-                if *sent_to == cipher && !self.proved.contains(flow) && !cancelled {
-                    // Granted anew when it is sent: perhaps by somebody else.
-                    t.returned.clone_from(&t.grantee);
-                    t.state = if t.filed { State::InFile } else { State::Queued };
-                    verdict = Verdict::Redeliver;
-                } else {
-                    verdict = Verdict::Lost;
+        let cancelled = self.cancelled(session);
+        let proved = self.proved.contains(session);
+        for t in self.tasks.values_mut().filter(|t| t.session == session) {
+            let asked = matches!(&t.state, State::Unsure { asked: Some(_), .. });
+            // An answer that a master before this one asked for, or had not acted on
+            // when it ended.
+            let begins = t.message.flow_request.is_some();
+            let open = matches!(&t.state, State::Unsure { .. } | State::Queued | State::InFile);
+            if !(asked || (begins && open && t.is_disproved_by(cipher))) {
+                if verdict == Verdict::NotAsked && begins {
+                    verdict = Verdict::Pending;
                 }
-            } else if verdict == Verdict::NotAsked && t.message.flow_request.is_some() {
-                verdict = Verdict::Pending;
+                continue;
+            }
+            let sent_to = match &t.state {
+                State::Unsure { cipher, .. } => Some(*cipher),
+                _ => t.cipher,
+            };
+            if sent_to == Some(cipher) && !proved && !cancelled {
+                // Granted anew when it is sent: perhaps by somebody else.
+                t.returned.clone_from(&t.grantee);
+                t.state = if t.filed { State::InFile } else { State::Queued };
+                t.granted = false;
+                verdict = Verdict::Redeliver;
+            } else {
+                verdict = Verdict::Lost;
             }
         }
         if verdict == Verdict::Lost {
-            self.forget(flow);
+            self.forget(session);
         }
         verdict
     }
@@ -655,12 +742,12 @@ impl Queue {
     }
 
     fn leavable(t: &Task, pending: &BTreeSet<String>) -> bool {
-        t.state == State::Queued && !(t.message.cancel.is_some() && pending.contains(&t.flow))
+        t.state == State::Queued && !(t.message.cancel.is_some() && pending.contains(&t.session))
     }
 
     fn pending(&self) -> BTreeSet<String> {
         let flows = self.tasks.values().filter(|t| t.message.flow_request.is_some());
-        flows.map(|t| t.flow.clone()).collect()
+        flows.map(|t| t.session.clone()).collect()
     }
 
     /// Whether something could go as soon as the client comes, or may have been
@@ -694,7 +781,8 @@ impl Queue {
     /// Tasks, of `flow` or all, of which the file has to be looked at; `claimed`: only
     /// those that a minion has reached for.
     pub fn in_files(&self, flow: Option<&str>, claimed: bool) -> Vec<u64> {
-        let of = |t: &Task| flow.is_none_or(|f| t.flow == f) && Self::asks_file(t, claimed);
+        let of =
+            |t: &Task| flow.is_none_or(|f| is_of(&t.session, f)) && Self::asks_file(t, claimed);
         self.tasks.iter().filter(|(_, t)| of(t)).map(|(id, _)| *id).collect()
     }
 
@@ -710,20 +798,21 @@ impl Queue {
 
     /// The tasks of this flow that wait may have been taken by a minion.
     pub fn may_be_elsewhere(&mut self, flow: &str) {
-        for t in self.tasks.values_mut().filter(|t| t.flow == flow && t.state == State::Queued) {
+        let queued = |t: &&mut Task| is_of(&t.session, flow) && t.state == State::Queued;
+        for t in self.tasks.values_mut().filter(queued) {
             (t.state, t.filed) = (State::InFile, true);
         }
     }
 
     /// Whether a task of this flow may have been taken by a minion.
     pub fn is_elsewhere(&self, flow: &str) -> bool {
-        self.tasks.values().any(|t| t.flow == flow && t.state == State::InFile)
+        self.tasks.values().any(|t| is_of(&t.session, flow) && t.state == State::InFile)
     }
 
     /// Whether this flow itself, not a cancel of it, may have been taken by a minion.
     pub fn begins_elsewhere(&self, flow: &str) -> bool {
         let begins = |t: &Task| t.state == State::InFile && t.message.flow_request.is_some();
-        self.tasks.values().any(|t| t.flow == flow && begins(t))
+        self.tasks.values().any(|t| is_of(&t.session, flow) && begins(t))
     }
 
     /// `process` reaches for these, for the client process `cipher`. `live`: what is
@@ -784,13 +873,14 @@ impl Queue {
             true => State::Away { process: process.clone(), cipher },
             false => State::Unsure { cipher, asked: None },
         };
-        (t.granted, t.cipher, t.grantee) = (true, Some(cipher), Some(process.clone()));
+        t.grant(cipher);
+        t.grantee = Some(process.clone());
         // Its record stays for as long as the task is open.
         t.claims = vec![claim];
         true
     }
 
-    /// Flows that went to another process of the client than `cipher`, which is
+    /// Sessions that went to another process of the client than `cipher`, which is
     /// there now, and of which nothing was heard for so long that one would ask: that
     /// process has ended, and they with it. For agents that cannot be asked.
     pub fn orphans(&self, cipher: Hash, now: u64) -> Vec<String> {
@@ -799,10 +889,10 @@ impl Queue {
         quiet.filter(|(flow, _)| gone(flow)).map(|(flow, _)| flow.clone()).collect()
     }
 
-    /// Flows in doubt that this client cannot be asked about.
+    /// Sessions in doubt that this client cannot be asked about.
     pub fn unanswerable(&self) -> Vec<String> {
         let unsure = self.tasks.values().filter(|t| matches!(t.state, State::Unsure { .. }));
-        unsure.filter(|t| t.message.flow_request.is_some()).map(|t| t.flow.clone()).collect()
+        unsure.filter(|t| t.message.flow_request.is_some()).map(|t| t.session.clone()).collect()
     }
 }
 #[cfg(test)]

@@ -168,7 +168,7 @@ fn a_cancel_of_what_never_arrived_is_not_sent() {
         let mut q = Queue::default();
         q.push(flow(1), Some(A), None);
         q.doubt_granted();
-        assert!(q.withdraw("F.1"), "it may have been sent");
+        assert!(!q.withdraw("F.1").is_empty(), "it may have been sent");
         q.push(cancel(2, 1), Some([0; 16]), None);
         let b = q.take(by, reply([10; 16]), 1, 4, true);
         assert!(b.messages.len() == 1 && b.messages[0].flow_stats_request.is_some());
@@ -215,10 +215,10 @@ fn a_second_answer_does_not_end_what_is_sent_again() {
 fn a_cancel_waits_for_proof_and_unsent_work_is_withdrawn() {
     let mut q = Queue::default();
     q.push(flow(1), Some(A), None);
-    assert!(!q.withdraw("F.1"), "never sent: nothing to cancel");
+    assert!(q.withdraw("F.1").is_empty(), "never sent: nothing to cancel");
     q.push(flow(2), Some(A), None);
     sends(&mut q, [10; 16], 1);
-    assert!(q.withdraw("F.2"));
+    assert!(q.withdraw("F.2").contains("F.2"));
     q.push(cancel(3, 2), Some(A), None);
     assert!(ids(&q.take(A, reply([10; 16]), 1, 4, true)).is_empty(), "not in doubt of receipt");
     q.checked_in(A, [11; 16], 2);
@@ -312,7 +312,7 @@ fn a_broken_stream_loses_only_what_never_arrived() {
 #[test]
 fn a_cancelled_task_that_comes_back_is_never_sent() {
     let (mut q, p) = delegated();
-    assert!(q.withdraw("F.1"), "somebody may have sent it");
+    assert!(!q.withdraw("F.1").is_empty(), "somebody may have sent it");
     q.push(cancel(2, 1), Some([0; 16]), None);
     q.reported(&p, 1, What::Back, 3);
     assert!(!q.has_work() && q.take(A, reply([1; 16]), 1, 4, true).messages.is_empty());
@@ -428,4 +428,105 @@ fn what_another_process_got_and_is_quiet_is_an_orphan() {
     // Of what is known from elsewhere nobody knows who works on it.
     q.working_on("F.3", 5);
     assert_eq!(q.orphans(B, 6 + ASK_AFTER), ["F.2"]);
+}
+
+fn run(id: u64, run: u64) -> VeloMessage {
+    VeloMessage { session_id: format!("F.{id}/{run}"), urgent: true, ..flow(10 * id + run) }
+}
+
+#[test]
+fn runs_of_one_flow_are_asked_about_proved_and_ended_each_by_itself() {
+    let mut q = Queue::default();
+    q.push(flow(1), Some(A), None);
+    q.push(run(1, 1), Some(A), None);
+    q.push(run(1, 2), Some(A), None);
+    q.doubt_granted();
+    let b = q.take(A, reply([10; 16]), 1, 4, true);
+    let asked = &b.messages[0].flow_stats_request.as_ref().unwrap().flow_id;
+    assert_eq!(asked, &["F.1", "F.1/1", "F.1/2"]);
+    q.evidence("F.1", 5);
+    assert_eq!(q.inflight().keys().collect::<Vec<_>>(), ["F.1"]);
+    assert_eq!(q.unknown("F.1/2", A), Verdict::Redeliver);
+    assert_eq!(q.unknown("F.1/1", B), Verdict::Lost);
+    assert_eq!(ids(&q.take(A, reply([11; 16]), 6, 4, true)), [12]);
+    q.evidence("F.1/2", 9);
+    q.ended("F.1");
+    assert_eq!((q.heard_of("F.1"), q.heard_of("F.10")), (Some(9), None));
+    q.working_on("F.10", 3);
+    q.settled("F.1");
+    assert_eq!(q.inflight().keys().collect::<Vec<_>>(), ["F.10"], "its neighbour stays");
+}
+
+#[test]
+fn a_cancel_tells_the_runs_that_a_client_may_have() {
+    let mut q = Queue::default();
+    q.push(flow(1), Some(A), None);
+    sends(&mut q, [10; 16], 1);
+    q.push(run(1, 1), None, None);
+    q.working_on("F.1/0", 1);
+    q.working_on("F.10", 1);
+    assert_eq!(q.withdraw("F.1"), BTreeSet::from(["F.1".into(), "F.1/0".into()]));
+    assert!(!q.has(11), "what was not sent is withdrawn");
+}
+
+#[test]
+fn a_cancel_that_is_read_back_finds_its_flow_in_doubt() {
+    // Granted, and sent for all that the journal knows; the cancel comes next.
+    let mut q = Queue::default();
+    q.push(flow(1), Some(A), None);
+    q.doubt_granted_of("F.1");
+    assert!(!q.withdraw("F.1").is_empty(), "its client may have it");
+    q.push(cancel(2, 1), Some([0; 16]), None);
+    q.doubt_granted();
+    let b = q.take(A, reply([10; 16]), 1, 4, true);
+    assert!(ids(&b) == [0] && b.messages[0].flow_stats_request.is_some());
+    q.evidence("F.1", 5);
+    assert_eq!(ids(&q.take(A, reply([11; 16]), 6, 4, true)), [2]);
+    // Never granted: it is withdrawn, as it was then.
+    let mut q = Queue::default();
+    q.push(flow(1), None, None);
+    q.doubt_granted_of("F.1");
+    assert!(q.withdraw("F.1").is_empty() && !q.has_work());
+}
+
+#[test]
+fn an_answer_that_was_stored_before_a_crash_counts_when_it_is_read_back() {
+    // Sent under one right: it was asked about after that.
+    for (by, verdict) in [(A, Verdict::Redeliver), (B, Verdict::Lost)] {
+        let mut q = Queue::default();
+        q.push(flow(1), Some(A), None);
+        assert_eq!(q.unknown("F.1", by), verdict, "among the records that are read back");
+        q.doubt_granted();
+        assert!(ids(&q.take(A, reply([10; 16]), 1, 4, true)).iter().all(|id| *id == 1));
+        let mut q = Queue::default();
+        q.push(flow(1), Some(A), None);
+        q.doubt_granted();
+        assert_eq!(q.unknown("F.1", by), verdict, "after them");
+    }
+    // Cancelled: neither it nor its cancel goes out.
+    let mut q = Queue::default();
+    q.push(flow(1), Some(A), None);
+    q.doubt_granted_of("F.1");
+    q.withdraw("F.1");
+    q.push(cancel(2, 1), Some([0; 16]), None);
+    assert_eq!(q.unknown("F.1", A), Verdict::Lost);
+    assert!(!q.has_work());
+    // Sent once more after the answer: an answer may be about the first time.
+    let mut q = Queue::default();
+    q.push(flow(1), Some(A), None);
+    q.unknown("F.1", A);
+    q.granted(|_| true, A, None);
+    assert_eq!(q.unknown("F.1", A), Verdict::Pending);
+    q.granted(|_| true, B, None);
+    q.doubt_granted();
+    assert_eq!(q.unknown("F.1", A), Verdict::Pending, "an earlier process of the client");
+}
+
+#[test]
+fn what_is_sent_once_more_is_granted_once_more() {
+    let mut q = Queue::default();
+    q.push(flow(1), Some(A), None);
+    assert!(q.take(A, reply([10; 16]), 1, 4, true).ungranted.is_empty());
+    q.checked_in(A, [10; 16], 2);
+    assert_eq!(q.take(A, reply([10; 16]), 2, 4, true).ungranted, [1]);
 }
