@@ -106,6 +106,30 @@ impl Lab {
     }
 }
 
+/// Stock files that are read back with the journals may be of later runs than the record
+/// that opened the flow.
+#[tokio::test]
+async fn a_flow_that_was_stopped_before_its_first_report_counts_its_runs_once() {
+    let mut l = Lab::new().await;
+    l.ask(FLOW).await.unwrap();
+    l.take().await;
+    l.says(&[rows(FLOW, SET, 0, 2)]).await;
+    l.settle().await;
+    server(&l.c).0.collect_garbage().await;
+    l = l.killed().await;
+    l.says(&[rows(FLOW, SET, 2, 1), done(FLOW, 3)]).await;
+    l.ask(ONE).await.unwrap();
+    l.says(&[rows(ONE, SET, 0, 4), done(ONE, 4)]).await;
+    assert_eq!(l.state().await, (State::Finished, 7));
+    for _ in 0..2 {
+        let (s, org) = server(&l.c);
+        let key = (l.client.id.clone(), FLOW.to_owned());
+        s.write_flow_objects(&org, &key).await.unwrap();
+        l = l.killed().await;
+        assert_eq!(l.state().await, (State::Finished, 7));
+    }
+}
+
 /// A report of a run that goes on.
 fn works(session: &str, rows: i64) -> VeloMessage {
     let mut m = done(session, rows);

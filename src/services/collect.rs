@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use velociraptor_proto::proto::{ArtifactCollectorArgs, ArtifactCollectorResponse};
+use velociraptor_proto::proto::{ArtifactCollectorArgs, ArtifactCollectorResponse, VqlEnv};
 
 use super::acl::Policy;
 use super::audit::audit;
@@ -11,12 +11,29 @@ use super::compiler::{self, CompileOptions};
 use super::ids::Session;
 use super::server::{Org, Server, ServiceError};
 
+/// The parameter by which an artifact keeps a session between runs of a flow.
+const STATEFUL: &str = "Stateful";
+
 impl From<compiler::CompileError> for ServiceError {
     fn from(e: compiler::CompileError) -> Self {
         use compiler::CompileError::NotFound;
         match e {
             NotFound(name) => ServiceError::NotFound(format!("artifact {name}")),
             e => ServiceError::Invalid(e.to_string()),
+        }
+    }
+}
+
+/// Stock's shell asks for a flow of its own by `/S`, whatever its id, and goes on in it:
+/// what can keep a session, and is not told whether to, does.
+fn open_session(org: &Org, request: &mut ArtifactCollectorArgs) {
+    request.flow_id.clear();
+    for spec in &mut request.specs {
+        let artifact = org.repository.resolve(&spec.artifact, request.allow_custom_overrides);
+        let can = artifact.is_some_and(|a| a.parameters.iter().any(|p| p.name == STATEFUL));
+        let env = &mut spec.parameters.get_or_insert_default().env;
+        if can && env.iter().all(|e| e.key != STATEFUL) {
+            env.push(VqlEnv { key: STATEFUL.into(), value: "Y".into(), ..Default::default() });
         }
     }
 }
@@ -44,6 +61,9 @@ impl Server {
             compiler::check_launch(policy, &artifact, on_server)
                 .map_err(|e| ServiceError::Denied(e.to_string()))?;
         }
+        if request.flow_id.starts_with("/S") {
+            open_session(org, &mut request);
+        }
         self.name_flow(org, &mut request).await?;
         self.compile_into(org, &mut request)?;
         request.creator = principal.to_owned();
@@ -66,10 +86,6 @@ impl Server {
         org: &Org,
         request: &mut ArtifactCollectorArgs,
     ) -> Result<(), ServiceError> {
-        // Stock's shell asks so for a flow of its own, whatever its id.
-        if request.flow_id.starts_with("/S") {
-            request.flow_id.clear();
-        }
         if request.flow_id.is_empty() {
             return Ok(());
         }

@@ -75,7 +75,8 @@ pub(super) fn are_all(runs: &[FlowRun], stored: &BTreeMap<String, u64>) -> bool 
     !runs.is_empty() && stored.iter().all(|(name, n)| sum(name) == *n)
 }
 
-/// The one run of a flow of which nothing was kept.
+/// The one run of a flow of which nothing was kept. It is in the record also before its
+/// first report: later stock files may say more than was known then.
 pub(super) fn one(reports: &BTreeMap<String, FlowStats>) -> Vec<FlowRun> {
     let run = |(child, report): (&String, &FlowStats)| FlowRun {
         child: child.clone(),
@@ -83,7 +84,10 @@ pub(super) fn one(reports: &BTreeMap<String, FlowStats>) -> Vec<FlowRun> {
         awaited: !is_complete(report),
         ..Default::default()
     };
-    reports.iter().map(run).collect()
+    match reports.is_empty() {
+        true => vec![FlowRun { awaited: true, ..Default::default() }],
+        false => reports.iter().map(run).collect(),
+    }
 }
 
 #[cfg(test)]

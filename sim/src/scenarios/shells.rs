@@ -53,7 +53,7 @@ async fn script(c: Handle) -> Script {
 }
 
 async fn command(c: &Handle, rng: &mut SmallRng, client: usize, flow: &str) {
-    let mut plan = Plan::rows(rng.random_range(1..5), rng.random_range(0..4))
+    let mut plan = Plan::rows(rng.random_range(1..5), rng.random_range(1..4))
         .lasting(rng.random_range(10..6000));
     plan.urgent = rng.random_bool(0.9);
     plan.fails = rng.random_bool(0.1);

@@ -55,6 +55,8 @@ struct Session {
     /// `None` ends the program's input.
     input: mpsc::Sender<Option<Vec<u8>>>,
     rows: broadcast::Sender<Dict>,
+    /// What was said before anybody read it is the first reader's.
+    unread: Mutex<Option<broadcast::Receiver<Dict>>>,
     stop: CancellationToken,
     /// The program has ended.
     ended: CancellationToken,
@@ -84,11 +86,13 @@ impl Sessions {
         let (program, mut command) = command(args, Stdio::piped())?;
         let child = command.spawn().map_err(|e| Error::failed(format!("{program}: {e}")))?;
         let (input, typed) = mpsc::channel(INPUT);
+        let (rows, unread) = broadcast::channel(BEHIND);
         let session = Arc::new(Session {
             name: name.clone(),
             started: args.scope().now(),
             input,
-            rows: broadcast::channel(BEHIND).0,
+            rows,
+            unread: Mutex::new(Some(unread)),
             stop: CancellationToken::new(),
             ended: CancellationToken::new(),
             counts: Mutex::default(),
@@ -177,10 +181,11 @@ impl Session {
         let _ = self.rows.send(row);
     }
 
-    /// What is said from now on, until the program ends.
+    /// What is said from now on, and what nobody has read before, until the program ends.
     fn query(self: &Arc<Self>) -> Query {
         lock(&self.counts).read = true;
-        let first = Mutex::new(Some(self.rows.subscribe()));
+        let unread = lock(&self.unread).take();
+        let first = Mutex::new(Some(unread.unwrap_or_else(|| self.rows.subscribe())));
         let session = self.clone();
         Query::host(move |_: &Scope| {
             let taken = lock(&first).take();
