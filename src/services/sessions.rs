@@ -38,6 +38,8 @@ pub struct Held {
     pub cipher: Hash,
     /// Peer address as known to the frontend.
     pub remote: String,
+    /// When it came, microseconds, if that was before this process knew of it.
+    before: Option<u64>,
     place: Place,
 }
 
@@ -96,8 +98,10 @@ pub struct Remote<'a> {
     pub session: u64,
     /// Where to say that there is something for it.
     pub wakes: &'a Wakes,
-    /// It was there before this process knew: not newer than readers elsewhere.
-    pub known_before: bool,
+    /// It was there before this process knew, and came then, microseconds: not newer than
+    /// readers that came since. Of those that were there before the one that came last is
+    /// the newest, whichever minion tells first.
+    pub known_before: Option<u64>,
 }
 
 /// The registry.
@@ -112,9 +116,9 @@ impl Sessions {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self, cipher: Hash, remote: &str, place: Place) -> Arc<Held> {
+    fn make(&self, cipher: Hash, remote: &str, before: Option<u64>, place: Place) -> Arc<Held> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        Arc::new(Held { id, cipher, remote: remote.to_owned(), place })
+        Arc::new(Held { id, cipher, remote: remote.to_owned(), before, place })
     }
 
     /// Registers a reader of this process; returns it and the reader it
@@ -127,7 +131,7 @@ impl Sessions {
         remote: &str,
     ) -> (Arc<Held>, Option<Arc<Held>>) {
         let place = Place::Here { wake: Notify::new(), superseded: Notify::new() };
-        let held = self.make(cipher, remote, place);
+        let held = self.make(cipher, remote, None, place);
         let mut map = self.lock();
         let list = map.entry((org.clone(), client.to_owned())).or_default();
         let old = list.last().cloned();
@@ -149,12 +153,14 @@ impl Sessions {
             session: at.session,
             wakes: at.wakes.clone(),
         };
-        let held = self.make(cipher, remote, place);
+        let held = self.make(cipher, remote, at.known_before, place);
         let mut map = self.lock();
         let list = map.entry((org.clone(), client.to_owned())).or_default();
         list.retain(|h| !h.is(at.process, at.session));
-        if at.known_before {
-            list.insert(0, held);
+        if let Some(came) = at.known_before {
+            let earlier = |h: &&Arc<Held>| h.before.is_some_and(|b| b <= came);
+            let at = list.iter().take_while(earlier).count();
+            list.insert(at, held);
             return None;
         }
         let old = list.last().cloned();
@@ -307,6 +313,24 @@ mod tests {
     }
 
     #[test]
+    fn of_two_that_were_there_before_the_later_one_is_the_newest() {
+        let org = OrgId::root();
+        let (wakes, _woken) = mpsc::unbounded_channel();
+        let (one, two) = (ProcessId::new("m1", "1"), ProcessId::new("m2", "1"));
+        let at = |process, came| Remote { process, session: 1, wakes: &wakes, known_before: came };
+        for told in [[(&one, 5), (&two, 9)], [(&two, 9), (&one, 5)]] {
+            let s = Sessions::default();
+            for (process, came) in told {
+                s.register_remote(&org, "C.1", [1; 16], "r", &at(process, Some(came)));
+            }
+            assert_eq!(s.held(&org, "C.1").unwrap().process(), Some(&two));
+            let (here, _) = s.register(&org, "C.1", [1; 16], "r");
+            s.register_remote(&org, "C.1", [1; 16], "r", &at(&one, Some(99)));
+            assert_eq!(s.held(&org, "C.1").unwrap().id, here.id, "it came since");
+        }
+    }
+
+    #[test]
     fn readers_of_minions_are_woken_there_and_old_lists_are_not_newer() {
         let s = Sessions::default();
         let org = OrgId::root();
@@ -318,13 +342,13 @@ mod tests {
             wakes: &wakes,
             known_before,
         };
-        s.register_remote(&org, "C.1", [1; 16], "r", &at(&one, 1, false));
-        s.register_remote(&org, "C.1", [1; 16], "r", &at(&two, 1, true));
+        s.register_remote(&org, "C.1", [1; 16], "r", &at(&one, 1, None));
+        s.register_remote(&org, "C.1", [1; 16], "r", &at(&two, 1, Some(5)));
         assert_eq!(s.held(&org, "C.1").unwrap().process(), Some(&one));
         s.wake(&org, "C.1");
         assert_eq!(woken.try_recv().unwrap().1, "C.1");
         // A repeat of what is known adds nothing.
-        s.register_remote(&org, "C.1", [1; 16], "r", &at(&one, 1, false));
+        s.register_remote(&org, "C.1", [1; 16], "r", &at(&one, 1, None));
         s.unregister_remote(&org, "C.1", &one, 1);
         assert_eq!(s.held(&org, "C.1").unwrap().process(), Some(&two));
         s.forget_process(&two);

@@ -182,8 +182,15 @@ fn woken(l: &Ledger, f: &ToldFlow, cluster: &Cluster, found: &mut Found) {
             true => (f.at, bound),
             false => (from, HELD_AGAIN),
         };
-        // Held all the time, and nothing broken.
+        // Held all the time, and nothing broken. What a client was asked it cannot answer
+        // while it repeats a POST.
         let end = since + limit;
+        let mute = |e: &&crate::ledger::Exchange| {
+            !e.reader && e.from <= since && e.to.is_none_or(|to| to >= end)
+        };
+        if b.exchanges.iter().any(|e| mute(&e)) {
+            continue;
+        }
         if to < end || l.troubled(x.from, end) || end > last(l) || busy(f.at.min(since), end) {
             continue;
         }

@@ -205,6 +205,12 @@ impl Connector {
                     if matches!(outcome, Outcome::Ok(_)) {
                         s.urls.good(place.generation);
                     }
+                    let now = s.urls.peek();
+                    drop(s);
+                    if now.generation != place.generation {
+                        // The other loop has moved on meanwhile: nobody would read this socket.
+                        self.sockets.keep_only(&now.base);
+                    }
                     return outcome;
                 }
                 Attempt::Again(status, why) => last = (status, why),

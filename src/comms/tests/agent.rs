@@ -104,6 +104,34 @@ async fn what_statuses_mean() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_socket_is_not_kept_that_was_opened_after_the_other_loop_had_moved_on() {
+    let (env, pki) = (memory(), Pki::new());
+    let setup = || Setup { tls: Some(pki.server_tls(&env, false, false)), ..Setup::default() };
+    let (one, two) = (start(&env, setup()).await, start(&env, setup()).await);
+    let c = config(&[url("wss", &one), url("wss", &two)], &pki);
+    let connector = Connector::new(env.clone(), c).unwrap();
+    connector.ensure_server_pem(accept).await.unwrap();
+    let first = if connector.current_url() == url("wss", &one) { &one } else { &two };
+    let (end, _log) = first.script.hold(None, 70);
+    let (task, _log) = first.script.hold(None, 70);
+    let post = connector.post(Reader, body(b"x"), false);
+    let other = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        first.script.answers([Answer::Status(500, "no".into())]);
+        assert!(matches!(connector.post(Control, body(b"x"), false).await, Outcome::Failed(_)));
+        // The reader's second try is still at the first URL, and holds.
+        end.send(Push::End).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        task.send(Push::Task { seq: 1, body: body(b"task") }).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(post, other);
+    assert_eq!(outcome, Outcome::Ok(body(b"task")));
+    let open = || first.metrics.websockets.load(std::sync::atomic::Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(open(), 0, "tasks would be sent where nobody reads");
+}
+
+#[tokio::test(start_paused = true)]
 async fn aborted_body_is_a_failure_that_stays() {
     let Rig { server, connector, .. } = rig("https").await;
     connector.ensure_server_pem(accept).await.unwrap();

@@ -239,6 +239,7 @@ impl Hub {
             }
             if look <= Instant::now() {
                 look = Instant::now() + LOOK;
+                self.recall_strays();
                 self.look();
             }
         }
@@ -354,6 +355,26 @@ impl Hub {
                 };
                 if let Err(e) = d.try_send(FromMaster::Recall(frame)) {
                     tracing::warn!(node = %p, client = key.1, error = %e, "tasks not recalled");
+                }
+            }
+        }
+    }
+
+    /// Asks once more for tasks that are at a minion while their client is held elsewhere:
+    /// the recall was lost with a stream, or where the newest reader is was learnt late.
+    fn recall_strays(&self) {
+        for org in self.server.orgs() {
+            let away: Vec<(String, BTreeSet<ProcessId>)> = {
+                let state = org.state();
+                let all = state.clients.iter().map(|(id, c)| (id, c.queue.away()));
+                all.filter(|(_, away)| !away.is_empty())
+                    .map(|(id, away)| (id.clone(), away.into_iter().cloned().collect()))
+                    .collect()
+            };
+            for (client, away) in away {
+                let Some(held) = self.server.sessions.held(&org.id, &client) else { continue };
+                if away.iter().any(|p| Some(p) != held.process()) {
+                    self.recall(&(org.id.clone(), client), held.process(), None);
                 }
             }
         }
@@ -510,6 +531,7 @@ impl Hub {
         self.server.note_check_in(&org, client, &check_in);
         let cipher = to_hash(&c.cipher_hash);
         let Some(wakes) = self.nodes().get(process).map(|n| n.wakes.clone()) else { return };
+        let known_before = known_before.then_some(c.time);
         let at = Remote { process, session: c.session, wakes: &wakes, known_before };
         let reader =
             self.server.sessions.register_remote(&org.id, client, cipher, &c.remote_addr, &at);
@@ -519,7 +541,7 @@ impl Hub {
                 self.server.note_conflict(&org, client, &c.remote_addr, &c.user_agent).await;
             }
         }
-        if !known_before && !c.request_hash.is_empty() {
+        if known_before.is_none() && !c.request_hash.is_empty() {
             let request = to_hash(&c.request_hash);
             let now = self.server.env.clock.micros();
             // What this process sent itself; minions judge what they sent.
@@ -617,6 +639,7 @@ impl MasterSide for Hub {
                     for c in changes {
                         self.session(&process, c, true).await;
                     }
+                    self.recall_strays();
                 }
                 FromMinion::Sessions(changes) => {
                     for c in changes {
