@@ -22,7 +22,7 @@ export async function attach(id, file, fresh) {
   return post("/v1/UploadNotebookAttachment", { notebook_id: id, filename: file.name || "file", data: await base64(file), disable_attachment_id: !fresh });
 }
 
-const address = (f) => url("/v1/DownloadVFSFile", { fs_components: f.stats?.components ?? [], name: f.name });
+const address = (f) => url("/v1/DownloadVFSFile", { fs_components: f.stats?.components ?? [] });
 
 export function show_files(id) {
   const may = { add: me.may.notebook_editor, take: me.may.prepare_results };
