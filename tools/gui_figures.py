@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Measures the web GUI of a server that runs here: server time of every screen, idle and
-while agents saturate it, weight of the page, first paint, and a set of ten million rows.
+while agents saturate it, first paint, content and weight of each screen, and a set of ten million rows.
 
     velociraptor gui --datastore demo &          # prints the administrator's password
     tools/gui_figures.py --gui https://127.0.0.1:8889 --password PW --datastore demo \\
@@ -273,16 +273,77 @@ class Browser:
         self.profile.cleanup()
 
 
+# Resolves with the time of the largest thing that was painted, milliseconds.
+LARGEST = """new Promise(done => {
+  let last = 0;
+  new PerformanceObserver(l => { for (const e of l.getEntries()) last = Math.max(last, e.startTime); })
+    .observe({ type: "largest-contentful-paint", buffered: true });
+  setTimeout(() => done(last), 50);
+})"""
+
+
+def screen_addresses(server):
+    """The screens as somebody opens them by their address."""
+    asked = screens(server)
+    client = asked["host"][0].rsplit("/", 1)[1]
+    host = f"/app/host/{client}"
+    out = {
+        "clients": "/app/clients", "host": host, "collections": f"{host}/collections", "files": f"{host}/files",
+        "shell": f"{host}/shell", "events": f"{host}/events", "collect": f"/app/collect?c={client}",
+        "hunts": "/app/hunts", "notebooks": "/app/notebooks", "artifacts": "/app/artifacts",
+        "server events": "/app/events/server", "cluster": "/app/cluster", "users": "/app/users", "help": "/app/help",
+    }
+    for path in asked.get("collection", [])[:1]:
+        flow = urllib.parse.parse_qs(path.split("?")[1])["flow_id"][0]
+        for tab in ["overview", "results", "logs", "uploads", "request", "notebook"]:
+            out[f"collection, {tab}"] = f"/app/flow/{client}/{flow}?tab={tab}"
+    for path in asked.get("hunt", [])[:1]:
+        out["hunt"] = "/app/hunt/" + path.split("=")[1]
+    for one in server.json("/api/fleet/notebooks")["items"][:1]:
+        out["notebook"] = "/app/notebook/" + one["id"]
+    return out
+
+
+def screen_paints(args, server):
+    """Of each screen: first paint, when its content is there, and what a browser fetches for it."""
+    b = Browser(args.browser)
+    log_in(b, args)
+    out = {}
+    try:
+        for name, path in screen_addresses(server).items():
+            firsts, useful, weights = [], [], []
+            b.call("Network.clearBrowserCache")
+            for _ in range(args.paints + 1):
+                b.call("Page.navigate", url="about:blank")
+                b.bytes = 0
+                b.call("Page.navigate", url=args.gui + path)
+                b.until("document.querySelector('main h1') && !document.querySelector('main .skel')")
+                b.until("performance.getEntriesByName('first-contentful-paint').length")
+                largest = b.value(LARGEST)
+                firsts.append(b.value("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+                useful.append(largest)
+                weights.append(b.bytes / 1024)
+            # The first visit is the one without anything kept.
+            out[name] = (quantile(firsts[1:], 0.5), quantile(useful[1:], 0.5), useful[0], weights[0], quantile(weights[1:], 0.5))
+    finally:
+        b.close()
+    return out
+
+
+def log_in(b, args):
+    b.call("Page.navigate", url=args.gui + "/app/clients")
+    b.until("document.getElementById('user')")
+    b.value(f"document.getElementById('user').value = {json.dumps(args.user)}; "
+            f"document.getElementById('password').value = {json.dumps(args.password)}; "
+            "document.querySelector('button[type=submit]').click()")
+    b.until("document.querySelector('tbody a')")
+
+
 def pages(args):
     """Weight of the first visit; first paint and first rows of later ones."""
     b = Browser(args.browser)
     try:
-        b.call("Page.navigate", url=args.gui + "/app/clients")
-        b.until("document.getElementById('user')")
-        b.value(f"document.getElementById('user').value = {json.dumps(args.user)}; "
-                f"document.getElementById('password').value = {json.dumps(args.password)}; "
-                "document.querySelector('button[type=submit]').click()")
-        b.until("document.querySelector('tbody a')")
+        log_in(b, args)
         first, paints, useful = b.bytes, [], []
         for _ in range(args.paints):
             b.bytes = 0
@@ -340,6 +401,9 @@ def main():
     if args.browser:
         for name, value in pages(args).items():
             print(f"{name:34} {value:9.1f}")
+        print(f"{'screen':24} {'paint':>6} {'content':>8} {'first':>6} {'KB':>6} {'later':>6}   ms p50 of {args.paints}; content at the first visit; KB then and later")
+        for name, (paint, useful, first, cold, warm) in screen_paints(args, server).items():
+            print(f"{name:24} {paint:6.0f} {useful:8.0f} {first:6.0f} {cold:6.1f} {warm:6.1f}")
     if args.rows:
         print(f"a set of {args.rows:,} rows")
         for name, (took, cpu) in big(server, args).items():

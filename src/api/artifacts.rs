@@ -7,7 +7,7 @@ use velociraptor_proto::proto::set_artifact_request::Operation;
 use velociraptor_proto::proto::{
     Artifact, ArtifactCollectorArgs, ArtifactDescriptors, ClientEventTable, GetArtifactRequest,
     GetArtifactResponse, GetArtifactsRequest, GetClientMonitoringStateRequest, SetArtifactRequest,
-    SetArtifactResponse,
+    SetArtifactResponse, Tool,
 };
 
 use super::status::status;
@@ -70,6 +70,29 @@ impl Api {
         Ok(GetArtifactResponse { artifact })
     }
 
+    /// A tool as definitions describe it: the first that has an address, and all of
+    /// them as its versions.
+    pub(super) fn tool(&self, caller: &Caller, asked: &Tool) -> Result<Tool, Status> {
+        caller.require(Permission::ReadResults)?;
+        let all = caller.org.repository.all();
+        let wanted = |t: &&Tool| {
+            t.name == asked.name && (asked.version.is_empty() || asked.version == t.version)
+        };
+        let versions: Vec<Tool> = all
+            .iter()
+            .filter(|a| !a.is_alias)
+            .flat_map(|a| {
+                let of = |t: &Tool| Tool { artifact: a.name.clone(), ..t.clone() };
+                a.tools.iter().filter(wanted).map(of).collect::<Vec<_>>()
+            })
+            .collect();
+        let first = versions.iter().find(|t| !t.url.is_empty()).or_else(|| versions.first());
+        let first = first.cloned().ok_or_else(|| {
+            Status::not_found(format!("no definition here names the tool `{}`", asked.name))
+        })?;
+        Ok(Tool { versions, ..first })
+    }
+
     /// What is wrong with a definition is in the answer, not in the status.
     pub(super) async fn change_artifact(
         &self,
@@ -94,7 +117,14 @@ impl Api {
             }
             Operation::Set | Operation::CheckAndSet => {
                 let set = server.set_artifact(org, &caller.name, &r.artifact).await;
-                set.map(drop).map_err(|e| e.to_string())
+                let set = set.map(drop).map_err(|e| e.to_string());
+                match set.is_ok() && !r.tags.is_empty() {
+                    true => {
+                        let tagged = server.tag_artifacts(org, &[artifact.name], &r.tags).await;
+                        tagged.map_err(|e| e.to_string())
+                    }
+                    false => set,
+                }
             }
             Operation::Delete => {
                 let deleted = server.delete_artifact(org, &caller.name, &artifact.name).await;

@@ -3,9 +3,10 @@
 use tonic::Status;
 use velociraptor_proto::proto::VfsFileBuffer;
 
-use super::status::store;
+use super::status::{status, store};
 use super::{Api, Caller};
 use crate::services::acl::Permission;
+use crate::services::notebooks;
 use crate::store::path::PathSpec;
 use crate::store::uploads::{Holes, Upload};
 use crate::store::{FilePath, PathType};
@@ -54,6 +55,11 @@ impl Api {
             all.extend(given.iter().map(String::as_str));
             PathSpec::escaped(&caller.org.id, PathType::Json, &all)
         };
+        // Whoever reads results reads no notebook that is not shared.
+        if let Some(id) = notebooks::owner_of(&at.components) {
+            let of = notebooks::At { server: &self.server, org: &caller.org, id };
+            of.open(&caller.name).await.map_err(|e| status(&e))?;
+        }
         let file = Upload::open(&self.server.tree, &FilePath(at)).await.map_err(store)?;
         file.ok_or_else(|| Status::not_found("Not Found"))
     }

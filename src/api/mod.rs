@@ -35,6 +35,7 @@ mod flows;
 mod hunts;
 mod identity;
 mod notebooks;
+mod packs;
 mod query;
 mod reformat;
 mod reports;

@@ -61,6 +61,15 @@ fn described(a: &Artifact) -> String {
         }
         out.push_str("</tbody></table>\n");
     }
+    if !a.tools.is_empty() {
+        // A mark that stock pages replace by what GetToolInfo says.
+        out.push_str("<h3>Tools</h3>\n");
+        for tool in &a.tools {
+            let name: String = url::form_urlencoded::byte_serialize(tool.name.as_bytes()).collect();
+            let name = name.replace('+', "%20");
+            let _ = writeln!(out, "<velo-tool-viewer name=\"{name}\"></velo-tool-viewer>");
+        }
+    }
     // Those of a notebook's template have no query.
     for s in a.sources.iter().filter(|s| !s.query.trim().is_empty()) {
         let name = if s.name.is_empty() { "Source" } else { s.name.as_str() };
@@ -78,7 +87,7 @@ fn described(a: &Artifact) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use velociraptor_proto::proto::{ArtifactParameter, ArtifactSource};
+    use velociraptor_proto::proto::{ArtifactParameter, ArtifactSource, Tool};
 
     #[test]
     fn definitions_are_described_and_markup_in_them_is_text() {
@@ -91,6 +100,7 @@ mod tests {
                 ..Default::default()
             }],
             sources: vec![ArtifactSource { query: "SELECT 1 < 2".into(), ..Default::default() }],
+            tools: vec![Tool { name: "a \"b\"+".into(), ..Default::default() }],
             ..Default::default()
         };
         let page = described(&a);
@@ -99,6 +109,7 @@ mod tests {
             "<p>Finds <strong>all</strong> &lt;script&gt;</p>",
             "<td><pre>&lt;b&gt;</pre></td>",
             "<pre><code>SELECT 1 &lt; 2</code></pre>",
+            "<velo-tool-viewer name=\"a%20%22b%22%2B\"></velo-tool-viewer>",
         ] {
             assert!(page.contains(part), "{part}: {page}");
         }

@@ -179,7 +179,8 @@ async fn private(ctx: &Context, path: &str, text: &str) -> anyhow::Result<()> {
 
 fn announce(dir: &str, loaded: &Loaded, password: Option<&str>, gui: Option<std::net::SocketAddr>) {
     let urls = loaded.config.client.server_urls.join(" ");
-    let gui = gui.map(|a| format!("https://{a}/")).unwrap_or_default();
+    let scheme = if loaded.config.gui.use_plain_http { "http" } else { "https" };
+    let gui = gui.map(|a| format!("{scheme}://{a}/")).unwrap_or_default();
     eprintln!("\n{} is running. Agents connect to {urls}", crate::PRODUCT);
     eprintln!("  web pages     {gui}");
     if let Some(p) = password {

@@ -156,6 +156,8 @@ pub struct Gui {
     pub live_streams: u64,
     /// Bytes of a request's body.
     pub body_bytes: u64,
+    /// Bytes of a file that is uploaded: a pack, a parameter, an attachment.
+    pub upload_bytes: u64,
     /// Rows of a result set that are looked at for one filter, order or count.
     pub scan_rows: u64,
     /// Rows of a result set that are put in order: those that come first.
@@ -178,6 +180,7 @@ impl Default for Gui {
             login_lock_seconds: 300,
             live_streams: 500,
             body_bytes: 4 << 20,
+            upload_bytes: 16 << 20,
             scan_rows: 50_000_000,
             sort_rows: 1_000_000,
             kept_rows: 16_000_000,

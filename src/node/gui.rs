@@ -99,6 +99,17 @@ fn provider(a: &Authenticator) -> Provider {
     }
 }
 
+/// Where clients reach the frontend by HTTP.
+fn public_base(urls: &[String]) -> String {
+    let first = urls.first().map(String::as_str).unwrap_or_default();
+    let http = match first.split_once("://") {
+        Some(("wss", rest)) => format!("https://{rest}"),
+        Some(("ws", rest)) => format!("http://{rest}"),
+        _ => first.to_owned(),
+    };
+    http.trim_end_matches('/').to_owned()
+}
+
 fn size(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
@@ -144,6 +155,8 @@ impl Node {
         };
         let limits = RestOptions {
             max_body: size(s.body_bytes),
+            max_upload: size(s.upload_bytes),
+            public_base: public_base(&c.client.server_urls),
             live_streams: size(s.live_streams).min(tokio::sync::Semaphore::MAX_PERMITS),
             ..RestOptions::default()
         };

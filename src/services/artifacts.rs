@@ -10,6 +10,7 @@ use super::audit::audit;
 use super::repository::custom::{self, CustomError};
 use super::repository::{ArtifactError, Kind};
 use super::server::{Org, Server, ServiceError};
+use crate::store::paths::repository_metadata;
 
 impl From<CustomError> for ServiceError {
     fn from(e: CustomError) -> Self {
@@ -46,6 +47,27 @@ impl Server {
         let details = json!({ "artifact": artifact.name, "definition": text });
         audit(self, org, principal, "SetArtifact", details).await;
         Ok(artifact)
+    }
+
+    /// Adds tags to definitions.
+    pub async fn tag_artifacts(
+        &self,
+        org: &Org,
+        names: &[String],
+        tags: &[String],
+    ) -> Result<(), ServiceError> {
+        let at = repository_metadata(&org.id);
+        let _one = self.users.writing().await;
+        let mut all = self.tree.get(&at).await?.unwrap_or_default();
+        for name in names {
+            let of = all.metadata.entry(name.clone()).or_default();
+            of.tags.extend(tags.iter().filter(|t| !t.is_empty()).cloned());
+            of.tags.sort();
+            of.tags.dedup();
+        }
+        self.decided.set(&at, &all).await?;
+        org.repository.set_metadata(&all.metadata.into_iter().collect());
+        Ok(())
     }
 
     /// Deletes a definition somebody wrote.

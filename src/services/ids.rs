@@ -42,6 +42,11 @@ pub fn new_cell_id(env: &Env) -> String {
     format!("NC.{}", stamp(env))
 }
 
+/// A new id of an attachment of a notebook, `NA.` and 13 digits.
+pub fn new_attachment_id(env: &Env) -> String {
+    format!("NA.{}", stamp(env))
+}
+
 /// A new version of a cell, 13 digits.
 pub fn new_cell_version(env: &Env) -> String {
     stamp(env)

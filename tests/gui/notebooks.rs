@@ -48,6 +48,7 @@ fn a_notebook_is_written_and_read_by_others() {
     b.shot("notebooks");
     b.is_content();
     from_a_template(&mut b);
+    files(&mut b);
     of_a_collection(&mut b);
     what_a_reader_sees(&mut b, &d);
     b.is_content();
@@ -151,11 +152,67 @@ fn from_a_template(b: &mut Browser) {
     b.until("its rows", "document.querySelectorAll('.cell-rows .results tbody tr').length === 1");
 }
 
+/// A picture of one dot.
+const DOT: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
+/// A picture is pasted into a text; a file is attached and removed; an export is made.
+fn files(b: &mut Browser) {
+    b.press("Text");
+    write(b, "Seen: ");
+    let file = format!(
+        "new DataTransfer(); const bytes = Uint8Array.from(atob('{DOT}'), c => c.charCodeAt(0)); \
+         d.items.add(new File([bytes], 'dot.png', {{ type: 'image/png' }}));"
+    );
+    b.eval(&format!(
+        "(() => {{ const d = {file} const e = document.activeElement; e.setSelectionRange(6, 6); \
+         e.dispatchEvent(new ClipboardEvent('paste', {{ clipboardData: d, bubbles: true, cancelable: true }})); }})()"
+    ));
+    b.until("it is in the text", "document.activeElement.value.startsWith('Seen: ![NA.')");
+    b.press("Save");
+    b.until(
+        "the picture",
+        "document.querySelector('.prose img.shown')?.complete && document.querySelector('.prose img.shown').naturalWidth === 1",
+    );
+    b.press("Files and exports");
+    b.until("what is attached", "document.querySelectorAll('dialog tbody tr').length === 1");
+    b.eval(&format!(
+        "(() => {{ const d = {} const i = document.querySelector('dialog input[type=file]'); i.files = d.files; \
+         i.dispatchEvent(new Event('change')); }})()",
+        file.replace("dot.png", "a <b>.png")
+    ));
+    b.until("the file", "document.querySelectorAll('dialog tbody tr').length === 2");
+    b.shows("a <b>.png");
+    for kind in ["Archive", "Page"] {
+        b.press(kind);
+        let ended = if kind == "Page" { 2 } else { 1 };
+        b.until(kind, &format!("document.querySelectorAll('dialog li a').length === {ended}"));
+    }
+    named(b, "notebook-files");
+    b.shot("notebook-files");
+    b.click("dialog tbody tr:last-child button");
+    b.shows("Cells that show it show it no more.");
+    b.click("dialog:last-of-type .btn.danger");
+    b.until("one is left", "document.querySelectorAll('dialog tbody tr').length === 1");
+    b.press("Close");
+    b.until("it is closed", "!document.querySelector('dialog')");
+    b.eval("document.querySelector('.prose img.shown').scrollIntoView()");
+    b.shot("notebook-picture");
+}
+
 /// The notebook of a collection begins with its rows.
 fn of_a_collection(b: &mut Browser) {
     b.press("Clients");
     b.click("tbody a[href*='/host/']");
-    b.press("Processes");
+    b.until("the host", "location.pathname.includes('/host/')");
+    // One that ends soon, however large the programs are that run here.
+    let flow = b.eval(
+        "(async () => { const main = [...document.scripts].find(s => s.src.endsWith('/main.js')).src; \
+         const { post } = await import(main.replace('/main.js', '/lib/api.js')); \
+         const client_id = location.pathname.split('/').pop(); \
+         const made = await post('/v1/CollectArtifact', { client_id, artifacts: ['Linux.Sys.Users'] }); \
+         return `/app/flow/${client_id}/${made.flow_id}`; })()",
+    );
+    b.open(flow.as_str().expect("a flow"));
     b.until("rows", "document.querySelectorAll('.results tbody tr').length > 3");
     b.shows("Finished");
     b.click(".tabs a[href*='tab=notebook']");

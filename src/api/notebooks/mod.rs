@@ -22,6 +22,7 @@ use crate::services::notebooks::{At, Limits, Notebooks, is_cell, variables};
 use crate::services::tables::{Of, Set, sets_of};
 use crate::store::paths::Notebook;
 
+mod files;
 mod run;
 
 /// How long a call waits for a cell before it answers that it is being worked out.

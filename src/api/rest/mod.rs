@@ -12,7 +12,7 @@ use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use futures::future::BoxFuture;
 use prost::{Message, Name};
 use tokio::sync::Semaphore;
@@ -24,27 +24,37 @@ use velociraptor_proto::gateway;
 use super::{Api, Caller};
 use crate::services::users::SignedIn;
 
+mod absent;
 mod download;
 mod events;
 mod fleet;
 mod hunts;
 mod live;
+mod multipart;
 mod notebooks;
 mod personal;
 mod stock;
 mod table;
 mod traits;
+mod uploads;
 mod users;
 mod vfs;
 
 /// Names of calls that are looked up at once.
 const MAX_CALLS: usize = 50;
+/// Files that are taken at once; they are held in memory meanwhile.
+const FILES_AT_ONCE: usize = 2;
 
 /// Limits of the HTTP API.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RestOptions {
     /// Largest body, bytes.
     pub max_body: usize,
+    /// Largest file that is uploaded, bytes.
+    pub max_upload: usize,
+    /// Where clients reach the frontend, without a slash at the end: files for them are
+    /// below `/public`.
+    pub public_base: String,
     /// Event streams open at once.
     pub live_streams: usize,
     /// People sign in elsewhere: pages offer no passwords.
@@ -53,7 +63,13 @@ pub struct RestOptions {
 
 impl Default for RestOptions {
     fn default() -> Self {
-        Self { max_body: 4 << 20, live_streams: 500, password_less: false }
+        Self {
+            max_body: 4 << 20,
+            max_upload: 16 << 20,
+            public_base: String::new(),
+            live_streams: 500,
+            password_less: false,
+        }
     }
 }
 
@@ -61,8 +77,9 @@ impl Default for RestOptions {
 #[derive(Clone)]
 pub struct Rest {
     api: Api,
-    options: RestOptions,
+    options: Arc<RestOptions>,
     streams: Arc<Semaphore>,
+    files: Arc<Semaphore>,
     stop: CancellationToken,
     base_path: Arc<str>,
 }
@@ -78,8 +95,9 @@ impl Rest {
     pub fn new(api: Api, options: RestOptions, base_path: &str, stop: CancellationToken) -> Self {
         Self {
             api,
-            options,
             streams: Arc::new(Semaphore::new(options.live_streams)),
+            files: Arc::new(Semaphore::new(FILES_AT_ONCE)),
+            options: Arc::new(options),
             stop,
             base_path: base_path.into(),
         }
@@ -95,7 +113,8 @@ impl Rest {
             .merge(notebooks::routes(self))
             .merge(personal::routes(self))
             .merge(users::routes(self))
-            .merge(vfs::routes(self));
+            .merge(vfs::routes(self))
+            .route("/v1/{*call}", any(absent::call));
         let probed = all.clone();
         all.route(
             "/fleet/calls",
@@ -181,7 +200,14 @@ impl Rest {
         let caller = self.caller(&request).await?;
         let bad = |e: velociraptor_proto::json::JsonError| Status::invalid_argument(e.to_string());
         let message = if request.method() == Method::POST {
-            let body = to_bytes(request.into_body(), self.options.max_body).await;
+            let _place;
+            let mut limit = self.options.max_body;
+            if request.extensions().get::<HoldsFile>().is_some() {
+                _place = self.file_place().await?;
+                // As base64, with some room for what stands beside it.
+                limit = limit.saturating_add(self.options.max_upload.saturating_mul(4) / 3);
+            }
+            let body = to_bytes(request.into_body(), limit).await;
             let body = body.map_err(|e| Status::invalid_argument(format!("body: {e}")))?;
             let body = if body.trim_ascii().is_empty() { &b"{}"[..] } else { &body };
             velociraptor_proto::json::from_json(body).map_err(bad)?
@@ -203,6 +229,24 @@ where
 {
     let rest = rest.clone();
     get(move |request: Request| async move { rest.answer::<M, _, _>(request, &[], body).await })
+}
+
+/// Marks requests whose message holds a file.
+#[derive(Clone, Copy)]
+struct HoldsFile;
+
+/// As [`on_post`], for a message that holds a file.
+fn on_file<M, F, A>(rest: &Rest, body: F) -> MethodRouter
+where
+    M: Message + Name + Default,
+    F: Fn(Rest, Caller, M) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<String, Status>> + Send + 'static,
+{
+    let rest = rest.clone();
+    post(move |mut request: Request| async move {
+        request.extensions_mut().insert(HoldsFile);
+        rest.answer::<M, _, _>(request, &[], body).await
+    })
 }
 
 /// A stock call by `POST`: its message is the body.

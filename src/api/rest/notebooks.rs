@@ -5,9 +5,12 @@ use axum::extract::Request;
 use axum::routing::get;
 use serde_json::{Value, json};
 use tonic::Status;
-use velociraptor_proto::proto::{NotebookCellRequest, NotebookMetadata, Notebooks};
+use velociraptor_proto::proto::{
+    NotebookCellRequest, NotebookExportRequest, NotebookFileUploadRequest,
+    NotebookFileUploadResponse, NotebookMetadata, Notebooks,
+};
 
-use super::{Rest, failed, json as answer, on_get, on_post, parameters, text};
+use super::{Rest, failed, json as answer, on_file, on_get, on_post, parameters, text};
 use crate::services::acl::Permission;
 
 type Asked = NotebookCellRequest;
@@ -20,10 +23,15 @@ pub(super) fn routes(rest: &Rest) -> Router {
             "/v1/GetNotebooks",
             on_get(rest, |r, c, m: Asked| async move {
                 // Only those with timelines are asked for without an id.
-                let items = match m.notebook_id.is_empty() {
+                let mut items: Vec<Record> = match m.notebook_id.is_empty() {
                     true => Vec::new(),
                     false => r.api.notebook(&c, &m.notebook_id).await?.into_iter().collect(),
                 };
+                if m.include_uploads {
+                    for n in &mut items {
+                        r.api.with_files(&c, n).await?;
+                    }
+                }
                 text(&Notebooks { items })
             }),
         )
@@ -64,6 +72,30 @@ pub(super) fn routes(rest: &Rest) -> Router {
             "/v1/CancelNotebookCell",
             on_post(rest, |r, c, m: Asked| async move {
                 r.api.cancel_cell(&c, &m).await.map(|()| "{}".to_owned())
+            }),
+        )
+        .route(
+            "/v1/UploadNotebookAttachment",
+            on_file(rest, |r, c, m: NotebookFileUploadRequest| async move {
+                let made = r.api.attach(&c, &m).await?;
+                let url = r.file_address(&c, &made.at);
+                text(&NotebookFileUploadResponse {
+                    url,
+                    filename: made.name,
+                    mime_type: made.mime.to_owned(),
+                })
+            }),
+        )
+        .route(
+            "/v1/RemoveNotebookAttachment",
+            on_post(rest, |r, c, m: NotebookFileUploadRequest| async move {
+                r.api.detach(&c, &m).await.map(|()| "{}".to_owned())
+            }),
+        )
+        .route(
+            "/v1/CreateNotebookDownloadFile",
+            on_post(rest, |r, c, m: NotebookExportRequest| async move {
+                r.api.export_notebook(&c, m).await.map(|()| "{}".to_owned())
             }),
         )
         .route(

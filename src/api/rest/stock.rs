@@ -1,4 +1,4 @@
-//! Calls of stock servers, by their names. What is not here answers 404.
+//! Calls of stock servers, by their names.
 
 use axum::Router;
 use axum::extract::{Path, Request};
@@ -8,11 +8,11 @@ use tonic::Status;
 use velociraptor_proto::proto::{
     ApiFlowRequest, ArtifactCollectorArgs, ClientEventTable, CreateDownloadRequest,
     GetArtifactRequest, GetArtifactsRequest, GetClientMonitoringStateRequest, GetClientRequest,
-    GetReportRequest, GetTableRequest, LabelClientsRequest, NotificationRequest,
-    SearchClientsRequest, SetArtifactRequest, SetClientMetadataRequest,
+    GetReportRequest, GetTableRequest, LabelClientsRequest, LoadArtifactPackRequest,
+    NotificationRequest, SearchClientsRequest, SetArtifactRequest, SetClientMetadataRequest, Tool,
 };
 
-use super::{Rest, download, on_get, on_post, text, traits};
+use super::{Rest, download, on_file, on_get, on_post, text, traits, uploads};
 use crate::api::Caller;
 
 /// A stock call with nothing to say.
@@ -142,6 +142,16 @@ pub(super) fn routes(rest: &Rest) -> Router {
             }),
         )
         .route(
+            "/v1/LoadArtifactPack",
+            on_file(rest, |r, c, m: LoadArtifactPackRequest| async move {
+                text(&r.api.load_pack(&c, m).await?)
+            }),
+        )
+        .route(
+            "/v1/GetToolInfo",
+            on_get(rest, |r, c, m: Tool| async move { text(&r.api.tool(&c, &m)?) }),
+        )
+        .route(
             "/v1/GetReport",
             on_post(rest, |r, c, m: GetReportRequest| async move { text(&r.api.report(&c, &m)?) }),
         )
@@ -169,5 +179,6 @@ pub(super) fn routes(rest: &Rest) -> Router {
                 text(&r.api.change_server_monitoring(&c, m).await?)
             }),
         );
-    clients.merge(flows).merge(artifacts).merge(traits::routes(rest)).merge(download::routes(rest))
+    let rest = [traits::routes(rest), download::routes(rest), uploads::routes(rest)];
+    rest.into_iter().fold(clients.merge(flows).merge(artifacts), Router::merge)
 }

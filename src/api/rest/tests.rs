@@ -35,7 +35,8 @@ pub(super) async fn lab() -> Lab {
     let registry = crate::plugins::server::registry();
     let api = Api::new(server.clone(), registry, ApiOptions::default());
     let stop = CancellationToken::new();
-    let app = Rest::new(api, RestOptions::default(), "/vr", stop).router();
+    let options = RestOptions { public_base: "https://front/vr".into(), ..RestOptions::default() };
+    let app = Rest::new(api, options, "/vr", stop).router();
     Lab { server, app, _dir: dir }
 }
 
@@ -601,4 +602,135 @@ async fn settings_of_a_user_are_kept_and_words_completed() {
     assert_eq!(named("Artifact.Linux.Sys.Pslist").unwrap()["type"], "Artifact");
     assert_eq!(named("hash").unwrap()["args"][0]["name"], "path");
     assert_eq!(lab.json("/v1/GetUserFavorites?type=client").await, json!({}));
+}
+
+/// A form as a browser sends it.
+fn form(params: &str, name: &str, data: &[u8]) -> Request<Body> {
+    let mut body = format!(
+        "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n"
+    )
+    .into_bytes();
+    body.extend(data);
+    body.extend(
+        format!(
+            "\r\n--B\r\nContent-Disposition: form-data; name=\"_params_\"\r\n\r\n{params}\r\n--B--\r\n"
+        )
+        .into_bytes(),
+    );
+    Request::post("/v1/UploadFormFile")
+        .header("content-type", "multipart/form-data; boundary=B")
+        .body(Body::from(body))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn packs_are_uploaded_looked_at_and_taken_in() {
+    let lab = lab().await;
+    let query = "sources:\n- query: SELECT 1 AS A FROM scope()\n";
+    let (one, two) =
+        (format!("name: Pack.A\n{query}"), format!("name: Pack.B\ntype: SERVER\n{query}"));
+    let known = format!("name: Generic.Client.Info\n{query}");
+    let members: [(&str, &[u8]); 5] = [
+        ("a.yaml", one.as_bytes()),
+        ("x/b.yml", two.as_bytes()),
+        ("info.yaml", known.as_bytes()),
+        ("bad.yaml", b"name: Pack.C\nsources:\n- query: SELEC\n"),
+        ("readme.md", b"no"),
+    ];
+    let zip = crate::store::zip::archive(&members);
+    let send =
+        async |user: &str| text(lab.ask(user, form("{}", "C:\\a pack.zip", &zip)).await).await;
+    assert_eq!(send("rob").await.0, StatusCode::FORBIDDEN);
+    let (status, answer) = send("ann").await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let put: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&put["filename"], &put["VfsPath"][1]), (&json!("a pack.zip"), &json!("temp")));
+    let hash = put["VfsPath"][2].as_str().unwrap();
+    assert_eq!(put["url"], format!("https://front/vr/public/temp/{hash}/a%20pack.zip"));
+    let load = async |user: &str, more: Value| {
+        let mut ask = json!({ "vfs_path": put["VfsPath"] });
+        ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        lab.post(user, "/v1/LoadArtifactPack", ask).await
+    };
+    assert_eq!(load("inv", json!({})).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(load("api", json!({})).await.0, StatusCode::FORBIDDEN);
+    let would = serde_json::from_str::<Value>(&load("ann", json!({})).await.1).unwrap();
+    assert_eq!(would["successful_artifacts"], json!(["Pack.A", "Pack.B"]), "{would}");
+    assert_eq!(would["errors"][0]["filename"], "bad.yaml");
+    assert!(would["errors"][1]["error"].as_str().unwrap().contains("built in"), "{would}");
+    assert!(lab.server.root().repository.get("Pack.A").is_none());
+    let really =
+        json!({ "really_do_it": true, "prefix": "Mine.", "filter": "pack.a", "tags": ["t"] });
+    let (status, done) = load("ann", really).await;
+    let done: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!((status, &done["successful_artifacts"]), (StatusCode::OK, &json!(["Mine.Pack.A"])));
+    // With a prefix nothing is built in; the filter leaves it out.
+    assert_eq!(done["errors"].as_array().unwrap().len(), 1, "{done}");
+    let found = lab.json("/v1/GetArtifacts?search_term=tag:T").await;
+    assert_eq!(found["items"][0]["name"], "Mine.Pack.A");
+    for bad in [
+        json!({ "vfs_path": ["config", "x"] }),
+        json!({ "vfs_path": ["public", "temp", "..", "x"] }),
+        json!({ "vfs_path": ["public", "temp", hash, "../../x"] }),
+        json!({ "filter": "(" }),
+        json!({ "vfs_path": [], "data": "bm8gemlw" }),
+    ] {
+        let (status, text) = load("ann", bad.clone()).await;
+        assert!(
+            status == StatusCode::BAD_REQUEST || status == StatusCode::NOT_FOUND,
+            "{bad} {text}"
+        );
+    }
+    for bad in [form("{", "x", b""), form("{}", "..", b""), form("{}", "", b"")] {
+        assert_eq!(text(lab.ask("ann", bad).await).await.0, StatusCode::BAD_REQUEST);
+    }
+    let large = form("{}", "x", &vec![0; 30 << 20]);
+    let (status, said) = text(lab.ask("ann", large).await).await;
+    assert!(status == StatusCode::TOO_MANY_REQUESTS && said.contains("gui.upload_bytes"), "{said}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_here_says_so() {
+    let lab = lab().await;
+    for (method, call, want) in [
+        ("GET", "GetSecretDefinitions", "keeps no secrets"),
+        ("POST", "SetToolInfo", "keeps no tools"),
+        ("GET", "SearchDocs?query=x", "no documentation"),
+        ("POST", "Unheard/Of", "does not offer the call Unheard/Of"),
+    ] {
+        let request = Request::builder().method(method).uri(format!("/v1/{call}"));
+        let answer = lab.ask("inv", request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.headers()["content-type"], "application/json", "{call}");
+        let (status, said) = text(answer).await;
+        let said: Value = serde_json::from_str(&said).unwrap();
+        let message = said["message"].as_str().unwrap();
+        assert_eq!((status, &said["code"]), (StatusCode::NOT_FOUND, &json!(12)), "{call}");
+        assert!(
+            message.starts_with("this server does not offer the call ") && message.contains(want)
+        );
+    }
+    // Pages ask before they show a button.
+    let calls = lab.json("/fleet/calls?name=GetSecret&name=LoadArtifactPack&name=GetClient").await;
+    assert_eq!(calls, json!({ "GetSecret": false, "LoadArtifactPack": true, "GetClient": false }));
+}
+
+#[tokio::test]
+async fn a_tool_is_what_definitions_say() {
+    let lab = lab().await;
+    let definition = |name: &str, tool: &str| {
+        format!("name: {name}\ntools:\n- name: T\n{tool}sources:\n- query: SELECT 1 FROM scope()\n")
+    };
+    for text in [
+        definition("Custom.A", "  version: '1'\n"),
+        definition("Custom.B", "  url: https://x/t.exe\n  expected_hash: aa\n"),
+    ] {
+        let root = lab.server.root();
+        lab.server.set_artifact(&root, "ann", &text).await.unwrap();
+    }
+    let tool = lab.json("/v1/GetToolInfo?name=T").await;
+    assert_eq!((&tool["url"], &tool["artifact"]), (&json!("https://x/t.exe"), &json!("Custom.B")));
+    assert_eq!(tool["versions"].as_array().unwrap().len(), 2);
+    let (status, said) = lab.get("inv", "/v1/GetToolInfo?name=U").await;
+    assert!(status == StatusCode::NOT_FOUND && said.contains("`U`"), "{said}");
 }

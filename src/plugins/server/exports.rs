@@ -60,6 +60,7 @@ async fn export(scope: &Scope, args: &Args, what: What) -> Result<Value, Error> 
     let details = match &request.what {
         What::Flow { client, flow, .. } => json!({ "client_id": client, "flow_id": flow }),
         What::Hunt { hunt, .. } => json!({ "hunt_id": hunt }),
+        What::Notebook { id, .. } => json!({ "notebook_id": id }),
     };
     audit(&session.server, &session.org, &session.principal, args.call_name(), details).await;
     let export = session.server.export(&session.org, request).await.map_err(failed)?;

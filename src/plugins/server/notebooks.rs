@@ -6,8 +6,9 @@ use vql::{ArgType, Dict, Error, Registry, Signature};
 use super::session::{Session, failed};
 use crate::services::acl::Permission;
 use crate::services::audit::audit;
+use crate::services::notebooks::is_id;
 use crate::store::StoreError;
-use crate::store::paths::Notebook;
+use crate::store::paths::{Notebook, notebook_downloads};
 
 pub(super) fn register(r: &mut Registry) {
     let sig = Signature::new("notebook_delete", "Deletes a notebook with all its cells.")
@@ -16,9 +17,7 @@ pub(super) fn register(r: &mut Registry) {
     r.plugin_async(sig, |scope, args, emitter| async move {
         let session = Session::with(&scope, Permission::ServerAdmin)?;
         let id = args.string("notebook_id")?;
-        // Nothing but a notebook has a directory of such a name.
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if !id.starts_with("N.") || !id.chars().all(plain) {
+        if !is_id(&id) {
             return Err(Error::Arg(format!("{id} is no notebook")));
         }
         let really = args.bool("really_do_it")?;
@@ -32,9 +31,13 @@ pub(super) fn register(r: &mut Registry) {
         }
         let root = &server.tree.root;
         let path = |e: crate::store::path::PathError| store(e.into());
-        let objects = crate::store::DirPath::objects(notebook.dir().0);
-        let mut dirs = vec![root.dir(&objects).map_err(path)?];
-        dirs.push(root.dir(&notebook.dir()).map_err(path)?);
+        let mut dirs = Vec::new();
+        for dir in [notebook.dir(), notebook_downloads(&org.id, &id)] {
+            let objects = crate::store::DirPath::objects(dir.0.clone());
+            dirs.push(root.dir(&objects).map_err(path)?);
+            dirs.push(root.dir(&dir).map_err(path)?);
+        }
+        dirs.sort();
         dirs.dedup();
         let mut seen = Vec::new();
         while let Some(dir) = dirs.pop() {

@@ -7,7 +7,7 @@ use crate::services::repository::Kind;
 
 /// A launch that is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("PermissionDenied: collecting {artifact} needs the permission {permission}")]
+#[error("collecting {artifact} needs the permission {permission}")]
 pub struct Denied {
     /// The artifact.
     pub artifact: String,

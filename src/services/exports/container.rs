@@ -12,7 +12,7 @@ use crate::env::{Env, File, Open};
 use crate::services::server::ServiceError;
 use crate::store::zip::lock::{Lock, SALT};
 use crate::store::zip::write::{Method, Writer};
-use crate::store::{FilePath, StoreError, Tree, paths};
+use crate::store::{FilePath, PathType, StoreError, Tree, paths};
 
 /// Bytes packed at once.
 const PIECE: usize = 256 << 10;
@@ -217,7 +217,7 @@ pub(super) fn first_stats(env: &Env, at: &FilePath) -> ContainerStats {
     ContainerStats {
         timestamp: env.clock.unix(),
         components: at.0.named_components(),
-        r#type: "zip".into(),
+        r#type: if at.0.kind == PathType::Report { "html" } else { "zip" }.into(),
         ..Default::default()
     }
 }

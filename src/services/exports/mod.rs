@@ -1,4 +1,4 @@
-//! Exports: collections and hunts as zip archives below `downloads/`, where stock
+//! Exports: collections, hunts and notebooks as zip archives, notebooks also as pages, below `downloads/`, where stock
 //! servers have them. An archive is made under a name that nobody looks at and gets
 //! its own when it is whole; what became of it is told by an object beside it.
 //!
@@ -16,12 +16,14 @@ use velociraptor_proto::proto::{
 };
 
 use super::server::{Org, Server, ServiceError, fleet_dir};
-use crate::store::paths::{Client, Hunt, download_stats};
-use crate::store::{DirPath, FilePath, StoreError};
+use crate::store::paths::{Client, Hunt, download_stats, notebook_download, notebook_downloads};
+use crate::store::{DirPath, FilePath, PathType, StoreError};
 
 mod container;
 mod content;
 mod csv;
+mod notebook;
+mod page;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -115,6 +117,13 @@ pub enum What {
         /// What the archive's name begins with.
         base: String,
     },
+    /// A notebook. Whether the caller may open it is looked at before.
+    Notebook {
+        /// Its id.
+        id: String,
+        /// A page for people instead of an archive.
+        html: bool,
+    },
 }
 
 /// An export that is asked for.
@@ -190,6 +199,7 @@ impl Exports {
 enum Job {
     Flow { client: String, flow: String },
     Hunt { hunt: Box<HuntObject>, combined_only: bool },
+    Notebook { id: String, html: bool },
 }
 
 impl Server {
@@ -229,6 +239,18 @@ impl Server {
                 let path = Hunt { org: &org.id, id: &hunt };
                 let at = path.download(&base, combined_only, locked);
                 (at, Job::Hunt { hunt: Box::new(found), combined_only }, HUNT_TIME)
+            }
+            What::Notebook { id, html } => {
+                let now = i64::try_from(self.env.clock.unix()).unwrap_or(0);
+                let stamp =
+                    vql::Time::from_second(now).map(|t| t.strftime("%Y%m%d%H%M%SZ").to_string());
+                let stamp = stamp.unwrap_or_default();
+                let at = notebook_download(&org.id, &id, &stamp, html);
+                if self.tree.get(&download_stats(&at)).await?.is_some() {
+                    let text = "an export of this second is there already; ask again".to_owned();
+                    return Err(ServiceError::Invalid(text));
+                }
+                (at, Job::Notebook { id, html }, FLOW_TIME)
             }
         };
         let stock = self.tree.root.file(&at).map_err(StoreError::from)?;
@@ -280,6 +302,10 @@ impl Server {
         let temporary = format!("{}{n}", self.own_exports());
         let work = async {
             let (env, tree) = (&self.env, &self.tree);
+            if let Job::Notebook { id, html: true } = &job {
+                let page = page::Page::create(env, tree, at.clone(), temporary.clone()).await?;
+                return notebook::page((self, org), page, id).await;
+            }
             let mut c =
                 Container::create(env, tree, at.clone(), temporary.clone(), password).await?;
             let place = (self, org);
@@ -290,6 +316,7 @@ impl Server {
                 Job::Hunt { hunt, combined_only } => {
                     content::hunt(place, &mut c, hunt, *combined_only, style).await?;
                 }
+                Job::Notebook { id, .. } => notebook::archive(place, &mut c, id).await?,
             }
             c.finish().await.map(drop)
         };
@@ -348,6 +375,15 @@ impl Server {
         self.available(&Hunt { org: &org.id, id: hunt }.downloads()).await
     }
 
+    /// Exports of a notebook.
+    pub async fn notebook_exports(
+        &self,
+        org: &Org,
+        id: &str,
+    ) -> Result<AvailableDownloads, ServiceError> {
+        self.available(&notebook_downloads(&org.id, id)).await
+    }
+
     async fn available(&self, dir: &DirPath) -> Result<AvailableDownloads, ServiceError> {
         let mut files = Vec::new();
         for child in self.tree.children(&DirPath::objects(dir.0.clone())).await? {
@@ -355,7 +391,7 @@ impl Server {
                 continue;
             }
             let object = crate::store::ObjectPath::<ContainerStats>::new(
-                dir.0.clone().child(&[&child.name]).typed(crate::store::PathType::ObjectJson),
+                dir.0.clone().child(&[&child.name]).typed(PathType::ObjectJson),
             );
             let Some(mut stats) = self.tree.get(&object).await? else { continue };
             let complete = !stats.hash.is_empty();
@@ -377,9 +413,11 @@ impl Server {
 
     /// Whether the archive with this record is being made.
     fn makes(&self, record: &crate::store::ObjectPath<ContainerStats>) -> bool {
-        let at = FilePath(record.path.clone()).typed(crate::store::PathType::Zip);
-        let stock = self.tree.root.file(&at).unwrap_or_default();
-        self.exports.with(|r| r.contains_key(&stock))
+        [PathType::Zip, PathType::Report].into_iter().any(|kind| {
+            let at = FilePath(record.path.clone()).typed(kind);
+            let stock = self.tree.root.file(&at).unwrap_or_default();
+            self.exports.with(|r| r.contains_key(&stock))
+        })
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Inline {
     Em(Vec<Inline>),
     /// An address that is safe to follow, and what it is called.
     Link(String, Vec<Inline>),
+    /// A stored file of this server that is shown as a picture, and what it shows.
+    Image(String, String),
 }
 
 /// Reads a text.
@@ -200,6 +202,8 @@ fn within(text: &str, depth: usize) -> Vec<Inline> {
             '`' => code(rest),
             '*' | '_' => emphasis(rest, &plain, depth),
             '[' => link(rest, depth),
+            '!' => picture(rest),
+            '<' => pasted(rest),
             _ => None,
         };
         match found {
@@ -285,6 +289,68 @@ fn link(text: &str, depth: usize) -> Option<(Inline, usize)> {
     is_safe(to).then(|| (Inline::Link(to.to_owned(), within(words, depth + 1)), end + 1))
 }
 
+/// The call that stored files are fetched with.
+const FILES: &str = "/api/v1/DownloadVFSFile";
+
+/// A stored file as pages of this server ask for it. Stock servers name attachments by
+/// their place in the datastore, which may be on another host by now.
+fn stored(to: &str) -> Option<String> {
+    let own = to.starts_with('/') && is_safe(to);
+    if own && to.split('?').next().is_some_and(|path| path.ends_with(FILES)) {
+        return Some(to.to_owned());
+    }
+    let url = url::Url::parse(to).ok().filter(|u| matches!(u.scheme(), "http" | "https"))?;
+    let parts: Vec<&str> = url.path().split('/').skip(1).collect();
+    let first = parts.iter().position(|p| matches!(*p, "notebooks" | "clients" | "hunts"))?;
+    let attached = parts.len() >= 2 && parts[parts.len() - 2] == "attach";
+    if !attached {
+        return None;
+    }
+    let mut out: String = parts[..first].iter().map(|p| format!("/{p}")).collect();
+    out.push_str(FILES);
+    for (i, part) in parts[first..].iter().enumerate() {
+        let _ = write!(out, "{}fs_components={part}", if i == 0 { '?' } else { '&' });
+    }
+    for (_, org) in url.query_pairs().filter(|(k, _)| k == "org_id") {
+        let plain: String = org.chars().filter(char::is_ascii_alphanumeric).collect();
+        let _ = write!(out, "&org_id={plain}");
+    }
+    is_safe(&out).then_some(out)
+}
+
+/// `![words](address)` of a stored file.
+fn picture(text: &str) -> Option<(Inline, usize)> {
+    let (Inline::Link(to, _), used) = link(text.strip_prefix('!')?, MAX_DEPTH)? else {
+        return None;
+    };
+    let words = &text[2..text.find("](")?];
+    Some((Inline::Image(stored(&to)?, words.to_owned()), used + 1))
+}
+
+/// What stock pages write where a file was pasted: `<img src="…" alt="…"/>` or
+/// `<a href="…">name</a>`, in exactly these forms. Other markup is text.
+fn pasted(text: &str) -> Option<(Inline, usize)> {
+    let text = near(text);
+    let quoted = |rest: &str| rest.split_once('"').map(|(v, _)| (v.to_owned(), v.len() + 1));
+    if let Some(rest) = text.strip_prefix("<img src=\"") {
+        let (to, used) = quoted(rest)?;
+        let rest = rest[used..].strip_prefix(" alt=\"")?;
+        let (words, used) = quoted(rest)?;
+        let rest = &rest[used..];
+        let end = rest.strip_prefix("/>").or_else(|| rest.strip_prefix('>'))?;
+        return Some((Inline::Image(stored(&to)?, words), text.len() - end.len()));
+    }
+    let rest = text.strip_prefix("<a href=\"")?;
+    let (to, used) = quoted(rest)?;
+    let rest = rest[used..].strip_prefix('>')?;
+    let (words, end) = rest.split_once("</a>")?;
+    if words.contains('<') {
+        return None;
+    }
+    let to = stored(&to)?;
+    Some((Inline::Link(to, vec![Inline::Text(words.to_owned())]), text.len() - end.len()))
+}
+
 /// Whether an address may be followed: the web, a place on this page or this server.
 fn is_safe(to: &str) -> bool {
     let own = to.starts_with('#') || (to.starts_with('/') && !to.starts_with("//"));
@@ -324,6 +390,9 @@ fn inline_html(parts: &[Inline]) -> String {
                 escape(to),
                 inline_html(p)
             ),
+            Inline::Image(to, words) => {
+                write!(out, "<img src=\"{}\" alt=\"{}\">", escape(to), escape(words))
+            }
         };
     }
     out
@@ -414,6 +483,37 @@ mod tests {
             "<table class=\"table\"><thead><tr><th>a</th><th>b</th></tr></thead>\
              <tbody><tr><td>1</td><td><code>x</code></td></tr></tbody></table>"
         );
+    }
+
+    #[test]
+    fn only_stored_files_are_pictures() {
+        let at = "/vr/api/v1/DownloadVFSFile?fs_components=notebooks&fs_components=N.1";
+        let shown_as = format!("<p><img src=\"{}\" alt=\"a b\"></p>", escape(at));
+        assert_eq!(shown(&format!("![a b]({at})")), shown_as);
+        assert_eq!(shown(&format!("<img src=\"{at}\" alt=\"a b\"/>")), shown_as);
+        let link = format!(
+            "<p>x <a href=\"{}\" target=\"_blank\" rel=\"noopener noreferrer\">n</a>y</p>",
+            escape(at)
+        );
+        assert_eq!(shown(&format!("x <a href=\"{at}\">n</a>y")), link);
+        // What a stock server wrote.
+        let stock = "<img src=\"https://old:8889/vr/notebooks/N.1/attach/NA.2-c.png?org_id=O1\" \
+                     alt=\"c.png\"/>";
+        let now = format!("{at}&fs_components=attach&fs_components=NA.2-c.png&org_id=O1");
+        assert_eq!(shown(stock), format!("<p><img src=\"{}\" alt=\"c.png\"></p>", escape(&now)));
+        for text in [
+            "<img src=\"https://elsewhere/a.png\" alt=\"x\"/>",
+            "<img src=\"//elsewhere/api/v1/DownloadVFSFile\" alt=\"x\"/>",
+            "<img src=\"/vr/app/logoff\" alt=\"x\"/>",
+            "<img src=\"javascript:x\" alt=\"x\"/>",
+            "<img src=x onerror=alert(1)>",
+            "<a href=\"javascript:alert(1)\">x</a>",
+            "<a href=\"https://elsewhere/\">x</a>",
+        ] {
+            assert!(!shown(text).contains("<img") && !shown(text).contains("<a "), "{text}");
+        }
+        // A picture from elsewhere is a link, as before.
+        assert!(shown("![x](https://elsewhere/a.png)").starts_with("<p>!<a href="));
     }
 
     #[test]

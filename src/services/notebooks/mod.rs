@@ -18,6 +18,7 @@ use super::server::{Org, Server, ServiceError};
 use crate::store::paths::{self, Notebook};
 use crate::store::{DirPath, StoreError};
 
+mod attachments;
 pub mod layout;
 pub mod markdown;
 
@@ -82,6 +83,19 @@ pub fn is_id(id: &str) -> bool {
     id.len() <= 250 && id.starts_with("N.") && id.len() > 2 && id.chars().all(plain) && !odd(id)
 }
 
+/// The notebook that a file of the datastore belongs to, as its components say.
+pub fn owner_of(components: &[String]) -> Option<&str> {
+    let all: Vec<&str> = components.iter().map(String::as_str).collect();
+    match all.as_slice() {
+        ["notebooks", id, ..]
+        | ["downloads", "notebooks", id, ..]
+        | ["hunts", _, "notebook", id, ..]
+        | ["clients", _, "collections", _, "notebook", id, ..]
+        | ["clients", _, "monitoring_notebooks", _, id, ..] => Some(id),
+        _ => None,
+    }
+}
+
 /// What a notebook belongs to, as its id says: the variables that queries find.
 pub fn variables(id: &str) -> Vec<(&'static str, String)> {
     let owner = |rest: &str, name, prefix: &str| match rest.split_once('-') {
@@ -120,7 +134,7 @@ fn brief(cell: &NotebookCell, now: i64) -> NotebookCell {
 pub fn title(parts: &[Part]) -> String {
     fn words(parts: &[Inline]) -> String {
         let one = |p: &Inline| match p {
-            Inline::Text(t) | Inline::Code(t) => t.clone(),
+            Inline::Text(t) | Inline::Code(t) | Inline::Image(_, t) => t.clone(),
             Inline::Strong(p) | Inline::Em(p) | Inline::Link(_, p) => words(p),
         };
         parts.iter().map(one).collect()
@@ -465,8 +479,10 @@ impl Notebooks {
         at.open(user).await?;
         audit(at.server, at.org, user, "DeleteNotebook", json!({ "notebook_id": at.id })).await;
         at.server.tree.delete(&at.path().object()).await?;
-        let dirs = [DirPath::objects(at.path().dir().0), at.path().dir()];
-        remove(at.server, &dirs).await;
+        let exports = paths::notebook_downloads(&at.org.id, at.id);
+        for dir in [at.path().dir(), exports] {
+            remove(at.server, &[DirPath::objects(dir.0.clone()), dir]).await;
+        }
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use crate::store::zip::Archive;
 pub(super) const MAX_FILE: usize = 16 << 20;
 
 /// Largest archive of definitions read, in bytes. A stock release's has 3 MiB.
-const MAX_ARCHIVE: usize = 256 << 20;
+pub const MAX_ARCHIVE: usize = 256 << 20;
 
 /// Folders below a definitions folder that are followed.
 pub(super) const MAX_DEPTH: usize = 32;
@@ -51,8 +51,8 @@ pub async fn find(env: &Env, path: &str) -> io::Result<Vec<Found>> {
     unpacked.unwrap_or_else(|| Err(io::Error::other("the work was aborted")))
 }
 
-/// The definitions of an archive.
-fn unpack(path: &str, bytes: Vec<u8>) -> io::Result<Vec<Found>> {
+/// The definitions of an archive. Blocks.
+pub fn unpack(path: &str, bytes: Vec<u8>) -> io::Result<Vec<Found>> {
     let mut archive = Archive::open(io::Cursor::new(bytes))
         .map_err(|e| io::Error::new(e.kind(), format!("{path}: neither .yaml nor {e}")))?;
     let mut members: Vec<_> = archive.members().to_vec();

@@ -84,6 +84,11 @@ impl Notebook {
         DirPath::files(self.at(&[]))
     }
 
+    /// Where its attachments are.
+    pub fn attachments(&self) -> DirPath {
+        DirPath::files(self.at(&[]).escaped_child(&["attach"]))
+    }
+
     /// One attachment.
     pub fn attachment(&self, name: &str) -> FilePath {
         FilePath(self.at(&[]).escaped_child(&["attach", name]).typed(Any))
@@ -130,6 +135,11 @@ impl Cell {
     /// Its logs.
     pub fn logs(&self) -> FilePath {
         FilePath(self.at(&["logs"]).typed(Json))
+    }
+
+    /// Where files are that its queries uploaded.
+    pub fn uploads(&self) -> DirPath {
+        DirPath::files(self.at(&[]).escaped_child(&["uploads"]))
     }
 
     /// A file its queries uploaded.

@@ -96,6 +96,11 @@ pub fn notebook_download(org: &Org, id: &str, stamp: &str, html: bool) -> FilePa
     ))
 }
 
+/// Where exports of a notebook are.
+pub fn notebook_downloads(org: &Org, id: &str) -> DirPath {
+    DirPath::files(PathSpec::escaped(org, Any, &["downloads", "notebooks", id]))
+}
+
 /// The progress record of an export, beside it in the object tree.
 pub fn download_stats(export: &FilePath) -> ObjectPath<proto::ContainerStats> {
     ObjectPath::new(export.0.clone().typed(ObjectJson))

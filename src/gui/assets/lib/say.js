@@ -11,7 +11,8 @@ export function toast(text, { href, link, undo } = {}) {
     href && h("a", { href, onclick: close }, link),
     undo && btn("Undo", { kind: "ghost", onclick: () => { close(); undo(); } }));
   box.append(item);
-  setTimeout(close, 8000);
+  // What can be acted on stays longer.
+  setTimeout(close, undo || href ? 8000 : 4000);
 }
 
 // Asks with a dialog; true when the verb was chosen. The focus is on the harmless side.

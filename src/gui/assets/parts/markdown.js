@@ -13,6 +13,7 @@ function inline(parts) {
       case "strong": return h("strong", {}, inline(v));
       case "em": return h("em", {}, inline(v));
       case "link": return h("a", { href: v[0], target: v[0].startsWith("#") ? undefined : "_blank", rel: "noopener noreferrer", title: v[0] }, inline(v[1]));
+      case "image": return h("img", { class: "shown", src: v[0], alt: v[1], loading: "lazy" });
       default: return null;
     }
   });

@@ -7,6 +7,7 @@ import { plural, time, time_title } from "../lib/format.js";
 import { here } from "../lib/keys.js";
 import { ask, failed, toast } from "../lib/say.js";
 import { blocks } from "./markdown.js";
+import { attach, show_files } from "./notebook_files.js";
 import { ResultTable } from "./table.js";
 import { vql } from "./vql.js";
 
@@ -106,6 +107,17 @@ class Cell {
       area.focus();
     };
     const close = () => { this.editing = false; this.draw_head(); this.draw_input(); };
+    // A picture that is pasted is attached, and shown where it was pasted.
+    area.addEventListener("paste", async (e) => {
+      const [file] = e.clipboardData?.files ?? [];
+      if (!file) return;
+      e.preventDefault();
+      try {
+        const { url, filename, mime_type } = await attach(this.book.id, file, true);
+        fill(said);
+        area.setRangeText(`${mime_type.startsWith("image/") ? "!" : ""}[${filename}](${url})`, area.selectionStart, area.selectionEnd, "end");
+      } catch (error) { fill(said, failed(error)); }
+    });
     area.addEventListener("keydown", (e) => {
       if ((e.ctrlKey || e.metaKey) && e.key === "Enter") { e.preventDefault(); this.run(area.value); }
       if (e.key === "Tab" && !e.shiftKey && type === "vql" && area.selectionStart !== area.selectionEnd) { e.preventDefault(); }
@@ -227,7 +239,8 @@ export async function notebook({ id, name, body, signal, changed }) {
     foot.hidden = !record;
     changed?.(record);
   } });
-  if (book.may) fill(foot, btn("Query", { icon: "plus", key: "c", onclick: () => book.add("vql") }), btn("Text", { icon: "plus", onclick: () => book.add("markdown") }));
+  fill(foot, book.may && [btn("Query", { icon: "plus", key: "c", onclick: () => book.add("vql") }), btn("Text", { icon: "plus", onclick: () => book.add("markdown") })],
+    h("span", { class: "grow" }), btn("Files and exports", { icon: "download", kind: "ghost", onclick: () => show_files(id) }));
   foot.hidden = true;
   fill(body, h("div", { class: "notebook stack wide" }, list, foot));
   signal.addEventListener("abort", () => clearTimeout(book.timer));

@@ -82,7 +82,7 @@ export async function show_clients({ signal }) {
     const start = Number(params().get("start") ?? 0);
     const turn = (to) => { adjust({ start: to }, { replace: false }); load(); };
     fill(foot, h("span", { class: "tn" }, h("b", {}, `${count(start + 1)}–${count(start + data.items.length)}`), ` of ${count(data.shown)}`),
-      h("span", { class: "mid hide-n" }, `${count(data.online)} seen in the last 15 min + ${count(data.total - data.online)} not = ${count(data.total)}`),
+      h("span", { class: "mid hide-n" }, `${count(data.online)} seen in the last 15 min, ${count(data.total - data.online)} not`),
       h("span", { class: "grow" }),
       data.shown > ROWS && h("span", { class: "join" },
         btn("Previous", { disabled: start === 0, onclick: () => turn(Math.max(0, start - ROWS)) }),

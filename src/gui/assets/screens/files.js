@@ -34,7 +34,7 @@ export async function show_files({ client, signal }) {
   let connected = null, busy = null, table = null, at = [], stat = null, fetched = new Map();
 
   const key = (folder) => JSON.stringify(folder);
-  const here_now = () => { const all = params().getAll("at"); return all.length ? all : [roots[0]]; };
+  const here_now = () => { const all = params().getAll("at"); return Object.hasOwn(ROOTS, all[0] ?? "") ? all : [roots[0]]; };
   const open = (folder) => { adjust({ at: folder, start: "", sort: "", f: [], row: "" }, { replace: false }); show(); };
   const label = (folder) => (folder.length === 1 ? ROOTS[folder[0]] ?? folder[0] : folder.at(-1));
   const path = (folder) => (folder[0] === "auto" || folder[0] === "file" ? (system === "windows" ? folder.slice(1).join("\\") || "This computer" : `/${folder.slice(1).join("/")}`) : folder.slice(1).join("\\") || ROOTS[folder[0]]);

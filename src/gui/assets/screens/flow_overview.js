@@ -19,7 +19,7 @@ export function show_overview(ctx) {
     const stats = f.query_stats ?? [];
     fill(ctx.content, h("div", { class: "body" }, h("div", { class: "cols" },
       h("div", { class: "w8 stack wide" },
-        sec("Its way", "", h("ol", { class: "trace" }, step(`Asked by ${r.creator || "server"}`, made), (began || !Number(f.total_collected_rows)) && step("Begun on the host", began),
+        sec("Course", "", h("ol", { class: "trace" }, step(`Asked by ${r.creator || "server"}`, made), (began || !Number(f.total_collected_rows)) && step("Begun on the host", began),
           is_over(f) ? step("Ended", last, "now") : step("Last heard", last, "now"))),
         f.status && sec("What it said", "", h("pre", { class: "code inline" }, hostile(f.status, { lines: true }))),
         sec("Queries", `${stats.length} reported`, stats.length ? h("table", { class: "grid plain" },
