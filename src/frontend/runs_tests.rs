@@ -237,6 +237,10 @@ async fn runs_that_go_on_go_on_behind_their_own_rows_after_a_clean_stop() {
     l.ask(TWO).await.unwrap();
     l.says(&[rows(TWO, SET, 0, 1), done(TWO, 1), done(ONE, 3)]).await;
     assert_eq!(l.state().await, (State::InProgress, 8));
+    let listed = l.flow().await.previous_flows;
+    let ids: Vec<_> =
+        listed.iter().filter_map(|p| Some(p.request.as_ref()?.flow_id.clone())).collect();
+    assert_eq!(ids, [FLOW, ONE]);
     l.says(&[done(FLOW, 4)]).await;
     assert_eq!(l.state().await, (State::Finished, 8));
     assert_eq!((l.rows().await, l.conflicts()), (vec![0, 1, 0, 1, 2, 3, 2, 0], 0));

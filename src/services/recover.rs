@@ -18,6 +18,7 @@ use super::effects::LOST;
 use super::events::EventKey;
 use super::fleet::{Applied, Proc, Role, Step, facts_of, is_fact, seen_position};
 use super::flows::job;
+use super::flows::runs::session_of;
 use super::handover::RecoveredPost;
 use super::ids::OrgId;
 use super::server::{Counters, Org, Server, ServiceError};
@@ -474,7 +475,14 @@ pub async fn stored_flow(
     flow: &str,
 ) -> Result<(Option<ArtifactCollectorContext>, BTreeMap<String, FlowStats>), ServiceError> {
     let path = Client { org, id: client };
-    let context = server.tree.get(&path.flow(flow).context()).await?;
+    let path = path.flow(flow);
+    let mut context = server.tree.get(&path.context()).await?;
+    // Earlier requests are with the full one.
+    if let Some(c) = context.as_mut().filter(|c| !session_of(c).child.is_empty())
+        && let Some(full) = server.tree.get(&path.requests()).await?
+    {
+        c.previous_flows = full.previous_flows;
+    }
     Ok((context, stored_reports(server, org, client, flow).await?))
 }
 

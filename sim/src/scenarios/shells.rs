@@ -81,17 +81,26 @@ async fn trouble(c: &Handle, rng: &mut SmallRng, sessions: &[(usize, String)]) {
     }
 }
 
-/// A long flow is given to its client, of which nothing comes yet; it is cancelled, and
-/// the master starts anew.
+/// A long flow is given to its client, and before the client can show that it has it,
+/// nobody hears it any more; the flow is cancelled, and the master starts anew.
 async fn stop_at_restart(c: &Handle, rng: &mut SmallRng) {
+    let trip = c.cluster().network.1;
+    let frontends = c.cluster().frontends();
     for client in 0..4 {
         let mut plan = Plan::rows(1, 1).lasting(900_000);
         plan.urgent = true;
         let Some(flow) = c.collect(client, plan).await else { continue };
-        c.sleep(Duration::from_millis(rng.random_range(0..1200))).await;
-        c.cancel(client, &flow).await;
+        c.sleep(trip * rng.random_range(0..250) / 100).await;
+        let apart = Duration::from_millis(rng.random_range(1000..4000));
+        let edges = (0..c.cluster().edges()).map(|i| format!("edge{i}"));
+        let ways = edges.flat_map(|e| frontends.iter().map(move |f| (f.clone(), e.clone())));
+        let ways = ways.map(|(f, e)| async move { c.partition(&f, &e, apart).await });
+        let restart = async {
+            c.cancel(client, &flow).await;
+            c.restart("server", Duration::from_millis(rng.random_range(0..1000))).await;
+        };
+        futures::future::join(futures::future::join_all(ways), restart).await;
+        c.seconds(5).await;
     }
-    c.sleep(Duration::from_millis(rng.random_range(0..60))).await;
-    c.restart("server", Duration::from_millis(rng.random_range(0..2000))).await;
     c.seconds(120).await;
 }
