@@ -37,10 +37,10 @@ impl Kind {
             "" | "auto" | "file" | "linux" | "zip" | "fs" | "ext4" | "raw_ext4" => Kind::Linux,
             "generic" => Kind::Generic,
             "windows" => Kind::Windows,
-            "ntfs" | "raw_ntfs" | "mft" => Kind::Ntfs,
+            "ntfs" | "raw_ntfs" | "mft" | "fat" => Kind::Ntfs,
             "registry" | "reg" => Kind::Registry,
             "raw_reg" => Kind::Hive,
-            "data" | "scope" | "raw" | "pathspec" => Kind::Raw,
+            "data" | "scope" | "raw" | "raw_file" | "pathspec" | "ranged" | "sparse" => Kind::Raw,
             _ => return None,
         })
     }
