@@ -20,6 +20,9 @@ use image::Image;
 /// Most bytes of a file that are looked at; it is held in memory.
 const LIMIT: u64 = 256 << 20;
 
+/// Bytes in which the heads of a program are.
+const HEADS: u64 = 0x2000;
+
 /// Directories of an image, in the order of their names.
 const DIRECTORIES: [(usize, &str); 15] = [
     (7, "Architecture_Directory"),
@@ -69,8 +72,16 @@ pub fn read(mut file: &mut dyn ReadSeek, base: u64) -> std::io::Result<Option<Ve
     if data != b"MZ" {
         return Ok(None);
     }
+    let mut limit = LIMIT;
+    if base > 0 {
+        // In memory other things follow it: its heads say how long it is.
+        let heads = (&mut file).take(HEADS).read_to_end(&mut data);
+        let image = Image::new(&data, true).filter(|_| heads.is_ok());
+        let size = image.and_then(|image| image.u32(image.optional + 56)).unwrap_or(0);
+        limit = limit.min(u64::from(size)).saturating_sub(data.len() as u64);
+    }
     // Memory may end in a hole; what is before it counts.
-    match file.take(LIMIT).read_to_end(&mut data) {
+    match file.take(limit).read_to_end(&mut data) {
         Err(e) if base == 0 => Err(e),
         _ => Ok(Some(data)),
     }
