@@ -13,12 +13,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
 use super::ewf::Ewf;
+use super::fat::FatFiles;
 use super::inside::{Gzip, Offset};
 use super::ntfs::{NtfsFiles, RecordFiles};
 use super::path::{Kind, OsPath};
 use super::process_memory::ProcessMemory;
+use super::raw_file::RawFiles;
 use super::raw_reg::RegistryFiles;
 use super::remap::Remapped;
+use super::sparse::Sparse;
+use super::vhdx::Vhdx;
 use super::zip::ZipFiles;
 use super::{Host, host};
 
@@ -104,9 +108,8 @@ struct FileRow {
     globs: Option<Vec<String>>,
 }
 
-const COLUMNS: [&str; 13] = [
-    "Name", "ModTime", "FullPath", "OSPath", "Mtime", "Atime", "Ctime", "Btime", "Size", "Mode",
-    "IsDir", "IsLink", "Data",
+const COLUMNS: [&str; 11] = [
+    "Name", "OSPath", "Mtime", "Atime", "Ctime", "Btime", "Size", "Mode", "IsDir", "IsLink", "Data",
 ];
 
 impl Object for FileRow {
@@ -127,6 +130,7 @@ impl Object for FileRow {
         let i = &self.info;
         Some(match name {
             "Name" => i.path.components.last().cloned().map_or("".into(), Value::Str),
+            // Not a column, but there for queries of old.
             "FullPath" => Value::Str(i.path.bytes().into()),
             "OSPath" => Value::object(i.path.clone()),
             "ModTime" | "Mtime" => time(i.times[0]),
@@ -317,14 +321,28 @@ impl Accessors {
         }
         map.insert("ext4".into(), Arc::new(Ext4Files(NativeFiles::new(host.root.clone()))));
         map.insert("process".into(), Arc::new(ProcessMemory { proc: host.proc.clone() }));
+        map.insert("raw_file".into(), Arc::new(RawFiles { root: host.root.clone() }));
         map.insert("data".into(), Arc::new(Content { from_variable: false }));
         map.insert("scope".into(), Arc::new(Content { from_variable: true }));
         Accessors::over(map)
     }
 
     /// Names of accessors that look into files.
-    pub const LAYERED: [&str; 9] =
-        ["collector", "ewf", "gzip", "mft", "offset", "raw_ntfs", "raw_reg", "zip", "zip_nocase"];
+    pub const LAYERED: [&str; 13] = [
+        "collector",
+        "ewf",
+        "fat",
+        "gzip",
+        "mft",
+        "offset",
+        "ranged",
+        "raw_ntfs",
+        "raw_reg",
+        "sparse",
+        "vhdx",
+        "zip",
+        "zip_nocase",
+    ];
 
     /// `base`, and accessors that look into the files these give.
     pub fn over(base: BTreeMap<String, Arc<dyn Accessor>>) -> Accessors {
@@ -339,11 +357,16 @@ impl Accessors {
             };
             add("collector", Arc::new(ZipFiles::collector(below.clone())));
             add("ewf", Arc::new(Ewf(below.clone())));
+            add("fat", Arc::new(FatFiles::new(below.clone())));
             add("gzip", Arc::new(Gzip(below.clone())));
             add("mft", Arc::new(RecordFiles(NtfsFiles::new(below.clone()))));
             add("offset", Arc::new(Offset(below.clone())));
             add("raw_ntfs", Arc::new(NtfsFiles::new(below.clone())));
             add("raw_reg", Arc::new(RegistryFiles::new(below.clone())));
+            for (name, packed) in [("ranged", true), ("sparse", false)] {
+                add(name, Arc::new(Sparse { below: below.clone(), packed }));
+            }
+            add("vhdx", Arc::new(Vhdx(below.clone())));
             let zip: Arc<dyn Accessor> = Arc::new(ZipFiles::new(below));
             add("zip", zip.clone());
             add("zip_nocase", zip);

@@ -1,4 +1,4 @@
-//! `gunzip` and `crypto_rc4`: text that programs hide from readers.
+//! `gunzip`, `crypto_rc4` and `utf16_encode`: text as programs write it.
 
 use std::io::Read;
 
@@ -23,6 +23,11 @@ pub fn register(registry: &mut Registry) {
             }
         },
     );
+    let utf16 = Signature::new("utf16_encode", "Encodes text as UTF-16, low byte first.");
+    registry.function_sync(utf16.required("string", ArgType::Any, "The text."), |_, args| {
+        let text = args.any("string").to_text();
+        Ok(text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into())
+    });
     let rc4 = Signature::new("crypto_rc4", "RC4; what encrypts also decrypts.")
         .required("string", ArgType::String, "The text.")
         .required("key", ArgType::String, "The key, of 1 to 256 bytes.");
@@ -76,8 +81,12 @@ mod tests {
         register(&mut registry);
         let scope = vql::ScopeBuilder::new(std::sync::Arc::new(registry)).build();
         scope.set("Zip", zip.finish().unwrap());
-        let text = "SELECT gunzip(string=Zip) AS G, gunzip(string='no') AS N FROM scope()";
+        let text = "SELECT gunzip(string=Zip) AS G, gunzip(string='no') AS N, \
+            encode(string=utf16_encode(string='aé😀'), type='hex') AS U FROM scope()";
         let rows = vql::run(text, &scope).await.unwrap();
-        assert_eq!(Value::from(rows).to_json(), r#"[{"G":"hello\n","N":null}]"#);
+        assert_eq!(
+            Value::from(rows).to_json(),
+            r#"[{"G":"hello\n","N":null,"U":"6100e9003dd800de"}]"#
+        );
     }
 }

@@ -34,13 +34,15 @@ impl Kind {
     /// The kind of a named type; `None` when the name is not known.
     pub fn named(name: &str) -> Option<Kind> {
         Some(match name {
-            "" | "auto" | "file" | "linux" | "zip" | "fs" | "ext4" | "raw_ext4" => Kind::Linux,
+            "" | "auto" | "file" | "linux" | "zip" | "fs" | "ext4" | "raw_ext4" | "process" => {
+                Kind::Linux
+            }
             "generic" => Kind::Generic,
             "windows" => Kind::Windows,
-            "ntfs" | "raw_ntfs" | "mft" => Kind::Ntfs,
+            "ntfs" | "raw_ntfs" | "mft" | "fat" => Kind::Ntfs,
             "registry" | "reg" => Kind::Registry,
             "raw_reg" => Kind::Hive,
-            "data" | "scope" | "raw" | "pathspec" => Kind::Raw,
+            "data" | "scope" | "raw" | "raw_file" | "pathspec" | "ranged" | "sparse" => Kind::Raw,
             _ => return None,
         })
     }

@@ -48,6 +48,9 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
             "" if text.as_bytes().starts_with(b"[") => OsPath::raw(text.as_bytes()),
             _ => read(text.as_bytes())?,
         },
+        Value::Dict(dict) if dict.contains("jsonl") || dict.contains("index") => {
+            OsPath::raw(Value::Dict(dict).to_json().as_bytes())
+        }
         list @ Value::List(_) if is_ranges(&list) => OsPath::raw(list.to_json().as_bytes()),
         other => OsPath::of(&other),
     };

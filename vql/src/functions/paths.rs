@@ -32,8 +32,13 @@ pub(super) fn register(registry: &mut Registry) {
         Ok(style.split(&args.any("path").to_text()).into())
     });
     registry.function_sync(kind(path("basename", "The last component.")), |_, args| {
-        let style = Style::new(args.opt_string("path_type")?)?;
-        let last = style.split(&args.any("path").to_text()).pop();
+        let (path, named) = (args.any("path"), args.opt_string("path_type")?);
+        // Text of no type may be of any system; a path knows what it is.
+        let style = match &path {
+            Value::Str(_) if named.is_none() => Style::new(Some("generic".into()))?,
+            _ => Style::new(named)?,
+        };
+        let last = style.split(&path.to_text()).pop();
         Ok(last.unwrap_or_default().into())
     });
     registry.function_sync(kind(path("dirname", "All but the last component.")), |_, args| {

@@ -31,6 +31,12 @@ pub struct FileName {
     pub space: u8,
     /// Born and modified, in 100 ns since 1601.
     pub times: [u64; 2],
+    /// Record changed and content read, in the same unit.
+    pub further: [u64; 2],
+    /// The directory it is in, and which use of that record was meant.
+    pub parent: (u64, u16),
+    /// Bytes that are taken and that are used, as of the last change of the name.
+    pub sizes: [u64; 2],
 }
 
 impl FileName {
@@ -38,7 +44,11 @@ impl FileName {
     pub fn read(b: &[u8]) -> Option<FileName> {
         let length = usize::from(*b.get(64)?);
         let times = [b.u64(8)?, b.u64(16)?];
-        Some(FileName { name: wide_at(b, 66, length)?, space: *b.get(65)?, times })
+        let further = [b.u64(24)?, b.u64(32)?];
+        let parent = (b.u64(0)? & 0xffff_ffff_ffff, b.u16(6)?);
+        let sizes = [b.u64(40)?, b.u64(48)?];
+        let (name, space) = (wide_at(b, 66, length)?, *b.get(65)?);
+        Some(FileName { name, space, times, further, parent, sizes })
     }
 
     /// The kind of name as other programs call it.
@@ -113,4 +123,73 @@ impl Walk {
         let record = mended(record, b"INDX").ok()?;
         self.node(record.get(24..)?, depth)
     }
+}
+
+/// Times that an entry in unused space must have to be taken for one: 2001 to 2033.
+const LIKELY: std::ops::RangeInclusive<i64> = 1_000_000_000..=2_000_000_000;
+/// Bytes of the smallest entry with a name.
+const SMALLEST: usize = 0x52;
+/// Bytes of a record of a directory that other agents look at.
+const RECORD: usize = 4096;
+
+/// All entries of a directory as they lie there, short names too; with those in unused
+/// space comes where in their record they begin.
+pub fn every_entry(volume: &Volume, attributes: &[Attribute]) -> Vec<(Entry, Option<u64>)> {
+    let mut out = Vec::new();
+    // Other indexes hold no names.
+    for attribute in attributes.iter().filter(|a| a.name == "$I30") {
+        let Ok(content) = volume.content(attribute, LIMIT) else { continue };
+        match attribute.kind {
+            INDEX_ROOT => {
+                let node = content.get(16..).unwrap_or_default();
+                out.extend(in_use(node).unwrap_or_default().into_iter().map(|e| (e, None)));
+            }
+            INDEX_ALLOCATION => {
+                for record in content.chunks(RECORD) {
+                    let Ok(record) = mended(record.to_vec(), b"INDX") else { continue };
+                    let node = record.get(24..).unwrap_or_default();
+                    let used = in_use(node).unwrap_or_default();
+                    let likely = used.into_iter().filter(|e| is_likely(&e.name));
+                    out.extend(likely.map(|e| (e, None)));
+                    unused(&record, node, &mut out);
+                }
+            }
+            _ => {}
+        }
+        out.truncate(MOST);
+    }
+    out
+}
+
+fn in_use(node: &[u8]) -> Option<Vec<Entry>> {
+    let (mut at, end) = (node.u32(0)? as usize, node.u32(4)? as usize);
+    let mut out = Vec::new();
+    while at.saturating_add(66) < end.min(node.len()) {
+        let name = node.get(at + 16..).and_then(FileName::read);
+        let record = node.u64(at)? & 0xffff_ffff_ffff;
+        out.extend(name.map(|name| Entry { record, name }));
+        match node.u16(at + 8)? {
+            0 => break,
+            length => at += usize::from(length),
+        }
+    }
+    Some(out)
+}
+
+/// Entries behind the end of a record's used part.
+fn unused(record: &[u8], node: &[u8], out: &mut Vec<(Entry, Option<u64>)>) {
+    let (Some(start), Some(end)) = (node.u32(4), node.u32(8)) else { return };
+    let end = (end as usize).min(record.len()).saturating_sub(SMALLEST);
+    for at in start as usize..end {
+        let Some(name) = record.get(at + 16..).and_then(FileName::read) else { continue };
+        if is_likely(&name) && out.len() < MOST {
+            let number = record.u64(at).unwrap_or(0) & 0xffff_ffff_ffff;
+            out.push((Entry { record: number, name }, Some(at as u64)));
+        }
+    }
+}
+
+fn is_likely(name: &FileName) -> bool {
+    let ticks = name.times.iter().chain(&name.further);
+    ticks.into_iter().all(|t| LIKELY.contains(&super::nanoseconds(*t).div_euclid(1_000_000_000)))
 }

@@ -4,6 +4,9 @@
 //! the file system compressed or encrypted is refused.
 
 mod index;
+mod links;
+mod records;
+mod usn;
 mod volume;
 
 use std::io::{self, Cursor};
@@ -11,7 +14,7 @@ use std::sync::Arc;
 
 use vql::{Dict, Scope, Str, Time, Value};
 
-use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
+use super::accessor::{Accessor, Accessors, FileInfo, Range, ReadSeek};
 use super::fields::Fields;
 use super::last::Last;
 use super::path::{Kind, OsPath};
@@ -19,6 +22,12 @@ use index::FileName;
 use volume::{
     Attribute, DATA, FILE_NAME, INDEX_ALLOCATION, INDEX_ROOT, STANDARD_INFORMATION, Volume,
 };
+
+/// Adds the callables that read volumes: `parse_ntfs` and others.
+pub fn register(registry: &mut vql::Registry) {
+    records::register(registry);
+    usn::register(registry);
+}
 
 /// The record of the root directory.
 const ROOT: u64 = 5;
@@ -117,13 +126,14 @@ impl File {
 }
 
 /// Nanoseconds since 1970 of a time on the disk.
-fn nanoseconds(ticks: u64) -> i64 {
+pub fn nanoseconds(ticks: u64) -> i64 {
     let since_1970 = (i128::from(ticks) - 116_444_736_000_000_000) * 100;
     i64::try_from(since_1970).unwrap_or(0)
 }
 
 fn time(ticks: u64) -> Value {
-    Time::from_nanosecond(nanoseconds(ticks).into()).map_or(Value::Null, Value::Time)
+    let since_1970 = (i128::from(ticks) - 116_444_736_000_000_000) * 100;
+    Time::from_nanosecond(since_1970).map_or(Value::Null, Value::Time)
 }
 
 impl Accessor for NtfsFiles {
@@ -144,6 +154,12 @@ impl Accessor for NtfsFiles {
             None if file.stream.is_empty() => Ok(Box::new(Cursor::new(Vec::new()))),
             None => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
+        let volume = self.volume(path)?;
+        let file = self.find(&volume, &path.clone().as_kind(Kind::Ntfs))?;
+        Ok(file.data().and_then(ranges))
     }
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
@@ -190,6 +206,20 @@ impl Accessor for NtfsFiles {
     }
 }
 
+/// Stored stretches and holes of a stream; `None` where it has no holes.
+fn ranges(data: &Attribute) -> Option<Vec<Range>> {
+    let mut out: Vec<Range> = Vec::new();
+    for (offset, at, length) in data.runs() {
+        let (hole, length) = (at.is_none(), length.min(data.size.saturating_sub(offset)));
+        match out.last_mut().filter(|r| r.hole == hole && r.offset + r.length == offset) {
+            Some(last) => last.length += length,
+            None if length > 0 => out.push(Range { offset, length, hole }),
+            None => {}
+        }
+    }
+    out.iter().any(|r| r.hole).then_some(out)
+}
+
 /// See the module.
 pub struct RecordFiles(pub NtfsFiles);
 
@@ -221,6 +251,10 @@ impl Accessor for RecordFiles {
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
         let (volume, _, found) = self.find(path)?;
         Ok(Box::new(volume.stream(found.ok_or(io::ErrorKind::NotFound)?)?))
+    }
+
+    fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
+        Ok(self.find(path)?.2.as_ref().and_then(ranges))
     }
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
@@ -325,7 +359,8 @@ mod tests {
         let mut content = attributes.concat();
         content.extend(u32::MAX.to_le_bytes());
         let mut out = sealed(b"FILE", 0x38, &content);
-        out[20] = 0x38;
+        (out[16], out[18], out[20], out[22]) = (3, 1, 0x38, 1);
+        put(&mut out, 24, &(0x38 + content.len() as u32 + 4).to_le_bytes());
         out
     }
 
@@ -390,7 +425,8 @@ mod tests {
             (7, record(&[times(), attribute(0x90, 1, "$I30", &inner, true)])),
             (8, record(&[times(), attribute(0x80, 1, "", b"", true)])),
         ];
-        for (number, record) in records {
+        for (number, mut record) in records {
+            record[44] = number as u8;
             put(&mut data, 4 * CLUSTER + number * 1024, &record);
         }
         put(&mut data, 40 * CLUSTER, &block);
@@ -448,14 +484,127 @@ mod tests {
         assert_eq!(query(read).await, r#"[{"A":"hello","L":2000,"N":"","X":"","S":5}]"#);
     }
 
+    async fn on_disk_of(disk: &[u8], journal: &[u8], text: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let (at, beside) = (dir.path().join("disk"), dir.path().join("journal"));
+        std::fs::write(&at, disk).unwrap();
+        std::fs::write(&beside, journal).unwrap();
+        let mut registry = vql::Registry::standard();
+        super::super::register(&mut registry);
+        let env = Arc::new(crate::env::real::env());
+        let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(env).build();
+        scope.set("Disk", at.to_str().unwrap());
+        scope.set("Journal", beside.to_str().unwrap());
+        Value::from(vql::run(text, &scope).await.unwrap()).to_json()
+    }
+
+    #[tokio::test]
+    async fn records_of_files() {
+        let text = "SELECT * FROM foreach(row=parse_ntfs(filename=Disk, inode='6-128-2'))";
+        let expected = concat!(
+            r#"[{"FullPath":"/b.txt","MFTID":6,"SequenceNumber":3,"Size":5,"Allocated":true,"IsDir":false,"#,
+            r#""SI_Times":{"CreateTime":"2020-09-13T12:26:41Z","FileModifiedTime":"2020-09-13T12:26:42Z","#,
+            r#""MFTModifiedTime":"2020-09-13T12:26:43Z","AccessedTime":"2020-09-13T12:26:44Z"},"#,
+            r#""Filenames":[{"Times":{"CreateTime":"2020-09-13T12:26:40Z","FileModifiedTime":"2020-09-13T12:26:41Z","#,
+            r#""MFTModifiedTime":"1601-01-01T00:00:00Z","AccessedTime":"1601-01-01T00:00:00Z"},"#,
+            r#""Type":"POSIX","Name":"b.txt","ParentEntryNumber":0,"ParentSequenceNumber":0}],"#,
+            r#""Attributes":[{"Type":"$STANDARD_INFORMATION","TypeId":16,"Id":0,"Inode":"6-16-0","Size":48,"Name":"","Resident":true},"#,
+            r#"{"Type":"$FILE_NAME","TypeId":48,"Id":3,"Inode":"6-48-3","Size":76,"Name":"","Resident":true},"#,
+            r#"{"Type":"$DATA","TypeId":128,"Id":1,"Inode":"6-128-1","Size":5,"Name":"","Resident":true},"#,
+            r#"{"Type":"$DATA","TypeId":128,"Id":2,"Inode":"6-128-2","Size":2000,"Name":"more","Resident":false}],"#,
+            r#""Hardlinks":["b.txt"]"#
+        );
+        let rows = on_disk_of(&image(), &[], text).await;
+        assert!(rows.starts_with(expected), "{rows}");
+        let text = "SELECT parse_ntfs(filename=Disk, mft=99) AS A, parse_ntfs(filename=Disk, inode='x') AS B, \
+            parse_ntfs(mft=6) AS C, parse_ntfs(filename=Disk, mft=6).OSPath.Path AS D FROM scope()";
+        let expected = r#"[{"A":null,"B":null,"C":null,"D":"b.txt"}]"#;
+        assert_eq!(on_disk_of(&image(), &[], text).await, expected);
+        let text = "SELECT EntryNumber AS E, Inode AS I, OSPath.Components AS P, FullPath AS F, FileNames AS N, \
+            FileSize AS S, HasADS AS H, SIFlags AS G, USecZeros AS U, Created0x10 AS C, LastModified0x30 AS M \
+            FROM parse_mft(accessor='mft', filename=pathspec(DelegatePath=Disk, Path='0'), prefix='C:')";
+        let expected = concat!(
+            r#"[{"E":6,"I":"6","P":["\\\\.\\C:","b.txt"],"F":"\\\\.\\C:\\b.txt","N":["b.txt"],"S":5,"H":true,"G":"0 ()","U":true,"#,
+            r#""C":"2020-09-13T12:26:41Z","M":"2020-09-13T12:26:41Z"},"#,
+            r#"{"E":6,"I":"6:more","P":["\\\\.\\C:","b.txt:more"],"F":"\\\\.\\C:\\b.txt:more","N":["b.txt:more"],"S":64,"H":true,"#,
+            r#""G":"0 ()","U":true,"C":"2020-09-13T12:26:41Z","M":"2020-09-13T12:26:41Z"}]"#
+        );
+        assert_eq!(on_disk_of(&image(), &[], text).await, expected);
+    }
+
+    #[tokio::test]
+    async fn entries_of_directories() {
+        let text = "SELECT MFTId AS R, Name AS N, NameType AS T, IsSlack AS S \
+            FROM parse_ntfs_i30(filename=Disk, mft=7)";
+        let expected = r#"[{"R":"8","N":"é","T":"POSIX","S":false},{"R":"99","N":"lost","T":"POSIX","S":false}]"#;
+        assert_eq!(on_disk_of(&image(), &[], text).await, expected);
+    }
+
+    /// A change of a file in a directory, each with a use of its record.
+    fn change(usn: u64, file: (u64, u16), parent: (u64, u16), name: &str) -> Vec<u8> {
+        let mut out = vec![0; (60 + name.len() * 2).next_multiple_of(8)];
+        let length = out.len() as u32;
+        put(&mut out, 0, &length.to_le_bytes());
+        out[4] = 2;
+        for (at, (record, sequence)) in [(8, file), (16, parent)] {
+            put(&mut out, at, &(record | u64::from(sequence) << 48).to_le_bytes());
+        }
+        put(&mut out, 24, &usn.to_le_bytes());
+        put(&mut out, 32, &132_444_736_000_000_000u64.to_le_bytes());
+        put(&mut out, 40, &0x8000_0100u32.to_le_bytes());
+        put(&mut out, 52, &0x20u32.to_le_bytes());
+        put(&mut out, 56, &[(name.len() * 2) as u8, 0, 60, 0]);
+        put(&mut out, 60, &utf16(name));
+        out
+    }
+
+    #[tokio::test]
+    async fn journals_of_changes() {
+        let parts = [
+            vec![0; 64],
+            change(64, (20, 1), (6, 3), "new"),
+            vec![0; 4096],
+            vec![0xee; 40],
+            // A directory that is gone, and what was in it.
+            change(72, (20, 2), (8, 1), "child"),
+            change(80, (8, 1), (6, 3), "gone"),
+            change(88, (21, 1), (6, 9), "lost"),
+        ];
+        let journal = parts.concat();
+        let text = "SELECT * FROM parse_usn(usn_filename=Journal, image_filename=Disk) LIMIT 1";
+        let expected = concat!(
+            r#"[{"Usn":64,"Timestamp":"2020-09-13T12:26:40Z","Filename":"new","_Links":["b.txt\\new"],"#,
+            r#""OSPath":"b.txt\\new","FileAttributes":["ARCHIVE"],"Reason":["FILE_CREATE","CLOSE"],"#,
+            r#""SourceInfo":[],"_FileMFTID":20,"_FileMFTSequence":1,"_ParentMFTID":6,"_ParentMFTSequence":3}]"#
+        );
+        assert_eq!(on_disk_of(&image(), &journal, text).await, expected);
+        let text = "SELECT OSPath AS P FROM parse_usn(usn_filename=Journal, image_filename=Disk, start_offset=72)";
+        let expected = r#"[{"P":"b.txt\\gone\\child"},{"P":"b.txt\\gone"},{"P":"\u003cErr\u003e\\\u003cParent 6-3 need 9\u003e\\lost"}]"#;
+        assert_eq!(on_disk_of(&image(), &journal, text).await, expected);
+        let text = "SELECT OSPath AS P FROM parse_usn(usn_filename=Journal)";
+        let expected = r#"[{"P":"new"},{"P":"child"},{"P":"gone"},{"P":"lost"}]"#;
+        assert_eq!(on_disk_of(&image(), &journal, text).await, expected);
+        // There is none in the image.
+        assert_eq!(
+            on_disk_of(&image(), &[], "SELECT * FROM parse_usn(image_filename=Disk)").await,
+            "[]"
+        );
+    }
+
     #[test]
     fn volumes_that_lie() {
         let good = image();
         let look = |data: Vec<u8>| {
             let Ok(volume) = Volume::open(Box::new(Cursor::new(data))) else { return };
+            let options = links::Options::of(
+                &vql::ScopeBuilder::new(Arc::new(vql::Registry::standard())).build(),
+            );
+            let mut links = links::Links::new(volume.clone(), options);
             for record in 0..10 {
                 let Ok(attributes) = volume.attributes(record) else { continue };
                 let _ = index::entries(&volume, &attributes);
+                index::every_entry(&volume, &attributes);
+                links.paths(record, 3, 0);
                 for a in attributes {
                     let _ = volume.content(&a, 1 << 16);
                 }

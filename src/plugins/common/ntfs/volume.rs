@@ -58,7 +58,24 @@ pub struct Attribute {
     pub name: String,
     /// Size of its content in bytes.
     pub size: u64,
+    /// Which byte of the content it begins with: a file may have several of one stream.
+    pub start: u64,
     place: Place,
+}
+
+/// The head of a file record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Its number.
+    pub number: u32,
+    /// How often it was used.
+    pub sequence: u16,
+    /// Names of the file.
+    pub links: u16,
+    /// Bit 0: in use; bit 1: a directory.
+    pub flags: u16,
+    /// The place in the log of its last change.
+    pub log: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -80,13 +97,21 @@ pub struct Volume {
     /// Bytes of a record of a directory.
     pub index: usize,
     table: Vec<Run>,
+    /// There is no disk, only the table.
+    alone: bool,
 }
 
 impl Volume {
     /// The volume that begins at the start of `disk`.
     pub fn open(disk: Box<dyn ReadSeek>) -> io::Result<Arc<Volume>> {
-        let mut volume =
-            Volume { disk: Mutex::new(disk), cluster: 0, record: 0, index: 0, table: Vec::new() };
+        let mut volume = Volume {
+            disk: Mutex::new(disk),
+            cluster: 0,
+            record: 0,
+            index: 0,
+            table: Vec::new(),
+            alone: false,
+        };
         let mut boot = vec![0; SECTOR];
         volume.read_at(0, &mut boot)?;
         if boot.get(3..7) != Some(b"NTFS") {
@@ -115,6 +140,70 @@ impl Volume {
             }
         }
         Ok(Arc::new(volume))
+    }
+
+    /// A table of file records by itself, without the disk it describes: content outside of
+    /// the records cannot be read.
+    pub fn of_table(mut table: Box<dyn ReadSeek>) -> io::Result<Arc<Volume>> {
+        let length = table.seek(SeekFrom::End(0))?;
+        Ok(Arc::new(Volume {
+            disk: Mutex::new(table),
+            cluster: 4096,
+            record: 1024,
+            index: 4096,
+            table: vec![Run { start: 0, length, at: Some(0) }],
+            alone: true,
+        }))
+    }
+
+    /// How many records the table has room for.
+    pub fn records(&self) -> u64 {
+        let bytes: u64 = self.table.iter().map(|r| r.length).fold(0, u64::saturating_add);
+        bytes / self.record as u64
+    }
+
+    /// Bytes of a cluster.
+    pub fn cluster(&self) -> u64 {
+        self.cluster
+    }
+
+    /// A record's head and all attributes of its file, one by one: where a list names
+    /// further records, what they hold stands before the list.
+    pub fn parts(&self, number: u64) -> io::Result<(Head, Vec<Attribute>)> {
+        let record = self.record(number)?;
+        let head = Head {
+            number: record.u32(44).unwrap_or(0),
+            sequence: record.u16(16).unwrap_or(0),
+            links: record.u16(18).unwrap_or(0),
+            flags: record.u16(22).unwrap_or(0),
+            log: record.u64(8).unwrap_or(0),
+        };
+        let mut out = Vec::new();
+        for attribute in self.attributes_of(&record) {
+            if attribute.kind == ATTRIBUTE_LIST {
+                self.listed(number, &attribute, &mut out);
+            }
+            out.push(attribute);
+        }
+        Ok((head, out))
+    }
+
+    /// The attributes that a list finds in further records.
+    fn listed(&self, number: u64, list: &Attribute, out: &mut Vec<Attribute>) {
+        let list = self.content(list, LIST).unwrap_or_default();
+        let (mut at, mut known) = (0, std::collections::BTreeMap::new());
+        while let (Some(kind), Some(length), Some(record), Some(id)) =
+            (list.u32(at), list.u16(at + 4), list.u64(at + 16), list.u16(at + 24))
+        {
+            let record = record & 0xffff_ffff_ffff;
+            if record != number && known.len() < 1024 && out.len() < MOST {
+                let attributes = known.entry(record).or_insert_with(|| {
+                    self.record(record).map(|r| self.attributes_of(&r)).unwrap_or_default()
+                });
+                out.extend(attributes.iter().find(|a| a.kind == kind && a.id == id).cloned());
+            }
+            at += usize::from(length.max(1));
+        }
     }
 
     /// The unit by which records of directories are numbered, in bytes.
@@ -159,6 +248,8 @@ impl Volume {
     fn attributes_of(&self, record: &[u8]) -> Vec<Attribute> {
         let mut out = Vec::new();
         let mut at = record.u16(20).map_or(0, usize::from);
+        // What is behind the used part is of files that had the record before.
+        let record = &record[..record.len().min(record.u32(24).unwrap_or(0) as usize)];
         while let Some(length) = record.u32(at + 4).map(|n| n as usize) {
             let Some(bytes) = record.get(at..at + length).filter(|b| b.len() >= 24) else { break };
             if let Some(attribute) = self.attribute(bytes) {
@@ -179,14 +270,14 @@ impl Volume {
             let (size, from) = (b.u32(16)? as usize, usize::from(b.u16(20)?));
             let content = b.get(from..from.checked_add(size)?)?.to_vec();
             let place = Place::Record(content);
-            return Some(Attribute { kind, id, name, size: size as u64, place });
+            return Some(Attribute { kind, id, name, size: size as u64, start: 0, place });
         }
         let first = b.u64(16)?.checked_mul(self.cluster)?;
         let runs = runs(b.get(usize::from(b.u16(32)?)..)?, first, self.cluster)?;
         // Only the first part of a long list of clusters tells sizes.
         let (size, written) = if first == 0 { (b.u64(48)?, b.u64(56)?) } else { (0, 0) };
         let place = Place::Disk { runs, written, packed: b.u16(12)? & 0xff != 0 };
-        Some(Attribute { kind, id, name, size, place })
+        Some(Attribute { kind, id, name, size, start: first, place })
     }
 
     /// All attributes of a file, also those in further records.
@@ -207,8 +298,12 @@ impl Volume {
             // A part that cannot be read does not hide the others.
             let Ok(record) = self.record(record) else { continue };
             for attribute in self.attributes_of(&record) {
-                match all.iter_mut().find(|a| a.kind == attribute.kind && a.name == attribute.name)
-                {
+                // Of names a file has several; content goes on where another part ends.
+                let same = |a: &&mut Attribute| {
+                    let on_disk = matches!(attribute.place, Place::Disk { .. });
+                    on_disk && a.kind == attribute.kind && a.name == attribute.name
+                };
+                match all.iter_mut().find(same) {
                     Some(known) => known.extend(attribute),
                     None => all.push(attribute),
                 }
@@ -223,6 +318,9 @@ impl Volume {
             Place::Record(content) => return Ok(content.clone()),
             Place::Disk { runs, written, .. } => (runs, *written),
         };
+        if self.alone {
+            return Err(bad("the content is not in the table of files"));
+        }
         let mut out = vec![0; usize::try_from(attribute.size.min(limit)).unwrap_or(0)];
         let end = out.len().min(usize::try_from(written).unwrap_or(usize::MAX));
         let mut done = 0;
@@ -245,6 +343,20 @@ impl Volume {
 }
 
 impl Attribute {
+    /// Whether its content is in the record.
+    pub fn resident(&self) -> bool {
+        matches!(self.place, Place::Record(_))
+    }
+
+    /// Its runs: where each begins in the content and on the disk, and its length; `None`
+    /// on the disk where nothing is stored.
+    pub fn runs(&self) -> Vec<(u64, Option<u64>, u64)> {
+        match &self.place {
+            Place::Record(_) => Vec::new(),
+            Place::Disk { runs, .. } => runs.iter().map(|r| (r.start, r.at, r.length)).collect(),
+        }
+    }
+
     fn extend(&mut self, more: Attribute) {
         if let (Place::Disk { runs, written, .. }, Place::Disk { runs: behind, written: w, .. }) =
             (&mut self.place, more.place)

@@ -28,6 +28,8 @@ pub(super) struct Section {
     pub(super) name: String,
     pub(super) address: u32,
     pub(super) offset: u32,
+    /// Where it is in the file, even of an image that is laid out as in memory.
+    pub(super) stored: u32,
     pub(super) size: u32,
     memory: u32,
     flags: u32,
@@ -89,11 +91,12 @@ impl<'a> Image<'a> {
             let at = image.optional + optional + i * 40;
             let Some(name) = data.get(at..at + 8) else { break };
             let end = name.iter().position(|b| *b == 0).unwrap_or(8);
-            let address = image.u32(at + 12)?;
+            let (address, stored) = (image.u32(at + 12)?, image.u32(at + 20)?);
             image.sections.push(Section {
                 name: vql::lossy(&name[..end]).into_owned(),
                 address,
-                offset: if mapped { address } else { image.u32(at + 20)? },
+                offset: if mapped { address } else { stored },
+                stored,
                 size: image.u32(at + 16)?,
                 memory: image.u32(at + 8)?,
                 flags: image.u32(at + 36)?,

@@ -1,5 +1,7 @@
-//! `parse_pe`: what a Windows program says of itself. Signatures are not looked into.
+//! `parse_pe`: what a Windows program says of itself. `pe_dump` makes a file of one that is
+//! in memory.
 
+mod dump;
 mod image;
 mod resources;
 
@@ -9,12 +11,17 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use md5::{Digest, Md5};
 use vql::{ArgType, Args, Dict, Error, Registry, Scope, Signature, Time, Value};
 
+use super::accessor::ReadSeek;
 use super::file::named;
 use super::records::Records;
+use super::signed::Signed;
 use image::Image;
 
 /// Most bytes of a file that are looked at; it is held in memory.
 const LIMIT: u64 = 256 << 20;
+
+/// Bytes in which the heads of a program are.
+const HEADS: u64 = 0x2000;
 
 /// Directories of an image, in the order of their names.
 const DIRECTORIES: [(usize, &str); 15] = [
@@ -42,29 +49,55 @@ pub fn register(registry: &mut Registry) {
         .arg("accessor", ArgType::String, "An accessor to use.")
         .arg("base_offset", ArgType::Int, "Where in the file it is, laid out as in memory.");
     registry.function_async(signature, |scope, args| async move { run(&scope, &args).await });
+    dump::register(registry);
 }
 
 async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let (accessor, path) = named(scope, args, "file")?;
     let base = u64::try_from(args.int("base_offset")?).unwrap_or(0);
-    let read = move || -> std::io::Result<Option<Dict>> {
-        let mut file = accessor.open(&path)?;
-        file.seek(SeekFrom::Start(base))?;
-        let mut data = Vec::new();
-        // Most files are no programs, which their first bytes tell.
-        (&mut file).take(2).read_to_end(&mut data)?;
-        if data != b"MZ" {
-            return Ok(None);
-        }
-        // Memory may end in a hole; what is before it counts.
-        let rest = (&mut file).take(LIMIT).read_to_end(&mut data);
-        match rest {
-            Err(e) if base == 0 => Err(e),
-            _ => Ok(describe(&data, base > 0)),
-        }
+    let look = move || -> std::io::Result<Option<Dict>> {
+        let data = read(&mut *accessor.open(&path)?, base)?;
+        Ok(data.and_then(|data| describe(&data, base > 0)))
     };
-    let found = super::blocking(scope, read).await?.map_err(Error::failed)?;
+    let found = super::blocking(scope, look).await?.map_err(Error::failed)?;
     Ok(found.map_or(Value::Null, Value::from))
+}
+
+/// What of a file is looked at, from `base` on; `None` when it does not begin like a program.
+pub fn read(mut file: &mut dyn ReadSeek, base: u64) -> std::io::Result<Option<Vec<u8>>> {
+    file.seek(SeekFrom::Start(base))?;
+    let mut data = Vec::new();
+    // Most files are no programs, which their first bytes tell.
+    (&mut file).take(2).read_to_end(&mut data)?;
+    if data != b"MZ" {
+        return Ok(None);
+    }
+    let mut limit = LIMIT;
+    if base > 0 {
+        // In memory other things follow it: its heads say how long it is.
+        let heads = (&mut file).take(HEADS).read_to_end(&mut data);
+        let image = Image::new(&data, true).filter(|_| heads.is_ok());
+        let size = image.and_then(|image| image.u32(image.optional + 56)).unwrap_or(0);
+        limit = limit.min(u64::from(size)).saturating_sub(data.len() as u64);
+    }
+    // Memory may end in a hole; what is before it counts.
+    match file.take(limit).read_to_end(&mut data) {
+        Err(e) if base == 0 => Err(e),
+        _ => Ok(Some(data)),
+    }
+}
+
+/// The signature in a program's file.
+pub fn signature(data: &[u8]) -> Option<&[u8]> {
+    signature_of(&Image::new(data, false)?)
+}
+
+fn signature_of<'a>(image: &Image<'a>) -> Option<&'a [u8]> {
+    // Its address is a place in the file.
+    let (at, size) = image.directory(4);
+    let length = image.u32(at as usize).filter(|_| size > 0)?;
+    let rest = image.data.get((at as usize).checked_add(8)?..)?;
+    Some(&rest[..rest.len().min(length as usize)])
 }
 
 /// All facts of an image; `None` when it is none.
@@ -93,7 +126,7 @@ fn describe(data: &[u8], mapped: bool) -> Option<Dict> {
         Dict::new()
             .with("Perm", s.permissions())
             .with("Name", s.name.as_str())
-            .with("FileOffset", s.offset)
+            .with("FileOffset", s.stored)
             .with("VMA", image.base.saturating_add(s.address.into()))
             .with("RVA", s.address)
             .with("Size", s.size)
@@ -118,6 +151,7 @@ fn describe(data: &[u8], mapped: bool) -> Option<Dict> {
         };
         Value::object(Records(all.iter().map(row).map(Value::from).collect()))
     });
+    let signed = signature_of(&image).and_then(Signed::of);
     let header = Dict::new()
         .with("Machine", machine(image.machine))
         .with("TimeDateStamp", time(image.stamp))
@@ -138,8 +172,8 @@ fn describe(data: &[u8], mapped: bool) -> Option<Dict> {
             .with("ExportRVAs", rows.unwrap_or_default())
             .with("Forwards", forwarded.iter().filter_map(|e| e.forward.clone()).collect::<Value>())
             .with("ImpHash", import_hash(&imports))
-            .with("Authenticode", Value::Null)
-            .with("AuthenticodeHash", signed_hashes(&image)),
+            .with("Authenticode", signed.as_ref().map(Signed::dict))
+            .with("AuthenticodeHash", signed_hashes(&image, signed.as_ref())),
     )
 }
 
@@ -176,7 +210,7 @@ fn import_hash(imports: &[String]) -> String {
 }
 
 /// Hashes of what a signature is for: everything but itself and the checksum.
-fn signed_hashes(image: &Image<'_>) -> Value {
+fn signed_hashes(image: &Image<'_>, signature: Option<&Signed<'_>>) -> Value {
     let (certificates, size) = image.directory(4);
     let end = match size {
         0 => image.data.len(),
@@ -188,11 +222,18 @@ fn signed_hashes(image: &Image<'_>) -> Value {
     let rest = if size == 0 { &[][..] } else { rest };
     let signed =
         [part(0, checksum), part(checksum + 4, entry), part(entry + 8, end), rest].concat();
+    let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, &signed);
+    let sha256 = digest(&SHA256, &signed);
+    let matches = signature.and_then(Signed::program_hash).is_some_and(|(name, hash)| match name {
+        "SHA1" => hash == sha1.as_ref(),
+        "SHA256" => hash == sha256.as_ref(),
+        _ => false,
+    });
     Dict::new()
         .with("MD5", hex::encode(Md5::digest(&signed)))
-        .with("SHA1", hex::encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &signed)))
-        .with("SHA256", hex::encode(digest(&SHA256, &signed)))
-        .with("HashMatches", false)
+        .with("SHA1", hex::encode(sha1))
+        .with("SHA256", hex::encode(sha256))
+        .with("HashMatches", matches)
         .into()
 }
 

@@ -124,10 +124,10 @@ pub(super) fn list(image: &Image<'_>) -> Value {
     Value::object(Records(leaves(image).into_iter().map(row).map(Value::from).collect()))
 }
 
-/// The texts of the version; NULL without one.
+/// The texts of the version; none without one.
 pub(super) fn version(image: &Image<'_>) -> Value {
     let Some(found) = leaves(image).into_iter().find(|r| r.kind == VERSION) else {
-        return Value::Null;
+        return Dict::new().into();
     };
     let end = found.place.saturating_add(found.size as usize).min(image.data.len());
     let data = image.data.get(found.place..end).unwrap_or_default();
