@@ -81,7 +81,10 @@ impl Server {
         let mut schedule = self.plan_flow(org, principal, request)?;
         schedule.over = over;
         if let (Some(c), Some(stored)) = (&mut schedule.context, stored) {
+            // Of what is in stock files nothing is left in memory that would list it.
+            let before = super::runs::earlier(&stored);
             c.previous_flows = stored.previous_flows;
+            c.previous_flows.push(before);
         }
         self.decide_alone(org, &client, principal, Kind::Schedule(schedule.clone())).await?;
         Ok(self.launched(org, &client, &schedule))

@@ -62,7 +62,7 @@ pub(super) fn context_of(
 }
 
 /// What is listed of an earlier run: who asked for what, and when.
-fn earlier(c: &ArtifactCollectorContext) -> ArtifactCollectorContext {
+pub(super) fn earlier(c: &ArtifactCollectorContext) -> ArtifactCollectorContext {
     let request =
         c.request.clone().map(|r| ArtifactCollectorArgs { compiled_collector_args: vec![], ..r });
     ArtifactCollectorContext {
