@@ -16,9 +16,11 @@ use super::ewf::Ewf;
 use super::inside::{Gzip, Offset};
 use super::ntfs::{NtfsFiles, RecordFiles};
 use super::path::{Kind, OsPath};
+use super::pipe::Pipes;
 use super::process_memory::ProcessMemory;
 use super::raw_reg::RegistryFiles;
 use super::remap::Remapped;
+use super::sparse::{Ranged, Sparse};
 use super::zip::ZipFiles;
 use super::{Host, host};
 
@@ -119,8 +121,28 @@ impl Object for FileRow {
     }
 
     fn members(&self) -> Vec<Key> {
-        let globs = self.globs.as_ref().map(|_| "Globs");
-        COLUMNS.into_iter().chain(globs).map(Key::from).collect()
+        match self.globs {
+            // What has an older name too is a column once.
+            Some(_) => {
+                let once = COLUMNS.into_iter().filter(|c| !["ModTime", "FullPath"].contains(c));
+                once.chain(["Globs"]).map(Key::from).collect()
+            }
+            None => COLUMNS.into_iter().map(Key::from).collect(),
+        }
+    }
+
+    fn to_plain(&self) -> Value {
+        if self.globs.is_some() {
+            let pairs = self.members().into_iter().map(|name| {
+                let value = self.member(&name).unwrap_or_default();
+                (name, value)
+            });
+            return pairs.collect::<Dict>().into();
+        }
+        let names =
+            ["FullPath", "Size", "Mode", "ModeStr", "ModTime", "Data", "Mtime", "Ctime", "Atime"];
+        let pairs = names.into_iter().filter_map(|name| Some((name, self.member(name)?)));
+        pairs.collect::<Dict>().into()
     }
 
     fn member(&self, name: &str) -> Option<Value> {
@@ -135,6 +157,7 @@ impl Object for FileRow {
             "Btime" => time(i.times[3]),
             "Size" => i.size.into(),
             "Mode" => Value::object(Mode(i.mode)),
+            "ModeStr" => mode_text(i.mode).into(),
             "IsDir" => i.is_dir().into(),
             "IsLink" => i.is_link().into(),
             "Data" => i.data.clone().into(),
@@ -323,8 +346,19 @@ impl Accessors {
     }
 
     /// Names of accessors that look into files.
-    pub const LAYERED: [&str; 9] =
-        ["collector", "ewf", "gzip", "mft", "offset", "raw_ntfs", "raw_reg", "zip", "zip_nocase"];
+    pub const LAYERED: &[&str] = &[
+        "collector",
+        "ewf",
+        "gzip",
+        "mft",
+        "offset",
+        "ranged",
+        "raw_ntfs",
+        "raw_reg",
+        "sparse",
+        "zip",
+        "zip_nocase",
+    ];
 
     /// `base`, and accessors that look into the files these give.
     pub fn over(base: BTreeMap<String, Arc<dyn Accessor>>) -> Accessors {
@@ -342,6 +376,8 @@ impl Accessors {
             add("gzip", Arc::new(Gzip(below.clone())));
             add("mft", Arc::new(RecordFiles(NtfsFiles::new(below.clone()))));
             add("offset", Arc::new(Offset(below.clone())));
+            add("ranged", Arc::new(Ranged(below.clone())));
+            add("sparse", Arc::new(Sparse(below.clone())));
             add("raw_ntfs", Arc::new(NtfsFiles::new(below.clone())));
             add("raw_reg", Arc::new(RegistryFiles::new(below.clone())));
             let zip: Arc<dyn Accessor> = Arc::new(ZipFiles::new(below));
@@ -407,6 +443,10 @@ pub fn accessor(scope: &Scope, name: &str) -> Result<Arc<dyn Accessor>, Error> {
     let all = Remapped::accessors(scope)
         .or_else(|| scope.extension::<Accessors>())
         .unwrap_or_else(|| Arc::new(Accessors::endpoint(&host(scope))));
+    // This one is of variables of the query, so every query has its own.
+    if name == "pipe" && !all.0.is_empty() {
+        return Ok(Arc::new(Pipes::of(scope)));
+    }
     let found = all.0.get(name).cloned();
     found.ok_or_else(|| Error::failed(format!("Unknown filesystem accessor {name}")))
 }
@@ -673,7 +713,8 @@ impl Accessor for Content {
     }
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
-        Ok(FileInfo::plain(path.clone(), path.bytes().len() as u64))
+        let plain = FileInfo::plain(path.clone(), path.bytes().len() as u64);
+        Ok(FileInfo { times: [UNKNOWN; 4], mode: 0o100_644, ..plain })
     }
 }
 

@@ -279,7 +279,7 @@ async fn parse_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<
             for re in &regexes {
                 for found in re.captures_iter(&data) {
                     scope.charge_op().await;
-                    let mut row = Dict::new();
+                    let mut row = Dict::new().with("FullPath", path.to_text());
                     for (i, name) in re.capture_names().enumerate().skip(1) {
                         let name = name.map_or_else(|| format!("g{i}"), str::to_owned);
                         row.update(name, found.get(i).map_or(&b""[..], |m| m.as_bytes()));

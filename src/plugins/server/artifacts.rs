@@ -41,14 +41,18 @@ pub(super) fn register(r: &mut Registry) {
         .arg("repository", ArgType::String, "Accepted and ignored.");
     r.function_async(sig, |scope, args| async move {
         let session = Session::of(&scope)?;
-        let text = args.string("definition")?;
-        let artifact = parse(&text).map_err(Error::failed)?;
-        session.require(writer_permission(&artifact))?;
+        let mut text = args.string("definition")?;
+        let mut artifact = parse(&text).map_err(Error::failed)?;
         let prefix = args.string("prefix")?;
         if !artifact.name.starts_with(&prefix) {
-            let name = &artifact.name;
-            return Err(Error::failed(format!("the name {name} does not begin with {prefix}")));
+            text = renamed(&text, &artifact.name, &prefix);
+            artifact = parse(&text).map_err(Error::failed)?;
+            if !artifact.name.starts_with(&prefix) {
+                let name = &artifact.name;
+                return Err(Error::failed(format!("the name {name} does not begin with {prefix}")));
+            }
         }
+        session.require(writer_permission(&artifact))?;
         let (server, org) = (&session.server, &session.org);
         let set = server.set_artifact(org, &session.principal, &text).await.map_err(failed)?;
         row(&set, false)
@@ -69,6 +73,23 @@ pub(super) fn register(r: &mut Registry) {
         server.delete_artifact(org, &session.principal, &name).await.map_err(failed)?;
         Ok(name.into())
     });
+}
+
+/// The definition with `prefix` before its name.
+fn renamed(text: &str, name: &str, prefix: &str) -> String {
+    let mut out = String::with_capacity(text.len() + prefix.len());
+    let mut found = false;
+    for line in text.split_inclusive('\n') {
+        match line.strip_prefix("name:") {
+            Some(rest) if !found => {
+                found = true;
+                out += "name:";
+                out += &rest.replacen(name, &format!("{prefix}{name}"), 1);
+            }
+            _ => out += line,
+        }
+    }
+    out
 }
 
 fn row(artifact: &Artifact, sanitize: bool) -> Result<Value, Error> {

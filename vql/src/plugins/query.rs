@@ -3,12 +3,14 @@
 use crate::engine::{Limits, eval};
 use crate::error::Error;
 use crate::eval::rows;
+use crate::functions::Exits;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::stream::{Emitter, RowStream};
 use crate::syntax::parse;
 use crate::value::Value;
 use futures::StreamExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) fn register(registry: &mut Registry) {
@@ -23,7 +25,9 @@ pub(super) fn register(registry: &mut Registry) {
         .arg("iops_limit", ArgType::Float, "Accepted; the caller's limits hold.")
         .version(2);
     registry.plugin_async(query, |scope, args, emitter| async move {
+        let exits = Arc::<Exits>::default();
         let inner = if args.bool("inherit")? { scope.child() } else { scope.isolated() };
+        let inner = exits.scope(&inner);
         for name in args.strings("copy_env")? {
             if let Some(value) = scope.resolve(&name) {
                 inner.set(name, value);
@@ -45,7 +49,9 @@ pub(super) fn register(registry: &mut Registry) {
             }
             other => limited(rows(&other, &inner), limits),
         };
-        relay(rows, progress, &emitter).await
+        let done = relay(rows, progress, &emitter).await;
+        exits.run().await;
+        done
     });
 }
 
