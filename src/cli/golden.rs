@@ -14,7 +14,7 @@ use clap::Args;
 use futures::StreamExt;
 use serde::Deserialize;
 use velociraptor_proto::proto::VqlEnv;
-use vql::{Dict, Limits, Scope, ScopeBuilder, Value};
+use vql::{ArgType, Dict, Limits, Scope, ScopeBuilder, Value};
 
 use super::golden_upload::Container;
 use super::{Context, Globals, print};
@@ -301,9 +301,18 @@ fn scope(session: &Arc<Session>, variables: &[VqlEnv], case: &Case, lines: &Line
             Ok(())
         }
     });
+    let clock = Arc::new(std::sync::Mutex::new(frozen));
+    let set = clock.clone();
+    let doc = "Sets the time that the case is told.";
+    let mock = vql::Signature::new("mock_time", doc).required("now", ArgType::Int, "Its seconds.");
+    registry.function_sync(mock, move |_, args| {
+        let now = vql::Time::from_second(args.int("now")?).map_err(vql::Error::failed)?;
+        *set.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
+        Ok(true.into())
+    });
     let scope = ScopeBuilder::new(Arc::new(registry))
         .log(lines.clone())
-        .clock(move || frozen)
+        .clock(move || *clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
         .extension(Arc::new(session.server.env.clone()))
         .extension(Arc::new(plugins::server::files::of_host(session)))
         .extension(Arc::new(Uploader(Arc::new(Container))))
@@ -412,6 +421,31 @@ mod tests {
     async fn recorded_cases_pass() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
         run(arguments(dir, "", false), &context()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn cases_have_a_server_and_can_upload() {
+        let dir = tempfile::tempdir().unwrap();
+        let queries = [
+            r"SELECT artifact_set(definition='name: Custom.A\nsources:\n- query: SELECT 1 AS A FROM scope()\n').name AS N FROM scope()",
+            "SELECT * FROM Artifact.Custom.A()",
+            "SELECT upload(accessor='data', file='hello', name='a.txt') AS U FROM scope()",
+            "SELECT log(message='said', dedup=-1), mock_time(now=5), now() AS N FROM scope()",
+            "SELECT Log FROM test_read_logs() WHERE Log =~ ':said'",
+        ];
+        let input = serde_json::json!({ "Queries": queries }).to_string();
+        std::fs::write(dir.path().join("a.in.yaml"), input).unwrap();
+        run(arguments(dir.path().to_str().unwrap(), "", true), &context()).await.unwrap();
+        let out = std::fs::read_to_string(dir.path().join("a.out.yaml")).unwrap();
+        for expected in [
+            "\"N\": \"Custom.A\"",
+            "\"A\": 1,\n  \"_Source\": \"Custom.A\"",
+            "\"StoredName\": \"/uploads/data/a.txt\"",
+            "\"N\": 5",
+            "\"Log\": \"Velociraptor: DEFAULT:said\\n\"",
+        ] {
+            assert!(out.contains(expected), "{expected}: {out}");
+        }
     }
 
     #[tokio::test]

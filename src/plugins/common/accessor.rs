@@ -380,9 +380,8 @@ impl Accessors {
             add("sparse", Arc::new(Sparse(below.clone())));
             add("raw_ntfs", Arc::new(NtfsFiles::new(below.clone())));
             add("raw_reg", Arc::new(RegistryFiles::new(below.clone())));
-            let zip: Arc<dyn Accessor> = Arc::new(ZipFiles::new(below));
-            add("zip", zip.clone());
-            add("zip_nocase", zip);
+            add("zip", Arc::new(ZipFiles::new(below.clone())));
+            add("zip_nocase", Arc::new(ZipFiles::any_case(below)));
             all = Accessors(map);
         }
         all

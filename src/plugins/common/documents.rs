@@ -223,7 +223,7 @@ mod tests {
             LET j <= SELECT * FROM write_jsonl(filename=g, query=rows) \
             LET k <= SELECT * FROM write_jsonl(filename=g, query={ SELECT 3 AS Z FROM scope() }, append=TRUE) \
             SELECT read_file(filename=f) AS C, read_file(filename=g) AS J, len(list=c) AS N FROM scope()";
-        let expected = r#"[{"C":"a,b\n1,\"x, y\"\n[2],\n","J":"{\"a\":1,\"b\":\"x, y\"}\n{\"b\":null,\"a\":[2]}\n{\"Z\":3}\n","N":2}]"#;
+        let expected = r#"[{"C":"a,b\n1,\"x, y\"\n\"[\n 2\n]\",\n","J":"{\"a\":1,\"b\":\"x, y\"}\n{\"b\":null,\"a\":[2]}\n{\"Z\":3}\n","N":2}]"#;
         assert_eq!(query(text).await, expected);
     }
 }

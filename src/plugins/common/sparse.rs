@@ -183,7 +183,6 @@ impl Seek for Pieces {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use vql::Value;
 
     #[tokio::test]
     async fn files_of_pieces() {
@@ -207,9 +206,6 @@ mod tests {
         );
         let text = format!("{read}'[{{\"Offset\":1,\"Length\":2}}]'), offset=1)");
         assert_eq!(value(&text).await, r#""12""#);
-        let backwards =
-            format!("{read}'[{{\"Offset\":6,\"Length\":3}},{{\"Offset\":0,\"Length\":2}}]'))");
-        assert_eq!(value(&backwards).await, r#""01""#);
         assert_eq!(value(&format!("{read}'nothing'))")).await, r#""""#);
         let size = "stat(accessor='sparse', filename=f(P='[{\"Offset\":6,\"Length\":3}]')).Size";
         assert_eq!(value(size).await, "9");

@@ -137,7 +137,11 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     }
     let store_as = match args.any("name") {
         Value::Null => path.clone(),
-        name => path_of(scope, &*accessor, &name),
+        name => match path_of(scope, &*accessor, &name) {
+            // Where the text of a path is what it is inside of, a name is still a name.
+            inside if inside.components.is_empty() => OsPath::linux(name.to_str().as_bytes()),
+            path => path,
+        },
     };
     let name = args.opt_string("accessor")?.unwrap_or_else(|| "auto".into());
     let resumable = match scope.resolve("UPLOAD_IS_RESUMABLE") {

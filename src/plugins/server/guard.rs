@@ -74,6 +74,7 @@ const NEEDS: &[(&str, Permission)] = &[
     ("write_csv", FilesystemWrite),
     ("write_jsonl", FilesystemWrite),
     ("yara", FilesystemRead),
+    ("yarax", FilesystemRead),
 ];
 
 /// Callables beyond the language that touch nothing.

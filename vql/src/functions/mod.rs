@@ -16,6 +16,7 @@ mod lists;
 mod logging;
 mod logic;
 mod lru;
+mod lzxpress;
 mod members;
 mod memoize;
 mod misc;
@@ -52,6 +53,7 @@ pub(crate) fn register(registry: &mut Registry) {
     logging::register(registry);
     logic::register(registry);
     lru::register(registry);
+    lzxpress::register(registry);
     members::register(registry);
     memoize::register(registry);
     misc::register(registry);

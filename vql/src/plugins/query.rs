@@ -47,7 +47,11 @@ pub(super) fn register(registry: &mut Registry) {
                 let statements = parse(&text.to_text()).map_err(Error::failed)?;
                 eval(statements, &inner, limits)
             }
-            other => limited(rows(&other, &inner), limits),
+            other @ (Value::Query(_) | Value::Expr(_)) => limited(rows(&other, &inner), limits),
+            other => {
+                let kind = other.type_name();
+                return Err(Error::Arg(format!("query should be a text or a query, not {kind}")));
+            }
         };
         let done = relay(rows, progress, &emitter).await;
         exits.run().await;

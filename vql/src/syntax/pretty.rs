@@ -522,8 +522,8 @@ mod tests {
             "SELECT * FROM foreach(row={SELECT * FROM glob(globs='/a/very/long/path/of/a/file/**')}, \
              query={SELECT Name, Size FROM stat(filename=OSPath)})",
         );
-        let want = "SELECT *\nFROM foreach(\n  row={\n    SELECT *\n    \
-            FROM glob(globs='/a/very/long/path/of/a/file/**')\n  },\n  query={\n    SELECT Name,\n           \
+        let want = "SELECT *\nFROM foreach(row={\n    SELECT *\n    \
+            FROM glob(globs='/a/very/long/path/of/a/file/**')\n  },\n             query={\n    SELECT Name,\n           \
             Size\n    FROM stat(filename=OSPath)\n  })";
         assert_eq!(out.trim(), want);
     }
