@@ -96,10 +96,15 @@ fn number(item: &Json, name: &str) -> u64 {
     value.and_then(Json::as_u64).or_else(text).unwrap_or(0)
 }
 
+/// The JSON of a path, which may have been read as a path of files.
+fn json_of(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"/").unwrap_or(text)
+}
+
 /// Reads `[{"Offset": 0, "Length": 10}, ...]`; what is left out between is a hole.
 fn sparse(text: &[u8]) -> io::Result<Vec<Piece>> {
     let example = "not a list of ranges such as [{\"Offset\": 0, \"Length\": 10}]";
-    let list: Vec<Json> = serde_json::from_slice(text).map_err(|_| invalid(example))?;
+    let list: Vec<Json> = serde_json::from_slice(json_of(text)).map_err(|_| invalid(example))?;
     let mut pieces = Vec::new();
     let mut at = 0;
     for item in &list {
@@ -117,7 +122,7 @@ fn sparse(text: &[u8]) -> io::Result<Vec<Piece>> {
 /// Reads `{"jsonl": "a range a line", "index": "{\"ranges\": [...]}"}`, as the index beside an
 /// upload has them.
 fn ranged(text: &[u8]) -> io::Result<Vec<Piece>> {
-    let spec: Json = serde_json::from_slice(text).map_err(|_| invalid("the path is no index"))?;
+    let spec: Json = serde_json::from_slice(json_of(text)).map_err(|_| invalid("the path is no index"))?;
     let of = |name: &str| member(&spec, name).and_then(Json::as_str).unwrap_or_default();
     let mut list: Vec<Json> =
         of("jsonl").lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

@@ -47,11 +47,11 @@ pub(super) fn register(registry: &mut Registry) {
                 let statements = parse(&text.to_text()).map_err(Error::failed)?;
                 eval(statements, &inner, limits)
             }
-            other @ (Value::Query(_) | Value::Expr(_)) => limited(rows(&other, &inner), limits),
-            other => {
-                let kind = other.type_name();
-                return Err(Error::Arg(format!("query should be a text or a query, not {kind}")));
+            // Several texts are no query; rows that are there already are one.
+            Value::List(items) if items.iter().any(|v| matches!(v, Value::Str(_))) => {
+                return Err(Error::Arg("query should be one text or a query, not a list".into()));
             }
+            other => limited(rows(&other, &inner), limits),
         };
         let done = relay(rows, progress, &emitter).await;
         exits.run().await;
