@@ -14,12 +14,17 @@ use clap::Args;
 use futures::StreamExt;
 use serde::Deserialize;
 use velociraptor_proto::proto::VqlEnv;
-use vql::{Dict, Limits, Scope, ScopeBuilder, Value};
+use vql::{ArgType, Dict, Limits, Scope, ScopeBuilder, Value};
 
+use super::golden_upload::Container;
 use super::{Context, Globals, print};
 use crate::env::{Env, fs};
 use crate::plugins;
-use crate::services::repository::Repository;
+use crate::plugins::common::Uploader;
+use crate::plugins::server::Session;
+use crate::services::acl::Policy;
+use crate::services::{Options, Server, repository};
+use crate::store::StoreRoot;
 
 /// Rows of one part of the output.
 const PART: usize = 1000;
@@ -34,10 +39,12 @@ const SHOWN: usize = 8;
 
 /// Arguments of `golden`.
 #[derive(Args, Debug)]
-#[command(after_long_help = "Cases run on this host, without any server; now() stands still. The \
-    variable srcDir is what --env says, or the current directory; config is the Client section of \
+#[command(
+    after_long_help = "Cases run on this host, on a server of their own with an empty datastore; \
+    now() stands still. The variable srcDir is what --env says, or the current directory; config is the Client section of \
     the file that --config names.\n\nExit status: 0 when all cases \
-    passed, 1 otherwise.")]
+    passed, 1 otherwise."
+)]
 pub struct GoldenArgs {
     /// The directory of the cases.
     dir: String,
@@ -64,7 +71,7 @@ struct Case {
     parameters: indexmap::IndexMap<String, String>,
     #[serde(default)]
     transforms: Vec<Transform>,
-    /// Accepted: these cases need no server.
+    /// Accepted: the server of cases has the defaults.
     #[serde(default, rename = "ConfigMerges")]
     _config_merges: serde::de::IgnoredAny,
     /// See the one before.
@@ -91,10 +98,11 @@ pub async fn run(args: GoldenArgs, ctx: &Context) -> anyhow::Result<()> {
         let here = crate::config::load::absolute(".")?;
         env.push(VqlEnv { key: "srcDir".into(), value: here, comment: String::new() });
     }
-    // Cases know no server: of the configuration they see the client's section only.
+    // Of the configuration cases see the client's section only.
     let global = Globals { config: None, ..ctx.global.clone() };
     let alone = Context { env: ctx.env.clone(), global };
-    let repository = super::artifacts::repository(&alone).await?;
+    let store = TempStore::new(&ctx.env)?;
+    let server = server(&alone, &store).await?;
     let config = client_config(ctx).await?;
     let names: Vec<String> = (ctx.env.fs.list(&dir).await?.into_iter())
         .filter(|e| !e.is_dir && e.name.starts_with(&args.filter))
@@ -105,7 +113,7 @@ pub async fn run(args: GoldenArgs, ctx: &Context) -> anyhow::Result<()> {
     for name in names {
         let path = |end: &str| format!("{}/{name}.{end}.yaml", dir.trim_end_matches('/'));
         let input = text(&ctx.env, &path("in")).await?;
-        let given = match case(&ctx.env, &repository, &env, &config, &input).await {
+        let given = match case(&server, &env, &config, &input).await {
             Ok(given) => given,
             Err(e) => {
                 failed += 1;
@@ -150,6 +158,41 @@ async fn client_config(ctx: &Context) -> anyhow::Result<Dict> {
     Ok(Value::from_json_plain(client).into_row())
 }
 
+/// The empty datastore of the cases; it goes with them.
+struct TempStore(std::path::PathBuf);
+
+impl TempStore {
+    fn new(env: &Env) -> anyhow::Result<TempStore> {
+        let mut name = [0; 8];
+        env.entropy.fill(&mut name);
+        let dir = std::env::temp_dir().join(format!("golden.{}", hex::encode(name)));
+        std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(TempStore(dir))
+    }
+}
+
+impl Drop for TempStore {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The server the queries of cases run on: with all definitions, and nothing else.
+async fn server(ctx: &Context, store: &TempStore) -> anyhow::Result<Arc<Session>> {
+    let root = StoreRoot::single(store.0.to_str().context("the temporary directory is no text")?);
+    let options = Options { obfuscate: false, ..Options::default() };
+    let server = Server::open(ctx.env.clone(), root, options).await?;
+    for folder in &ctx.global.definitions {
+        let path = crate::config::load::absolute(folder)?;
+        for s in repository::load::folder(&ctx.env, &server.repository, &path).await? {
+            eprintln!("{}: {}", s.path, s.reason);
+        }
+    }
+    let org = server.root();
+    let principal = "VelociraptorServer".to_owned();
+    Ok(Arc::new(Session { server, org, principal, policy: Policy::super_user() }))
+}
+
 async fn text(env: &Env, path: &str) -> anyhow::Result<String> {
     let bytes = fs::read_limited(&*env.fs, path, MAX_FILE).await?;
     String::from_utf8(bytes).with_context(|| format!("{path} is not UTF-8"))
@@ -164,15 +207,14 @@ async fn write(env: &Env, path: &str, text: &str) -> anyhow::Result<()> {
 
 /// What a case gives, as text.
 async fn case(
-    env: &Env,
-    repository: &Arc<Repository>,
+    session: &Arc<Session>,
     variables: &[VqlEnv],
     config: &Dict,
     input: &str,
 ) -> anyhow::Result<String> {
     let case: Case = yaml_serde::from_str(input).context("the input is not a case")?;
     let lines = Lines::default();
-    let scope = scope(env, repository, variables, &case, &lines);
+    let scope = scope(session, variables, &case, &lines);
     scope.set("config", config.clone());
     let mut out = String::new();
     let work = async {
@@ -244,17 +286,11 @@ fn output(out: &mut String, part: &mut Vec<Value>) {
 }
 
 /// The scope all queries of a case share.
-fn scope(
-    env: &Env,
-    repository: &Arc<Repository>,
-    variables: &[VqlEnv],
-    case: &Case,
-    lines: &Lines,
-) -> Scope {
+fn scope(session: &Arc<Session>, variables: &[VqlEnv], case: &Case, lines: &Lines) -> Scope {
     let frozen = vql::Time::new(FROZEN.0, FROZEN.1).unwrap_or(vql::Time::UNIX_EPOCH);
-    let mut registry = (*plugins::local_registry()).clone();
+    let mut registry = (*plugins::server::registry()).clone();
     super::golden_mock::register(&mut registry);
-    let (read, log) = (lines.clone(), lines.clone());
+    let read = lines.clone();
     let doc = "The lines logged since it was last asked.";
     registry.plugin_async(vql::Signature::new("test_read_logs", doc), move |_, _, emitter| {
         let lines = read.take();
@@ -265,20 +301,27 @@ fn scope(
             Ok(())
         }
     });
+    let clock = Arc::new(std::sync::Mutex::new(frozen));
+    let set = clock.clone();
+    let doc = "Sets the time that the case is told.";
+    let mock = vql::Signature::new("mock_time", doc).required("now", ArgType::Int, "Its seconds.");
+    registry.function_sync(mock, move |_, args| {
+        let now = vql::Time::from_second(args.int("now")?).map_err(vql::Error::failed)?;
+        *set.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
+        Ok(true.into())
+    });
     let scope = ScopeBuilder::new(Arc::new(registry))
-        .log(move |level: vql::Level, text: &str| {
-            tracing::debug!("{}: {text}", level.name());
-            match level {
-                vql::Level::Default => log.add(text),
-                level => log.add(&format!("{}:{text}", level.name())),
-            }
-        })
-        .clock(move || frozen)
-        .extension(Arc::new(env.clone()))
-        .extension(repository.clone())
+        .log(lines.clone())
+        .clock(move || *clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        .extension(Arc::new(session.server.env.clone()))
+        .extension(Arc::new(plugins::server::files::of_host(session)))
+        .extension(Arc::new(Uploader(Arc::new(Container))))
+        .extension(session.clone())
         .build();
     scope.set("Artifact", Value::object(super::golden_mock::Named("Artifact".into())));
     scope.set("_SessionId", "F.Golden");
+    // Where a container of what was uploaded would be.
+    scope.set("GoldenOutput", "");
     for variable in variables {
         scope.set(variable.key.clone(), variable.value.clone());
     }
@@ -291,6 +334,22 @@ fn scope(
 /// What a case logged.
 #[derive(Clone, Default)]
 struct Lines(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl vql::LogSink for Lines {
+    fn log(&self, level: vql::Level, text: &str) {
+        tracing::debug!("{}: {text}", level.name());
+        match level {
+            vql::Level::Default => self.add(text),
+            level => self.add(&format!("{}:{text}", level.name())),
+        }
+    }
+
+    /// What a case logs itself has its level in any case.
+    fn said(&self, level: vql::Level, text: &str) {
+        tracing::debug!("{}: {text}", level.name());
+        self.add(&format!("{}:{text}", level.name()));
+    }
+}
 
 impl Lines {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
@@ -362,6 +421,31 @@ mod tests {
     async fn recorded_cases_pass() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
         run(arguments(dir, "", false), &context()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn cases_have_a_server_and_can_upload() {
+        let dir = tempfile::tempdir().unwrap();
+        let queries = [
+            r"SELECT artifact_set(definition='name: Custom.A\nsources:\n- query: SELECT 1 AS A FROM scope()\n').name AS N FROM scope()",
+            "SELECT * FROM Artifact.Custom.A()",
+            "SELECT upload(accessor='data', file='hello', name='a.txt') AS U FROM scope()",
+            "SELECT log(message='said', dedup=-1), mock_time(now=5), now() AS N FROM scope()",
+            "SELECT Log FROM test_read_logs() WHERE Log =~ ':said'",
+        ];
+        let input = serde_json::json!({ "Queries": queries }).to_string();
+        std::fs::write(dir.path().join("a.in.yaml"), input).unwrap();
+        run(arguments(dir.path().to_str().unwrap(), "", true), &context()).await.unwrap();
+        let out = std::fs::read_to_string(dir.path().join("a.out.yaml")).unwrap();
+        for expected in [
+            "\"N\": \"Custom.A\"",
+            "\"A\": 1,\n  \"_Source\": \"Custom.A\"",
+            "\"StoredName\": \"/uploads/data/a.txt\"",
+            "\"N\": 5",
+            "\"Log\": \"Velociraptor: DEFAULT:said\\n\"",
+        ] {
+            assert!(out.contains(expected), "{expected}: {out}");
+        }
     }
 
     #[tokio::test]

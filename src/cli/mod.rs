@@ -23,6 +23,7 @@ pub mod frontend;
 mod frontend_drain;
 pub mod golden;
 mod golden_mock;
+mod golden_upload;
 pub mod gui;
 mod output;
 pub mod pool_client;

@@ -33,32 +33,97 @@ impl Default for CsvOptions {
 /// The rows of a CSV text. Short lines are filled with empty cells, cells
 /// beyond the header are dropped. Unbalanced quotes are taken as they are.
 pub fn parse_csv(text: &[u8], options: &CsvOptions) -> Vec<Dict> {
-    let mut lines = Lines { rest: text, options };
-    let header: Option<Vec<Key>> = match &options.header {
-        CsvHeader::FirstLine => {
-            lines.next().map(|cells| cells.iter().map(|cell| Key::new(&lossy(cell))).collect())
-        }
-        CsvHeader::Given(names) => Some(names.iter().map(|name| Key::new(name)).collect()),
-        CsvHeader::Numbered => None,
-    };
-    let numbered = |n: usize| (0..n).map(|i| Key::from(format!("Col{i}"))).collect::<Vec<_>>();
-    let mut rows = Vec::new();
-    for cells in lines {
-        let own;
-        let names = match &header {
-            Some(names) => names,
-            None => {
-                own = numbered(cells.len());
-                &own
+    CsvRows::new(text, options).collect()
+}
+
+/// The rows of a CSV text, one after another.
+pub struct CsvRows<'a> {
+    lines: Lines<'a>,
+    /// Names and how many cells a row has; known from the first line on.
+    columns: Option<Vec<Key>>,
+    given: Vec<Key>,
+}
+
+impl<'a> CsvRows<'a> {
+    /// See [`parse_csv`].
+    pub fn new(text: &'a [u8], options: &'a CsvOptions) -> CsvRows<'a> {
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let mut lines = Lines { rest: text, options };
+        let (mut columns, mut given) = (None, Vec::new());
+        match &options.header {
+            CsvHeader::FirstLine => {
+                let header = lines.next().unwrap_or_default();
+                columns = Some(header.iter().map(|cell| Key::new(&lossy(cell))).collect());
             }
-        };
-        let mut row = Dict::with_capacity(names.len());
-        for (i, name) in names.iter().enumerate() {
+            CsvHeader::Given(names) => given = names.iter().map(|name| Key::new(name)).collect(),
+            CsvHeader::Numbered => {}
+        }
+        CsvRows { lines, columns, given }
+    }
+
+    /// The names of the first line, when they come from there.
+    pub fn header(&self) -> Option<&[Key]> {
+        match self.lines.options.header {
+            CsvHeader::FirstLine => self.columns.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl Iterator for CsvRows<'_> {
+    type Item = Dict;
+
+    fn next(&mut self) -> Option<Dict> {
+        let cells = self.lines.next()?;
+        let name =
+            |i: usize| self.given.get(i).cloned().unwrap_or_else(|| format!("Col{i}").into());
+        let columns = self.columns.get_or_insert_with(|| (0..cells.len()).map(name).collect());
+        let mut row = Dict::with_capacity(columns.len());
+        for (i, name) in columns.iter().enumerate() {
             row.set(name, cells.get(i).map_or_else(|| Value::from(""), |cell| convert(cell)));
         }
-        rows.push(row);
+        Some(row)
     }
-    rows
+}
+
+/// A cell that [`parse_csv`] reads back as the value: what could be taken for a number or the
+/// like begins with a space, and what is no plain value is JSON.
+pub fn csv_cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(b) => b.to_string(),
+        Value::Float(x) => x.to_string(),
+        Value::Bytes(bytes) => format!("base64:{}", crate::codec::base64_encode(bytes)),
+        Value::Time(t) => crate::value::rfc3339(*t),
+        Value::Str(text) => {
+            let text = text.to_text();
+            let lower = text.to_ascii_lowercase();
+            let unsigned = lower.trim_start_matches(['+', '-']);
+            let special = [" ", "{", "[", "true", "false", "base64:"];
+            let taken = special.iter().any(|p| lower.starts_with(p))
+                || (lower.len() - unsigned.len() < 2 && unsigned.starts_with("inf"));
+            let number = text.bytes().all(|b| is_numeric(&b)) && text.parse::<f64>().is_ok();
+            if taken || number && !text.ends_with('.') { format!(" {text}") } else { text.into() }
+        }
+        Value::Int(_) | Value::UInt(_) => value.to_text(),
+        other => {
+            let json = other.to_json_indented();
+            match json.as_bytes().first() {
+                Some(b'{' | b'[') => json,
+                Some(b'"') => other.to_text(),
+                _ => String::new(),
+            }
+        }
+    }
+}
+
+/// A line of cells with its end; those that need it are put in quotes.
+pub fn csv_line<'a>(cells: impl Iterator<Item = &'a str>) -> String {
+    let quoted = |c: &str| match c.contains(['"', ',', '\n', '\r']) || c.starts_with([' ', '\t']) {
+        true => format!("\"{}\"", c.replace('"', "\"\"")),
+        false => c.to_owned(),
+    };
+    cells.map(quoted).collect::<Vec<_>>().join(",") + "\n"
 }
 
 /// Splits a text into the cells of its lines.
@@ -134,22 +199,22 @@ fn convert(cell: &[u8]) -> Value {
     match text.as_bytes() {
         b"true" => return true.into(),
         b"false" => return false.into(),
-        [b'{', .., b'}'] | [b'[', .., b']'] => {
-            if let Ok(json) = serde_json::from_str(text) {
-                return Value::from_json_plain(json);
-            }
-        }
-        [b'0'..=b'9' | b'-' | b'+' | b'.', rest @ ..] if rest.iter().all(is_numeric) => {
-            if let Ok(i) = text.parse::<i64>() {
-                return i.into();
-            }
-            if let Ok(f) = text.parse::<f64>() {
-                return f.into();
-            }
+        // What begins so is text in any case.
+        [b' ', rest @ ..] => return rest.into(),
+        [b'{' | b'[', ..] => {
+            return serde_json::from_str(text).map_or_else(|_| text.into(), Value::from_json_plain);
         }
         _ => {}
     }
-    text.into()
+    if let Some(bytes) =
+        text.strip_prefix("base64:").and_then(|t| crate::codec::base64_decode(t.as_bytes()))
+    {
+        return Value::Bytes(bytes.into());
+    }
+    if let Ok(i) = text.parse::<i64>() {
+        return i.into();
+    }
+    text.parse::<f64>().map_or_else(|_| text.into(), Value::from)
 }
 
 fn is_numeric(byte: &u8) -> bool {
@@ -183,6 +248,39 @@ mod tests {
         assert_eq!(json("a,b\n\"unterminated\n", &CsvOptions::default()), want);
         assert_eq!(json("", &CsvOptions::default()), "[]");
         assert_eq!(json("a,a\n1,2", &CsvOptions::default()), r#"[{"a":2}]"#);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let row = Dict::new()
+            .with("a", "12")
+            .with("b", " x")
+            .with("c", 1.5)
+            .with("d", "true")
+            .with("e", Value::list(vec![1.into(), "y".into()]))
+            .with("f", Dict::new().with("k", Value::Null))
+            .with("g", "-")
+            .with("h", "a\"b,\nc")
+            .with("i", Value::Bytes([1, 2][..].into()))
+            .with("j", false);
+        let names: Vec<String> = row.keys().map(|k| k.to_string()).collect();
+        let cells: Vec<String> = row.values().map(csv_cell).collect();
+        assert_eq!(cells[..3], [" 12", "  x", "1.5"]);
+        assert_eq!(cells[6], "-");
+        let line = |cells: &[String]| csv_line(cells.iter().map(String::as_str));
+        let text = line(&names) + &line(&cells);
+        let back = parse_csv(text.as_bytes(), &CsvOptions::default());
+        assert_eq!(Value::from(back[0].clone()).to_json(), Value::from(row).to_json());
+    }
+
+    #[test]
+    fn spaces_and_signs() {
+        let text = "a,b\n 1 , 2\n+5,\" 7\"\n";
+        let want = r#"[{"a":"1 ","b":2},{"a":5,"b":"7"}]"#;
+        assert_eq!(json(text, &CsvOptions::default()), want);
+        let given =
+            CsvOptions { header: CsvHeader::Given(vec!["x".into()]), ..CsvOptions::default() };
+        assert_eq!(json("1,2\n3\n", &given), r#"[{"x":1,"Col1":2},{"x":3,"Col1":""}]"#);
     }
 
     #[test]

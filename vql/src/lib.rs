@@ -48,10 +48,10 @@ mod value;
 
 pub use args::{Args, Thunk};
 pub use codec::{base64_decode, base64_encode};
-pub use csv::{CsvHeader, CsvOptions, parse_csv};
+pub use csv::{CsvHeader, CsvOptions, CsvRows, csv_cell, csv_line, parse_csv};
 pub use engine::{Limits, eval, run};
 pub use error::Error;
-pub use eval::{call_lambda, equal, evaluate, less, materialize, member, rows, truth};
+pub use eval::{call_lambda, equal, evaluate, less, materialize, member, rows, truth, variable};
 pub use log::{Level, LogSink, TracingLog};
 pub use query::{Lambda, Query, StoredExpr};
 pub use registry::{Function, Plugin, Registry};

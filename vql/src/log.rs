@@ -48,6 +48,11 @@ impl Level {
 pub trait LogSink: Send + Sync {
     /// One line, without its level.
     fn log(&self, level: Level, message: &str);
+    /// One line that a query itself wrote, by calling `log()`. A sink that shows levels may
+    /// show this one's always.
+    fn said(&self, level: Level, message: &str) {
+        self.log(level, message);
+    }
 }
 
 impl<F: Fn(Level, &str) + Send + Sync> LogSink for F {

@@ -335,6 +335,11 @@ impl Scope {
         self.0.session.log.log(level, message.as_ref());
     }
 
+    /// Writes a log line that the query itself asked for.
+    pub(crate) fn say(&self, level: Level, message: impl AsRef<str>) {
+        self.0.session.log.said(level, message.as_ref());
+    }
+
     /// Writes a log line whose level is the `LEVEL:` it may start with.
     pub fn log_text(&self, message: impl AsRef<str>) {
         let (level, text) = Level::split(message.as_ref());

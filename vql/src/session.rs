@@ -1,6 +1,6 @@
 //! What all scopes of one query share: the host's side of the language.
 
-use crate::log::{Level, LogSink, TracingLog};
+use crate::log::{LogSink, TracingLog};
 use crate::registry::{Function, Plugin, Registry};
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -219,18 +219,19 @@ impl ScopeBuilder {
 }
 
 impl Session {
-    /// True when `message` was not logged within `seconds`; remembers it.
-    pub(crate) fn first_within(&self, level: Level, message: &str, seconds: i64) -> bool {
+    /// True when `message` was not logged within `seconds`, or they are not above zero;
+    /// remembers it.
+    pub(crate) fn first_within(&self, message: &str, seconds: i64) -> bool {
         const REMEMBERED: usize = 1000;
         let now = (self.clock)();
         let mut seen = lock(&self.deduplicate);
-        let key = format!("{}:{message}", level.name());
-        let recent = seen.get(&key).is_some_and(|t| now.as_second() - t.as_second() < seconds);
+        let recent = seconds > 0
+            && seen.get(message).is_some_and(|t| now.as_second() - t.as_second() < seconds);
         if !recent {
             if seen.len() >= REMEMBERED {
                 seen.clear();
             }
-            seen.insert(key, now);
+            seen.insert(message.to_owned(), now);
         }
         !recent
     }

@@ -17,11 +17,12 @@ use super::fat::FatFiles;
 use super::inside::{Gzip, Offset};
 use super::ntfs::{NtfsFiles, RecordFiles};
 use super::path::{Kind, OsPath};
+use super::pipe::Pipes;
 use super::process_memory::ProcessMemory;
 use super::raw_file::RawFiles;
 use super::raw_reg::RegistryFiles;
 use super::remap::Remapped;
-use super::sparse::Sparse;
+use super::sparse::{Ranged, Sparse};
 use super::vhdx::Vhdx;
 use super::zip::ZipFiles;
 use super::{Host, host};
@@ -122,8 +123,28 @@ impl Object for FileRow {
     }
 
     fn members(&self) -> Vec<Key> {
-        let globs = self.globs.as_ref().map(|_| "Globs");
-        COLUMNS.into_iter().chain(globs).map(Key::from).collect()
+        match self.globs {
+            // What has an older name too is a column once.
+            Some(_) => {
+                let once = COLUMNS.into_iter().filter(|c| !["ModTime", "FullPath"].contains(c));
+                once.chain(["Globs"]).map(Key::from).collect()
+            }
+            None => COLUMNS.into_iter().map(Key::from).collect(),
+        }
+    }
+
+    fn to_plain(&self) -> Value {
+        if self.globs.is_some() {
+            let pairs = self.members().into_iter().map(|name| {
+                let value = self.member(&name).unwrap_or_default();
+                (name, value)
+            });
+            return pairs.collect::<Dict>().into();
+        }
+        let names =
+            ["FullPath", "Size", "Mode", "ModeStr", "ModTime", "Data", "Mtime", "Ctime", "Atime"];
+        let pairs = names.into_iter().filter_map(|name| Some((name, self.member(name)?)));
+        pairs.collect::<Dict>().into()
     }
 
     fn member(&self, name: &str) -> Option<Value> {
@@ -139,6 +160,7 @@ impl Object for FileRow {
             "Btime" => time(i.times[3]),
             "Size" => i.size.into(),
             "Mode" => Value::object(Mode(i.mode)),
+            "ModeStr" => mode_text(i.mode).into(),
             "IsDir" => i.is_dir().into(),
             "IsLink" => i.is_link().into(),
             "Data" => i.data.clone().into(),
@@ -328,7 +350,7 @@ impl Accessors {
     }
 
     /// Names of accessors that look into files.
-    pub const LAYERED: [&str; 13] = [
+    pub const LAYERED: &[&str] = &[
         "collector",
         "ewf",
         "fat",
@@ -361,15 +383,13 @@ impl Accessors {
             add("gzip", Arc::new(Gzip(below.clone())));
             add("mft", Arc::new(RecordFiles(NtfsFiles::new(below.clone()))));
             add("offset", Arc::new(Offset(below.clone())));
+            add("ranged", Arc::new(Ranged(below.clone())));
+            add("sparse", Arc::new(Sparse(below.clone())));
             add("raw_ntfs", Arc::new(NtfsFiles::new(below.clone())));
             add("raw_reg", Arc::new(RegistryFiles::new(below.clone())));
-            for (name, packed) in [("ranged", true), ("sparse", false)] {
-                add(name, Arc::new(Sparse { below: below.clone(), packed }));
-            }
             add("vhdx", Arc::new(Vhdx(below.clone())));
-            let zip: Arc<dyn Accessor> = Arc::new(ZipFiles::new(below));
-            add("zip", zip.clone());
-            add("zip_nocase", zip);
+            add("zip", Arc::new(ZipFiles::new(below.clone())));
+            add("zip_nocase", Arc::new(ZipFiles::any_case(below)));
             all = Accessors(map);
         }
         all
@@ -430,6 +450,10 @@ pub fn accessor(scope: &Scope, name: &str) -> Result<Arc<dyn Accessor>, Error> {
     let all = Remapped::accessors(scope)
         .or_else(|| scope.extension::<Accessors>())
         .unwrap_or_else(|| Arc::new(Accessors::endpoint(&host(scope))));
+    // This one is of variables of the query, so every query has its own.
+    if name == "pipe" && !all.0.is_empty() {
+        return Ok(Arc::new(Pipes::of(scope)));
+    }
     let found = all.0.get(name).cloned();
     found.ok_or_else(|| Error::failed(format!("Unknown filesystem accessor {name}")))
 }
@@ -696,7 +720,8 @@ impl Accessor for Content {
     }
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
-        Ok(FileInfo::plain(path.clone(), path.bytes().len() as u64))
+        let plain = FileInfo::plain(path.clone(), path.bytes().len() as u64);
+        Ok(FileInfo { times: [UNKNOWN; 4], mode: 0o100_644, ..plain })
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::io::Read;
 
-use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Value};
+use vql::{
+    ArgType, Args, CsvHeader, CsvOptions, CsvRows, Emitter, Error, Level, Registry, Scope,
+    Signature,
+};
 
 use super::accessor::{accessor, path_of};
 use super::blocking;
@@ -26,10 +29,24 @@ pub fn register(registry: &mut Registry) {
 
 async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
     let accessor = accessor(scope, &args.string("accessor")?)?;
-    let byte = |s: Option<String>| s.and_then(|s| s.bytes().next());
-    let separator = byte(args.opt_string("separator")?).unwrap_or(b',');
-    let comment = byte(args.opt_string("comment")?);
-    let auto = args.bool("auto_headers")?;
+    let byte = |name: &str| {
+        let text = args.bytes(name)?;
+        match text.as_bytes() {
+            [] => Ok(None),
+            [byte] => Ok(Some(*byte)),
+            _ => Err(Error::failed(format!("{name} can only be one character"))),
+        }
+    };
+    let columns = args.strings("columns")?;
+    let mut options = CsvOptions {
+        separator: byte("separator")?.unwrap_or(b','),
+        comment: byte("comment")?,
+        header: match (columns.is_empty(), args.bool("auto_headers")?) {
+            (false, _) => CsvHeader::Given(columns),
+            (true, true) => CsvHeader::Numbered,
+            (true, false) => CsvHeader::FirstLine,
+        },
+    };
     for file in args.list("filename") {
         let path = path_of(scope, &*accessor, &file);
         let (a, p) = (accessor.clone(), path.clone());
@@ -41,103 +58,48 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
         let data = match blocking(scope, read).await? {
             Ok(d) => d,
             Err(e) => {
-                scope.log(Level::Default, format!("parse_csv: {}: {e}", path.to_text()));
+                let text = format!("Unable to open file {}: {e}", path.to_text());
+                scope.log(Level::Default, text);
                 continue;
             }
         };
-        let mut columns = args.strings("columns")?;
-        let mut rest: &[u8] = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&data);
-        while let Some((record, after)) = record(rest, separator) {
-            rest = after;
-            let first = record.first().map(Vec::as_slice).unwrap_or_default();
-            let blank = record.len() == 1 && first.is_empty();
-            if blank || comment.is_some_and(|c| first.first() == Some(&c)) {
-                continue;
-            }
-            if columns.is_empty() && !auto {
-                columns = record.iter().map(|f| vql::lossy(f).into_owned()).collect();
-                continue;
-            }
+        let rows = CsvRows::new(&data, &options);
+        // Of several files the first names the columns of all.
+        let header = rows.header().map(|h| h.iter().map(|k| k.to_string()).collect());
+        for row in rows {
             scope.charge_op().await;
-            let mut row = Dict::with_capacity(record.len());
-            for (i, field) in record.iter().enumerate() {
-                let name = columns.get(i).cloned().unwrap_or_else(|| format!("Col{i}"));
-                row.update(name, value(field));
-            }
-            for name in columns.iter().skip(record.len()) {
-                row.update(name.clone(), Value::Null);
-            }
             emitter.send(row).await?;
+        }
+        if let Some(header) = header {
+            options.header = CsvHeader::Given(header);
         }
     }
     Ok(())
 }
 
-/// Numbers become numbers.
-fn value(field: &[u8]) -> Value {
-    let text = std::str::from_utf8(field).unwrap_or_default();
-    let numeric = text.bytes().next().is_some_and(|b| b.is_ascii_digit() || b == b'-');
-    if numeric && let Ok(i) = text.parse::<i64>() {
-        return i.into();
-    }
-    if numeric && let Ok(f) = text.parse::<f64>() {
-        return f.into();
-    }
-    field.into()
-}
-
-/// The first record and what follows it; `None` at the end.
-fn record(data: &[u8], separator: u8) -> Option<(Vec<Vec<u8>>, &[u8])> {
-    if data.is_empty() {
-        return None;
-    }
-    let (mut fields, mut field) = (Vec::new(), Vec::new());
-    let (mut i, mut quoted) = (0, false);
-    while i < data.len() {
-        let b = data[i];
-        i += 1;
-        match b {
-            b'"' if quoted && data.get(i) == Some(&b'"') => {
-                field.push(b'"');
-                i += 1;
-            }
-            b'"' if quoted => quoted = false,
-            b'"' if field.is_empty() => quoted = true,
-            _ if quoted => field.push(b),
-            b'\n' => {
-                if field.last() == Some(&b'\r') {
-                    field.pop();
-                }
-                fields.push(field);
-                return Some((fields, &data[i..]));
-            }
-            b if b == separator => fields.push(std::mem::take(&mut field)),
-            b => field.push(b),
-        }
-    }
-    if field.last() == Some(&b'\r') {
-        field.pop();
-    }
-    fields.push(field);
-    Some((fields, &[]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use vql::Value;
 
-    #[test]
-    fn records() {
-        let mut rest: &[u8] = b"a,\"b \"\"q\"\"\nc\",\r\n\nx";
-        let mut all = Vec::new();
-        while let Some((r, after)) = record(rest, b',') {
-            all.push(r.iter().map(|f| String::from_utf8(f.clone()).unwrap()).collect::<Vec<_>>());
-            rest = after;
-        }
-        let want: [&[&str]; 3] = [&["a", "b \"q\"\nc", ""], &[""], &["x"]];
-        assert_eq!(all, want);
-        assert!(matches!(value(b"12"), Value::Int(12)));
-        assert!(matches!(value(b"-1.5"), Value::Float(_)));
-        assert!(matches!(value(b"1x"), Value::Str(_)));
+    #[tokio::test]
+    async fn files_of_values() {
+        let mut registry = Registry::standard();
+        super::super::register(&mut registry);
+        let env = Arc::new(crate::env::real::env());
+        let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(env).build();
+        let rows = async |args: &str| {
+            let text = format!("SELECT * FROM parse_csv(accessor='data', {args})");
+            Value::from(vql::run(&text, &scope).await.unwrap()).to_json()
+        };
+        let text = "filename='A,B\n1,2,3\n\n3\n\"{\"\"a\"\": 1}\",x\n'";
+        let expected = r#"[{"A":1,"B":2},{"A":3,"B":""},{"A":{"a":1},"B":"x"}]"#;
+        assert_eq!(rows(text).await, expected);
+        let two = "filename=['A\n1\n', 'A\n2\n']";
+        assert_eq!(rows(two).await, r#"[{"A":1},{"A":"A"},{"A":2}]"#);
+        let own = "filename='#x\n1;2\n', separator=';', comment='#', columns='X'";
+        assert_eq!(rows(own).await, r#"[{"X":1,"Col1":2}]"#);
+        assert_eq!(rows("filename='a', separator=';;'").await, "[]");
     }
 }

@@ -183,32 +183,12 @@ async fn write_rows(scope: &Scope, args: &Args, emitter: &Emitter, csv: bool) ->
 fn csv_row(out: &mut Vec<u8>, columns: &mut Option<Vec<String>>, row: &Row) {
     let names = columns.get_or_insert_with(|| {
         let names: Vec<String> = row.keys().map(|k| k.to_string()).collect();
-        out.extend(csv_line(names.iter().map(String::as_str)).into_bytes());
+        out.extend(vql::csv_line(names.iter().map(String::as_str)).into_bytes());
         names
     });
-    let cells: Vec<String> = names.iter().map(|n| cell(row.get(n))).collect();
-    out.extend(csv_line(cells.iter().map(String::as_str)).into_bytes());
-}
-
-fn cell(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::Str(s)) => s.to_text().into_owned(),
-        Some(other) => {
-            let json = other.to_json();
-            // Times are texts within quotes.
-            json.strip_prefix('"').and_then(|j| j.strip_suffix('"')).unwrap_or(&json).to_owned()
-        }
-    }
-}
-
-fn csv_line<'a>(cells: impl Iterator<Item = &'a str>) -> String {
-    let quoted = |c: &str| match c.contains(['"', ',', '\n', '\r']) || c.starts_with(' ') {
-        true => format!("\"{}\"", c.replace('"', "\"\"")),
-        false => c.to_owned(),
-    };
-    let cells: Vec<_> = cells.map(quoted).collect();
-    cells.join(",") + "\n"
+    let cells: Vec<String> =
+        names.iter().map(|n| row.get(n).map_or(String::new(), vql::csv_cell)).collect();
+    out.extend(vql::csv_line(cells.iter().map(String::as_str)).into_bytes());
 }
 
 #[cfg(test)]
@@ -243,7 +223,7 @@ mod tests {
             LET j <= SELECT * FROM write_jsonl(filename=g, query=rows) \
             LET k <= SELECT * FROM write_jsonl(filename=g, query={ SELECT 3 AS Z FROM scope() }, append=TRUE) \
             SELECT read_file(filename=f) AS C, read_file(filename=g) AS J, len(list=c) AS N FROM scope()";
-        let expected = r#"[{"C":"a,b\n1,\"x, y\"\n[2],\n","J":"{\"a\":1,\"b\":\"x, y\"}\n{\"b\":null,\"a\":[2]}\n{\"Z\":3}\n","N":2}]"#;
+        let expected = r#"[{"C":"a,b\n1,\"x, y\"\n\"[\n 2\n]\",\n","J":"{\"a\":1,\"b\":\"x, y\"}\n{\"b\":null,\"a\":[2]}\n{\"Z\":3}\n","N":2}]"#;
         assert_eq!(query(text).await, expected);
     }
 }

@@ -88,7 +88,13 @@ fn read_some(a: &dyn Accessor, path: &OsPath, offset: u64, length: u64) -> io::R
 }
 
 async fn read_function(scope: Scope, args: Args) -> Result<Value, Error> {
-    let (accessor, path) = named(&scope, &args, "filename")?;
+    let (accessor, path) = match named(&scope, &args, "filename") {
+        Ok(named) => named,
+        Err(e) => {
+            scope.log(Level::Default, format!("read_file: {e}"));
+            return Ok("".into());
+        }
+    };
     let length = args.opt_int("length")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
     let offset = u64::try_from(args.int("offset")?).unwrap_or(0);
     let length = length.unwrap_or(DEFAULT_LENGTH);

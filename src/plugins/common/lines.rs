@@ -217,16 +217,15 @@ async fn split_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<
                     None => separator.split(&l).collect(),
                 };
                 if std::mem::take(&mut first) {
-                    columns = fields.iter().map(|f| vql::lossy(f).into_owned()).collect();
+                    columns = column_names(&fields);
                     continue;
                 }
-                let mut row = Dict::with_capacity(fields.len());
-                for (i, f) in fields.iter().enumerate() {
-                    let name = columns.get(i).cloned().unwrap_or_else(|| format!("Column{i}"));
-                    row.update(name, *f);
+                if columns.is_empty() {
+                    columns = (0..fields.len()).map(|i| format!("Column{i}")).collect();
                 }
-                for name in columns.iter().skip(fields.len()) {
-                    row.update(name.clone(), Value::Null);
+                let mut row = Dict::with_capacity(columns.len());
+                for (i, name) in columns.iter().enumerate() {
+                    row.update(name.clone(), fields.get(i).map_or(Value::Null, |f| (*f).into()));
                 }
                 emitter.send(row).await?;
             }
@@ -236,6 +235,21 @@ async fn split_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<
         }
     }
     Ok(())
+}
+
+/// Names of columns from a line: what is no letter or digit becomes `_`, and one that is there
+/// already gets a number.
+fn column_names(fields: &[&[u8]]) -> Vec<String> {
+    let (mut names, mut again) = (Vec::new(), 0);
+    for field in fields {
+        let mut name = vql::lossy(field).into_owned();
+        if names.contains(&name) {
+            again += 1;
+            name += &again.to_string();
+        }
+        names.push(name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
+    }
+    names
 }
 
 async fn parse_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
@@ -279,7 +293,7 @@ async fn parse_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<
             for re in &regexes {
                 for found in re.captures_iter(&data) {
                     scope.charge_op().await;
-                    let mut row = Dict::new();
+                    let mut row = Dict::new().with("FullPath", path.to_text());
                     for (i, name) in re.capture_names().enumerate().skip(1) {
                         let name = name.map_or_else(|| format!("g{i}"), str::to_owned);
                         row.update(name, found.get(i).map_or(&b""[..], |m| m.as_bytes()));
@@ -321,6 +335,10 @@ mod tests {
         let split = "SELECT len(list=A) > 9 AS N FROM split_records(accessor='data', \
                      filenames=Packed, regex='~~', columns='A') LIMIT 1";
         assert_eq!(query(split).await, r#"[{"N":true}]"#);
+        let named = "SELECT * FROM split_records(accessor='data', regex=':', \
+                     first_row_is_headers=TRUE, filenames='a-b:c:c\nd:e:f:g\nh\n')";
+        let expected = r#"[{"a_b":"d","c":"e","c1":"f"},{"a_b":"h","c":null,"c1":null}]"#;
+        assert_eq!(query(named).await, expected);
     }
 
     #[tokio::test]

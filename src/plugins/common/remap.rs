@@ -354,7 +354,7 @@ remappings:
         assert_eq!(out[5], r#"[{"OS":"windows","Hostname":"box"}]"#);
         assert_eq!(out[6], r#"[{"E":"C:\\W\\x","K":null}]"#);
         assert_eq!(out[7], "[]");
-        assert_eq!(out[8], r#"[{"D":null}]"#);
+        assert_eq!(out[8], r#"[{"D":""}]"#);
     }
 
     #[tokio::test]
@@ -364,6 +364,6 @@ remappings:
             "SELECT read_file(filename='x', accessor='data') AS D FROM scope()",
         ])
         .await;
-        assert_eq!(out, [r#"[{"R":null}]"#, r#"[{"D":null}]"#]);
+        assert_eq!(out, [r#"[{"R":null}]"#, r#"[{"D":""}]"#]);
     }
 }

@@ -1,82 +1,28 @@
-//! The accessors `sparse` and `ranged`: a file of which only stretches are there. The path
-//! says which. `sparse`: a list of `Offset` and `Length`; what is between them is zero.
-//! `ranged`: a dict whose `jsonl` has for each stretch `original_offset` and `length` in the
-//! whole and `file_offset` and `file_length` in what was stored of it.
+//! Accessors that put a file together of stretches of another: `sparse` has them where they are
+//! in the other and zeros between, `ranged` reads what was stored without its holes. The path
+//! tells the stretches, as JSON; the file is what the path is inside of.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
 use serde_json::Value as Json;
 use vql::{Scope, Str};
 
-use super::accessor::{Accessor, Accessors, Range, ReadSeek, sought};
+use super::accessor::{Accessor, Accessors, FileInfo, Range, ReadSeek, sought};
 use super::path::{Kind, OsPath};
 
-/// Most stretches of a file.
-const MOST: usize = 1 << 20;
-
-/// See the module.
-pub struct Sparse {
-    /// What the stored file is read with.
-    pub below: Accessors,
-    /// Whether what is stored has no holes itself.
-    pub packed: bool,
-}
-
-/// A stretch of the whole.
+/// A stretch, and where it is in the file below; `None` for zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stretch {
-    at: u64,
+struct Piece {
+    offset: u64,
     length: u64,
-    /// Where it is stored, and how much of it.
-    stored: u64,
-    kept: u64,
+    from: Option<u64>,
 }
 
-fn bad(text: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, text.to_owned())
-}
+/// The accessor `sparse`.
+pub struct Sparse(pub Accessors);
 
-/// A number of a member, whatever case its name is in.
-fn number(json: &Json, name: &str) -> u64 {
-    let members = json.as_object().into_iter().flatten();
-    let found = members.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-    let value = found.map(|(_, value)| value);
-    // Numbers may be written as text.
-    let text = value.and_then(Json::as_str).and_then(|t| t.parse().ok());
-    value.and_then(Json::as_u64).or(text).unwrap_or(0)
-}
-
-impl Sparse {
-    fn stretches(&self, path: &OsPath) -> io::Result<Vec<Stretch>> {
-        let text = path.inner_bytes();
-        let start = text.iter().position(|b| *b != b'/').unwrap_or(text.len());
-        let what = "the path of this accessor says which stretches are there";
-        let json: Json = serde_json::from_slice(&text[start..]).map_err(|_| bad(what))?;
-        let mut out = Vec::new();
-        if !self.packed {
-            for range in json.as_array().ok_or_else(|| bad(what))?.iter().take(MOST) {
-                let (at, length) = (number(range, "Offset"), number(range, "Length"));
-                out.push(Stretch { at, length, stored: at, kept: length });
-            }
-        } else {
-            let mut add = |range: &Json| {
-                let of = |name| number(range, name);
-                let (at, length) = (of("original_offset"), of("length"));
-                let (stored, kept) = (of("file_offset"), of("file_length").min(length));
-                out.push(Stretch { at, length, stored, kept });
-            };
-            let member = |name: &str| json.get(name).and_then(Json::as_str).unwrap_or_default();
-            let lines = member("jsonl").lines().take(MOST);
-            lines.filter_map(|l| serde_json::from_str(l).ok()).for_each(|r: Json| add(&r));
-            let index: Json = serde_json::from_str(member("index")).unwrap_or_default();
-            let ranges = index.get("ranges").and_then(Json::as_array).into_iter().flatten();
-            ranges.take(MOST).for_each(&mut add);
-        }
-        out.retain(|s| s.length > 0 && s.at.checked_add(s.length).is_some());
-        out.sort_by_key(|s| s.at);
-        Ok(out)
-    }
-}
+/// The accessor `ranged`.
+pub struct Ranged(pub Accessors);
 
 impl Accessor for Sparse {
     fn kind(&self) -> Kind {
@@ -88,74 +34,152 @@ impl Accessor for Sparse {
     }
 
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
-        let stretches = self.stretches(path)?;
-        let size = stretches.iter().map(|s| s.at + s.length).max().unwrap_or(0);
-        let file = self.below.open_outer(path)?;
-        Ok(Box::new(Whole { file, stretches, size, at: 0 }))
+        pieces_of(&self.0, path, sparse(&path.inner_bytes())?)
+    }
+
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        let pieces = sparse(&path.inner_bytes())?;
+        Ok(FileInfo::plain(path.clone(), end(&pieces)))
     }
 
     fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
-        let (mut out, mut end) = (Vec::new(), 0);
-        for s in self.stretches(path)? {
-            let hole = |offset, length| Range { offset, length, hole: true };
-            if s.at > end {
-                out.push(hole(end, s.at - end));
-            }
-            if s.kept > 0 {
-                out.push(Range { offset: s.at, length: s.kept, hole: false });
-            }
-            if s.length > s.kept {
-                out.push(hole(s.at + s.kept, s.length - s.kept));
-            }
-            end = s.at + s.length;
-        }
-        Ok(out.iter().any(|r| r.hole).then_some(out))
+        let pieces = sparse(&path.inner_bytes())?;
+        let range =
+            |p: &Piece| Range { offset: p.offset, length: p.length, hole: p.from.is_none() };
+        Ok(Some(pieces.iter().map(range).collect()))
     }
 }
 
-struct Whole {
+impl Accessor for Ranged {
+    fn kind(&self) -> Kind {
+        Kind::Raw
+    }
+
+    fn parse(&self, _scope: &Scope, text: &Str) -> OsPath {
+        self.read(text.as_bytes())
+    }
+
+    fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        pieces_of(&self.0, path, ranged(&path.inner_bytes())?)
+    }
+}
+
+fn pieces_of(
+    below: &Accessors,
+    path: &OsPath,
+    pieces: Vec<Piece>,
+) -> io::Result<Box<dyn ReadSeek>> {
+    if path.delegate.is_none() {
+        return Err(invalid("a path inside of a file is needed"));
+    }
+    let file = below.open_outer(path)?;
+    Ok(Box::new(Pieces { size: end(&pieces), file, pieces, at: 0 }))
+}
+
+fn invalid(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text.into())
+}
+
+fn end(pieces: &[Piece]) -> u64 {
+    pieces.last().map_or(0, |p| p.offset + p.length)
+}
+
+/// A member in any spelling.
+fn member<'a>(item: &'a Json, name: &str) -> Option<&'a Json> {
+    let found = item.as_object()?.iter().find(|(k, _)| k.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value)
+}
+
+fn number(item: &Json, name: &str) -> u64 {
+    let value = member(item, name);
+    let text = || value.and_then(Json::as_str).and_then(|s| s.parse().ok());
+    value.and_then(Json::as_u64).or_else(text).unwrap_or(0)
+}
+
+/// The JSON of a path, which may have been read as a path of files.
+fn json_of(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"/").unwrap_or(text)
+}
+
+/// Reads `[{"Offset": 0, "Length": 10}, ...]`; what is left out between is a hole.
+fn sparse(text: &[u8]) -> io::Result<Vec<Piece>> {
+    let example = "not a list of ranges such as [{\"Offset\": 0, \"Length\": 10}]";
+    let list: Vec<Json> = serde_json::from_slice(json_of(text)).map_err(|_| invalid(example))?;
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    for item in &list {
+        let (offset, length) = (number(item, "Offset"), number(item, "Length"));
+        let hole = member(item, "IsSparse").and_then(Json::as_bool).unwrap_or(false);
+        if let Some(gap) = offset.checked_sub(at).filter(|gap| *gap > 0) {
+            pieces.push(Piece { offset: at, length: gap, from: None });
+        }
+        pieces.push(Piece { offset, length, from: (!hole).then_some(offset) });
+        at = offset.checked_add(length).ok_or_else(|| invalid("a range ends beyond all files"))?;
+    }
+    Ok(pieces)
+}
+
+/// Reads `{"jsonl": "a range a line", "index": "{\"ranges\": [...]}"}`, as the index beside an
+/// upload has them.
+fn ranged(text: &[u8]) -> io::Result<Vec<Piece>> {
+    let spec: Json =
+        serde_json::from_slice(json_of(text)).map_err(|_| invalid("the path is no index"))?;
+    let of = |name: &str| member(&spec, name).and_then(Json::as_str).unwrap_or_default();
+    let mut list: Vec<Json> =
+        of("jsonl").lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let index: Json = serde_json::from_str(of("index")).unwrap_or_default();
+    list.extend(member(&index, "ranges").and_then(Json::as_array).cloned().unwrap_or_default());
+    let piece = |item: &Json| {
+        let stored = number(item, "file_length");
+        Piece {
+            offset: number(item, "original_offset"),
+            length: number(item, "length"),
+            from: (stored > 0).then(|| number(item, "file_offset")),
+        }
+    };
+    let pieces: Vec<Piece> = list.iter().map(piece).collect();
+    match pieces.iter().all(|p| p.offset.checked_add(p.length).is_some()) {
+        true => Ok(pieces),
+        false => Err(invalid("a range ends beyond all files")),
+    }
+}
+
+struct Pieces {
     file: Box<dyn ReadSeek>,
-    stretches: Vec<Stretch>,
+    pieces: Vec<Piece>,
     size: u64,
     at: u64,
 }
 
-impl Read for Whole {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = self.size.saturating_sub(self.at).min(into.len() as u64);
-        if left == 0 {
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let at = self.at;
+        let Some(piece) = self.pieces.iter().find(|p| p.offset + p.length > at) else {
             return Ok(0);
-        }
-        let behind = self.stretches.partition_point(|s| s.at <= self.at);
-        let here = behind.checked_sub(1).map(|i| self.stretches[i]);
-        let inside = here.filter(|s| self.at - s.at < s.kept);
-        let done = match inside {
-            Some(s) => {
-                let skip = self.at - s.at;
-                self.file.seek(SeekFrom::Start(s.stored.saturating_add(skip)))?;
-                let length = left.min(s.kept - skip) as usize;
-                match self.file.read(&mut into[..length]) {
-                    Ok(n) if n > 0 => n,
-                    // What cannot be read is as if it were not there.
-                    _ => {
-                        into[..length].fill(0);
-                        length
-                    }
+        };
+        // Between two pieces there is nothing.
+        let (left, from) = match at.checked_sub(piece.offset) {
+            Some(into) => (piece.length - into, piece.from.map(|from| from + into)),
+            None => (piece.offset - at, None),
+        };
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        let buf = &mut buf[..n];
+        buf.fill(0);
+        if let Some(from) = from {
+            // What can not be read is zeros, so that the rest can be.
+            let mut filled = 0;
+            if self.file.seek(SeekFrom::Start(from)).is_ok() {
+                while let Ok(n @ 1..) = self.file.read(&mut buf[filled..]) {
+                    filled += n;
                 }
             }
-            None => {
-                let next = self.stretches.get(behind).map_or(self.size, |s| s.at);
-                let length = left.min(next.saturating_sub(self.at)).max(1) as usize;
-                into[..length].fill(0);
-                length
-            }
-        };
-        self.at += done as u64;
-        Ok(done)
+        }
+        self.at += n as u64;
+        Ok(n)
     }
 }
 
-impl Seek for Whole {
+impl Seek for Pieces {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.at = sought(to, self.size, self.at)?;
         Ok(self.at)
@@ -166,22 +190,40 @@ impl Seek for Whole {
 mod tests {
     use std::sync::Arc;
 
-    use vql::Value;
-
     #[tokio::test]
-    async fn stretches_of_a_file() {
+    async fn files_of_pieces() {
         let mut registry = vql::Registry::standard();
         super::super::register(&mut registry);
         let env = Arc::new(crate::env::real::env());
         let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(env).build();
-        let text = r#"LET S(P) = pathspec(DelegateAccessor='data', DelegatePath='0123456789', Path=P)
-            LET Lines = '{"original_offset":4,"length":3,"file_offset":0,"file_length":2}\n{"original_offset":8,"length":2,"file_offset":5,"file_length":2}\n'
-            SELECT read_file(accessor='sparse', filename=S(P='[{"Offset":2,"Length":2},{"offset":6,"length":1}]')) AS A,
-                read_file(accessor='sparse', filename=S(P=[dict(Offset=1, Length=2),]), offset=2) AS B,
-                read_file(accessor='ranged', filename=S(P=dict(jsonl=Lines))) AS C,
-                read_file(accessor='ranged', filename=S(P=dict(jsonl=Lines)), offset=9, length=5) AS D,
-                read_file(accessor='sparse', filename=S(P='what')) AS E FROM scope()"#;
-        let expected = r#"[{"A":"\u0000\u000023\u0000\u00006","B":"2","C":"\u0000\u0000\u0000\u000001\u0000\u000056","D":"6","E":""}]"#;
-        assert_eq!(Value::from(vql::run(text, &scope).await.unwrap()).to_json(), expected);
+        let value = async |call: &str| {
+            let text = format!(
+                "LET f(P) = pathspec(Path=P, DelegateAccessor='data', \
+                DelegatePath='0123456789') SELECT {call} AS X FROM scope()"
+            );
+            let rows = vql::run(&text, &scope).await.unwrap();
+            rows[0].get("X").unwrap().to_json()
+        };
+        let read = "read_file(accessor='sparse', filename=f(P=";
+        let list = format!("{read}[dict(offset=2, length=3), dict(offset=8, length=5)]))");
+        assert_eq!(
+            value(&list).await,
+            r#""\u0000\u0000234\u0000\u0000\u000089\u0000\u0000\u0000""#
+        );
+        let text = format!("{read}'[{{\"Offset\":1,\"Length\":2}}]'), offset=1)");
+        assert_eq!(value(&text).await, r#""12""#);
+        assert_eq!(value(&format!("{read}'nothing'))")).await, r#""""#);
+        let size = "stat(accessor='sparse', filename=f(P='[{\"Offset\":6,\"Length\":3}]')).Size";
+        assert_eq!(value(size).await, "9");
+        let line = |a, b, c, d| {
+            format!(
+                "{{\"file_offset\":{a},\"original_offset\":{b},\"file_length\":{c},\"length\":{d}}}\n"
+            )
+        };
+        let index = line(0, 0, 3, 3) + &line(3, 3, 0, 2) + &line(3, 5, 2, 2);
+        scope.set("Index", index);
+        let ranged =
+            "read_file(accessor='ranged', filename=f(P=serialize(item=dict(jsonl=Index))))";
+        assert_eq!(value(ranged).await, r#""012\u0000\u000034""#);
     }
 }

@@ -121,7 +121,7 @@ fn fresh(scope: &Scope, extension: &str) -> Result<PathBuf, Error> {
     Ok(std::env::temp_dir().join(format!("tmp{}{extension}", hex::encode(random))))
 }
 
-fn native(scope: &Scope, path: &str) -> PathBuf {
+pub(super) fn native(scope: &Scope, path: &str) -> PathBuf {
     let temporary = std::env::temp_dir();
     // What the query made itself is not below the root of another machine's image.
     if Path::new(path).starts_with(&temporary) {

@@ -52,17 +52,16 @@ pub struct UploadResult {
 impl UploadResult {
     /// The row; what is not known is left out.
     pub fn row(&self) -> Dict {
-        let mut row =
-            Dict::new().with("Path", &self.path).with("Size", self.size).with("UploadId", self.id);
+        let mut row = Dict::new().with("Path", &self.path).with("Size", self.size);
+        if !self.error.is_empty() {
+            row.set("Error", &self.error);
+        }
+        row.set("UploadId", self.id);
         if self.stored_size > 0 {
             row.set("StoredSize", self.stored_size);
         }
-        let texts = [
-            ("Error", &self.error),
-            ("sha256", &self.sha256),
-            ("md5", &self.md5),
-            ("StoredName", &self.stored_name),
-        ];
+        let texts =
+            [("sha256", &self.sha256), ("md5", &self.md5), ("StoredName", &self.stored_name)];
         for (name, text) in texts {
             if !text.is_empty() {
                 row.set(name, text);
@@ -116,8 +115,13 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let mut info = match blocking(scope, move || a.stat(&p)).await? {
         Ok(i) => i,
         Err(e) => {
-            scope.log(Level::Default, format!("upload: Unable to open {}: {e}", path.to_text()));
-            return Ok(Value::Null);
+            let shown = path.to_text();
+            scope.log(Level::Default, format!("upload: Unable to open {shown}: {e}"));
+            let error = match e.kind() {
+                std::io::ErrorKind::NotFound => format!("lstat {shown}: no such file or directory"),
+                _ => e.to_string(),
+            };
+            return Ok(UploadResult { error, ..UploadResult::default() }.row().into());
         }
     };
     if info.is_dir() {
@@ -133,7 +137,11 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     }
     let store_as = match args.any("name") {
         Value::Null => path.clone(),
-        name => path_of(scope, &*accessor, &name),
+        name => match path_of(scope, &*accessor, &name) {
+            // Where the text of a path is what it is inside of, a name is still a name.
+            inside if inside.components.is_empty() => OsPath::linux(name.to_str().as_bytes()),
+            path => path,
+        },
     };
     let name = args.opt_string("accessor")?.unwrap_or_else(|| "auto".into());
     let resumable = match scope.resolve("UPLOAD_IS_RESUMABLE") {

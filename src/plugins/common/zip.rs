@@ -25,6 +25,8 @@ pub struct ZipFiles {
     below: Accessors,
     /// Names are those of a collection: what no file name may have is escaped.
     escaped: bool,
+    /// Names are found however their letters are written.
+    any_case: bool,
     /// The archive used last.
     last: Last<Open>,
 }
@@ -32,12 +34,17 @@ pub struct ZipFiles {
 impl ZipFiles {
     /// Archives are read with `below`.
     pub fn new(below: Accessors) -> ZipFiles {
-        ZipFiles { below, escaped: false, last: Last::default() }
+        ZipFiles { below, escaped: false, any_case: false, last: Last::default() }
     }
 
     /// For the archives that collections are packed in.
     pub fn collector(below: Accessors) -> ZipFiles {
         ZipFiles { escaped: true, ..ZipFiles::new(below) }
+    }
+
+    /// Archives are read with `below`, and letters may be written either way.
+    pub fn any_case(below: Accessors) -> ZipFiles {
+        ZipFiles { any_case: true, ..ZipFiles::new(below) }
     }
 
     fn parts<'a>(&self, member: &'a Member) -> Vec<Cow<'a, str>> {
@@ -48,8 +55,12 @@ impl ZipFiles {
     /// Whether `member` is below `dir`; gives what follows.
     fn below<'a>(&self, member: &'a Member, dir: &[Str]) -> Option<Vec<Cow<'a, str>>> {
         let mut all = self.parts(member);
+        let same = |d: &[u8], p: &[u8]| match self.any_case {
+            true => d.eq_ignore_ascii_case(p),
+            false => d == p,
+        };
         let begins = all.len() >= dir.len()
-            && dir.iter().zip(&all).all(|(d, p)| d.as_bytes() == p.as_bytes());
+            && dir.iter().zip(&all).all(|(d, p)| same(d.as_bytes(), p.as_bytes()));
         begins.then(|| all.split_off(dir.len()))
     }
 
@@ -222,6 +233,10 @@ mod tests {
         let lines = "SELECT Line FROM parse_lines(accessor='zip', \
                      filename=pathspec(DelegatePath=Zip, Path='dir/a.txt'))";
         assert_eq!(query(lines).await, r#"[{"Line":"one"},{"Line":"two"}]"#);
+        let cases = "LET P = pathspec(DelegatePath=Zip, Path='DIR/A.txt') \
+            SELECT read_file(accessor='zip_nocase', filename=P) AS A, \
+            read_file(accessor='zip', filename=P) AS B FROM scope()";
+        assert_eq!(query(cases).await, r#"[{"A":"one\ntwo","B":""}]"#);
         let nested = "SELECT read_file(accessor='zip', filename=pathspec(DelegateAccessor='zip', \
                       Delegate=pathspec(DelegatePath=Zip, Path='dir/sub/in.zip'), Path='deep.txt')) AS D \
                       FROM scope()";

@@ -41,14 +41,18 @@ pub(super) fn register(r: &mut Registry) {
         .arg("repository", ArgType::String, "Accepted and ignored.");
     r.function_async(sig, |scope, args| async move {
         let session = Session::of(&scope)?;
-        let text = args.string("definition")?;
-        let artifact = parse(&text).map_err(Error::failed)?;
-        session.require(writer_permission(&artifact))?;
+        let mut text = args.string("definition")?;
+        let mut artifact = parse(&text).map_err(Error::failed)?;
         let prefix = args.string("prefix")?;
         if !artifact.name.starts_with(&prefix) {
-            let name = &artifact.name;
-            return Err(Error::failed(format!("the name {name} does not begin with {prefix}")));
+            text = renamed(&text, &artifact.name, &prefix);
+            artifact = parse(&text).map_err(Error::failed)?;
+            if !artifact.name.starts_with(&prefix) {
+                let name = &artifact.name;
+                return Err(Error::failed(format!("the name {name} does not begin with {prefix}")));
+            }
         }
+        session.require(writer_permission(&artifact))?;
         let (server, org) = (&session.server, &session.org);
         let set = server.set_artifact(org, &session.principal, &text).await.map_err(failed)?;
         row(&set, false)
@@ -71,10 +75,103 @@ pub(super) fn register(r: &mut Registry) {
     });
 }
 
+/// The definition with `prefix` before its name.
+fn renamed(text: &str, name: &str, prefix: &str) -> String {
+    let mut out = String::with_capacity(text.len() + prefix.len());
+    let mut found = false;
+    for line in text.split_inclusive('\n') {
+        match line.strip_prefix("name:") {
+            Some(rest) if !found => {
+                found = true;
+                out += "name:";
+                out += &rest.replacen(name, &format!("{prefix}{name}"), 1);
+            }
+            _ => out += line,
+        }
+    }
+    out
+}
+
+/// Members in the order the stock program shows them.
+const ORDER: [&str; 26] = [
+    "name",
+    "aliases",
+    "description",
+    "author",
+    "reference",
+    "references",
+    "required_permissions",
+    "implied_permissions",
+    "impersonate",
+    "resources",
+    "tools",
+    "precondition",
+    "parameters",
+    "type",
+    "sources",
+    "imports",
+    "export",
+    "reports",
+    "column_types",
+    "raw",
+    "compiled",
+    "built_in",
+    "compiled_in",
+    "is_alias",
+    "is_inherited",
+    "metadata",
+];
+const PARAMETER_ORDER: [&str; 9] = [
+    "name",
+    "default",
+    "description",
+    "type",
+    "choices",
+    "friendly_name",
+    "validating_regex",
+    "artifact_type",
+    "sources",
+];
+const SOURCE_ORDER: [&str; 6] =
+    ["name", "description", "precondition", "query", "queries", "notebook"];
+
+/// Puts members in an order; others follow.
+fn ordered(json: &mut serde_json::Value, order: &[&str]) {
+    let Some(map) = json.as_object_mut() else { return };
+    let mut rest = std::mem::take(map);
+    for name in order {
+        if let Some(value) = rest.shift_remove(*name) {
+            map.insert((*name).to_owned(), value);
+        }
+    }
+    map.extend(rest);
+}
+
 fn row(artifact: &Artifact, sanitize: bool) -> Result<Value, Error> {
     let mut json = to_row(artifact).map_err(Error::failed)?;
     if sanitize && let Some(map) = json.as_object_mut() {
         map.shift_remove("raw");
     }
+    for (list, order) in [("parameters", &PARAMETER_ORDER[..]), ("sources", &SOURCE_ORDER)] {
+        let items = json.get_mut(list).and_then(serde_json::Value::as_array_mut);
+        items.into_iter().flatten().for_each(|item| ordered(item, order));
+    }
+    ordered(&mut json, &ORDER);
     Ok(Value::from_json_plain(json))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_have_an_order_and_a_prefix_is_put_before_the_name() {
+        let text = "name: A\nparameters:\n- name: P\n  choices: [x]\nsources:\n- query: SELECT 1 FROM scope()\n";
+        let artifact = parse(text).unwrap();
+        let json = row(&artifact, true).unwrap().to_json();
+        let at = |name: &str| json.find(&format!("\"{name}\":")).unwrap();
+        assert!(at("aliases") < at("description") && at("export") < at("column_types"), "{json}");
+        assert!(at("choices") < at("friendly_name") && !json.contains("\"raw\""), "{json}");
+        assert_eq!(renamed(text, "A", "Custom."), format!("name: Custom.{}", &text[6..]));
+    }
 }

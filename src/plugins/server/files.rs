@@ -87,7 +87,7 @@ pub fn accessors(session: &Arc<Session>, scope_host: &crate::plugins::common::Ho
 }
 
 /// Those of a scope that is being built for `session` on this host.
-pub(super) fn of_host(session: &Arc<Session>) -> Accessors {
+pub fn of_host(session: &Arc<Session>) -> Accessors {
     accessors(session, &crate::plugins::common::Host::default())
 }
 

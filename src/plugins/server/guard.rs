@@ -15,6 +15,7 @@ use crate::services::acl::Permission::{
 /// function, a plugin or both.
 const NEEDS: &[(&str, Permission)] = &[
     ("audit", MachineState),
+    ("cat", FilesystemRead),
     ("connections", MachineState),
     ("copy", FilesystemWrite),
     ("efivariables", MachineState),
@@ -61,6 +62,8 @@ const NEEDS: &[(&str, Permission)] = &[
     ("sysinfo", MachineState),
     ("tempdir", FilesystemWrite),
     ("tempfile", FilesystemWrite),
+    ("unzip", FilesystemRead),
+    ("unzip", FilesystemWrite),
     ("upload", FilesystemRead),
     ("upload_directory", FilesystemWrite),
     ("upload_s3", FilesystemRead),
@@ -71,10 +74,12 @@ const NEEDS: &[(&str, Permission)] = &[
     ("write_csv", FilesystemWrite),
     ("write_jsonl", FilesystemWrite),
     ("yara", FilesystemRead),
+    ("yarax", FilesystemRead),
 ];
 
 /// Callables beyond the language that touch nothing.
-const HARMLESS: &[&str] = &["clock", "crypto_rc4", "gunzip", "pathspec", "rand", "sleep", "url"];
+const HARMLESS: &[&str] =
+    &["clock", "crypto_rc4", "gunzip", "pathspec", "pipe", "rand", "sleep", "url"];
 
 /// What a callable needs. Whatever is neither part of the language nor known
 /// here looks at the machine.

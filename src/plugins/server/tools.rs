@@ -28,6 +28,19 @@ pub(super) fn register(r: &mut Registry) {
         },
     );
 
+    let doc = "Lays out the queries of an artifact definition.";
+    let sig = Signature::new("reformat", doc);
+    let sig = sig.required("artifact", ArgType::String, "The YAML text.");
+    r.function_sync(sig, |scope, args| {
+        Session::of(scope)?;
+        let text = args.string("artifact")?;
+        let (text, error) = match laid_out(&text) {
+            Ok(done) => (done.trim_matches('\n').to_owned(), String::new()),
+            Err(error) => (text, error),
+        };
+        Ok(Dict::new().with("Artifact", text).with("Error", error).into())
+    });
+
     let sig = Signature::new("verify", "What is wrong with an artifact definition.")
         .required("artifact", ArgType::String, "The YAML text, or a name.")
         .arg("repository", ArgType::String, "Accepted: names are looked up in this organisation.")
@@ -37,6 +50,48 @@ pub(super) fn register(r: &mut Registry) {
         let session = Session::with(scope, Permission::ReadResults)?;
         verify(scope, &session, &args.string("artifact")?)
     });
+}
+
+/// Lays out the queries of a definition that stand in a literal block, a little further in than
+/// their key; everything else stays as it is.
+fn laid_out(text: &str) -> Result<String, String> {
+    let mut out: Vec<String> = Vec::new();
+    let lines: Vec<&str> = text.split('\n').collect();
+    let mut at = 0;
+    while let Some(line) = lines.get(at) {
+        at += 1;
+        out.push((*line).to_owned());
+        let Some(column) = opens_query(line) else { continue };
+        let deep = |l: &str| l.len() - l.trim_start_matches(' ').len();
+        let mut block: Vec<&str> = Vec::new();
+        for next in &lines[at..] {
+            if !next.trim().is_empty() && deep(next) <= column {
+                break;
+            }
+            block.push(next);
+        }
+        while block.last().is_some_and(|l| l.trim().is_empty()) {
+            block.pop();
+        }
+        let Some(inner) = block.iter().find(|l| !l.trim().is_empty()).map(|l| deep(l)) else {
+            continue;
+        };
+        let query: Vec<&str> = block.iter().map(|l| l.get(inner..).unwrap_or_default()).collect();
+        let done = vql::syntax::one_per_line(&query.join("\n"))
+            .map_err(|e| format!("While parsing VQL at line {}: {e}", at + e.line))?;
+        let indent = " ".repeat(column + 2);
+        out.extend(done.trim().split('\n').map(|l| format!("{indent}{l}")));
+        at += block.len();
+    }
+    Ok(out.join("\n"))
+}
+
+/// Where the key stands of a line that begins the literal block of a query.
+fn opens_query(line: &str) -> Option<usize> {
+    let key = line.trim_start_matches([' ', '-']);
+    let names = ["query:", "export:", "precondition:"];
+    let block = names.iter().find_map(|name| key.strip_prefix(name))?.trim();
+    ["|", "|-", "|+"].contains(&block).then_some(line.len() - key.len())
 }
 
 /// The language's `query`, which a caller with the right may also run in
@@ -154,4 +209,21 @@ fn verify(scope: &Scope, session: &Session, given: &str) -> Result<Value, Error>
         .with("Warnings", Value::list(Vec::new()))
         .with("Missing", report.missing.iter().collect::<Value>())
         .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::laid_out;
+
+    #[test]
+    fn queries_in_blocks_are_laid_out() {
+        let text = "name: A # mine\nexport: |\n    LET X=1\nsources:\n- query: |\n        SELECT A,B\n\n         \
+            FROM info()\n\n  description: x\n- query: SELECT 1 FROM scope()\n";
+        let want = "name: A # mine\nexport: |\n  LET X = 1\nsources:\n- query: |\n    SELECT A,\n           B\n    \
+            FROM info()\n\n  description: x\n- query: SELECT 1 FROM scope()\n";
+        assert_eq!(laid_out(text).unwrap(), want);
+        assert_eq!(laid_out(want).unwrap(), want);
+        let error = laid_out("sources:\n- query: |\n    SELECT FROM\n").unwrap_err();
+        assert!(error.starts_with("While parsing VQL at line 3: "), "{error}");
+    }
 }

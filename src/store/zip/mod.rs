@@ -21,7 +21,7 @@ pub struct Member {
     pub name: String,
     /// Bytes of the content.
     pub size: u64,
-    /// Unix seconds of its last change, as if its clock were UTC.
+    /// Unix seconds of its last change; as if its clock were UTC where only a local time is told.
     pub modified: i64,
     /// Bytes as stored.
     pub compressed: u64,
@@ -173,6 +173,7 @@ fn member(d: &[u8], at: usize) -> io::Result<(Member, usize)> {
     let mut compressed = u64::from(u32_at(d, at + 20)?);
     let mut size = u64::from(u32_at(d, at + 24)?);
     let mut header = u64::from(u32_at(d, at + 42)?);
+    let mut modified = dos_time(u16_at(d, at + 14)?, u16_at(d, at + 12)?);
     let mut rest = extra;
     while rest.len() >= 4 {
         let (id, length) = (u16_at(rest, 0)?, usize::from(u16_at(rest, 2)?));
@@ -187,12 +188,13 @@ fn member(d: &[u8], at: usize) -> io::Result<(Member, usize)> {
                 }
             }
         }
+        modified = told_time(id, body).unwrap_or(modified);
         rest = rest.get(4 + length..).unwrap_or_default();
     }
     let member = Member {
         name: String::from_utf8_lossy(name).replace('\\', "/"),
         size,
-        modified: dos_time(u16_at(d, at + 14)?, u16_at(d, at + 12)?),
+        modified,
         compressed,
         method: u16_at(d, at + 10)?,
         encrypted: u16_at(d, at + 8)? & 1 != 0,
@@ -200,6 +202,22 @@ fn member(d: &[u8], at: usize) -> io::Result<(Member, usize)> {
         header,
     };
     Ok((member, extra_at + extras + comment))
+}
+
+/// Unix seconds of the last change that a further field tells: `UT` and its forerunner `UX` of
+/// Info-ZIP, or that of NTFS (times of 100 ns since 1601).
+fn told_time(id: u16, body: &[u8]) -> Option<i64> {
+    const SINCE_1601: i64 = 11_644_473_600;
+    let seconds = |at: usize| u32_at(body, at).ok().map(|n| i64::from(n.cast_signed()));
+    match id {
+        0x5455 if body.first()? & 1 != 0 => seconds(1),
+        0x5855 => seconds(4),
+        0x000a if u16_at(body, 4).ok()? == 1 => {
+            let ticks = i64::try_from(u64_at(body, 8).ok()?).ok()?;
+            Some(ticks / 10_000_000 - SINCE_1601)
+        }
+        _ => None,
+    }
 }
 
 fn dos_time(date: u16, time: u16) -> i64 {
@@ -280,6 +298,19 @@ pub(crate) fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
 mod tests {
     use super::*;
     use std::io::Cursor;
+
+    #[test]
+    fn times_of_further_fields() {
+        let time = 1_630_844_217_u32.to_le_bytes();
+        assert_eq!(told_time(0x5455, &[&[1][..], &time].concat()), Some(1_630_844_217));
+        assert_eq!(told_time(0x5455, &[&[2][..], &time].concat()), None);
+        assert_eq!(told_time(0x5855, &[[0; 4], time].concat()), Some(1_630_844_217));
+        let ticks = (132_753_178_170_000_000_u64).to_le_bytes();
+        let ntfs = [&[0, 0, 0, 0, 1, 0, 24, 0][..], &ticks, &[0; 16]].concat();
+        assert_eq!(told_time(0x000a, &ntfs), Some(1_630_844_217));
+        assert_eq!(told_time(0x5455, &[]), None);
+        assert_eq!(told_time(1, &time), None);
+    }
 
     #[test]
     fn members_come_back() {

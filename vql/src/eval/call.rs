@@ -47,7 +47,9 @@ pub(super) fn checked(
     items: Vec<(Key, Slot)>,
     scope: &Scope,
 ) -> Option<Vec<(Key, Slot)>> {
-    let items = expand_dict(items);
+    // Where any name will do, this is one.
+    let takes_all = signature.free_form && signature.args.is_empty() && !signature.namespace;
+    let items = if takes_all { items } else { expand_dict(items) };
     if !signature.free_form
         && let Some((extra, _)) = items.iter().find(|(key, _)| signature.find(key).is_none())
     {

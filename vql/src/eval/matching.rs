@@ -7,7 +7,7 @@ use crate::value::{Str, Value};
 use std::sync::Arc;
 
 /// `target =~ pattern`.
-pub(super) fn matches(target: &Value, pattern: &Value, scope: &Scope) -> bool {
+pub(crate) fn matches(target: &Value, pattern: &Value, scope: &Scope) -> bool {
     let Value::Str(pattern) = pattern else { return false };
     if matches!(pattern.as_bytes(), b"" | b"." | b".*") {
         return true;

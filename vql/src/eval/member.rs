@@ -54,12 +54,25 @@ pub(crate) fn dereference(value: Value, name: &str, scope: &Scope) -> Reply {
                 Value::list(column)
             })
         }
+        other if fetches(&other) => fetched(&other, name),
         other => match member(&other, name) {
             // A variable of a scope that is looked at as a value.
             Some(Value::Expr(stored)) => stored_expression(&stored, &scope.mention()),
             found => Reply::Ready(found.unwrap_or_default()),
         },
     }
+}
+
+/// Whether the members of a value have to be waited for.
+fn fetches(value: &Value) -> bool {
+    matches!(value, Value::Object(o) if o.fetches())
+}
+
+/// A member that has to be waited for.
+fn fetched(value: &Value, name: &str) -> Reply {
+    let Value::Object(object) = value else { return Reply::Ready(Value::Null) };
+    let found = object.fetch(name);
+    Reply::from_future(async move { found.await.unwrap_or_default() })
 }
 
 /// Applies one suffix.
@@ -99,6 +112,7 @@ fn at_index(value: Value, index: Value, scope: &Scope) -> Reply {
             let byte = at.and_then(|at| s.as_bytes().get(at));
             Reply::Ready(byte.map_or(Value::Null, |b| Value::from(*b)))
         }
+        (Value::Object(_), key) if fetches(&value) => fetched(&value, &key.to_text()),
         (Value::Object(o), Value::Int(index)) => Reply::Ready(o.index(*index).unwrap_or_default()),
         (Value::List(_), _) => Reply::Ready(Value::Null),
         (_, Value::Str(name)) => Reply::Ready(member(&value, &name.to_text()).unwrap_or_default()),

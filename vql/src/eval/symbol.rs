@@ -64,7 +64,7 @@ fn members(value: Reply, expr: Arc<Expr>, from: usize, scope: &Scope) -> Reply {
 }
 
 /// The value of a variable, evaluated when it is a stored expression.
-pub(crate) fn variable(name: &str, scope: &Scope) -> Reply<Option<Value>> {
+pub fn variable(name: &str, scope: &Scope) -> Reply<Option<Value>> {
     match scope.lookup(name) {
         Found::Value(Value::Expr(stored)) => stored_expression(&stored, &scope.mention()).map(Some),
         Found::Value(value) => Reply::Ready(Some(value)),

@@ -1,6 +1,7 @@
 //! generate(): one run of a query whose rows go to all who listen.
 
 use crate::eval;
+use crate::log::Level;
 use crate::query::Query;
 use crate::registry::Registry;
 use crate::scope::Scope;
@@ -31,6 +32,9 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_sync(generate, |scope, args| {
         let query = args.any("query");
         let key = args.opt_string("name")?.unwrap_or_else(|| query.go_text());
+        if !lock(&scope.shared_value::<Running>().0).contains_key(&key) {
+            scope.log(Level::Default, format!("generate: new query {key}"));
+        }
         let start = Start {
             delay: Duration::from_millis(u64::try_from(args.int("delay")?).unwrap_or(0)),
             fan_out: usize::try_from(args.int("fan_out")?).unwrap_or(0),
@@ -92,6 +96,15 @@ fn listen(running: &Arc<Running>, key: &str, start: &Start) -> RowStream {
     }))
 }
 
+/// Rows that went through a queue name their source, here none.
+fn with_source(row: Value) -> Value {
+    let mut row = row.into_row();
+    if !row.contains("_Source") {
+        row.set("_Source", "");
+    }
+    row.into()
+}
+
 impl Generator {
     async fn run(&self, start: Start) {
         tokio::time::sleep(start.delay).await;
@@ -111,6 +124,7 @@ impl Generator {
             let Some(row) = next else { return };
             let listeners = lock(&self.listeners).clone();
             let mut any = false;
+            let row = with_source(row);
             for listener in &listeners {
                 any |= listener.send(row.clone()).await.is_ok();
             }

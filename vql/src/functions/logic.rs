@@ -2,9 +2,7 @@
 
 use crate::args::Args;
 use crate::error::Error;
-use crate::eval::{call_lambda, truth};
-use crate::go_regex::{GoRegex, compile};
-use crate::query::Lambda;
+use crate::eval::{call_lambda, matches, truth};
 use crate::registry::{Function, Registry};
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -38,18 +36,29 @@ pub(super) fn register(registry: &mut Registry) {
 
 /// Counts elements whose truth is `wanted`, at most one.
 async fn count_true(scope: &Scope, args: &Args, wanted: bool) -> Result<usize, Error> {
-    let condition = Condition::new(args, "filter")?;
-    if condition.is_trivial() {
+    let lambda = args.lambda("filter")?;
+    let patterns: Vec<Value> = args.strings("regex")?.into_iter().map(Value::from).collect();
+    if patterns.is_empty() && lambda.is_none() {
         return Err(Error::Arg("one of filter or regex is needed".into()));
     }
     let items = match args.any("items") {
         Value::List(items) => items.to_vec(),
+        Value::Dict(dict) if !dict.is_empty() => dict.values().cloned().collect(),
+        Value::Object(object) if !object.members().is_empty() => {
+            object.members().iter().filter_map(|name| object.member(name)).collect()
+        }
         other => vec![other],
     };
     for item in &items {
-        let holds = match wanted {
-            true => condition.holds(item, scope).await,
-            false => condition.holds_all(item, scope).await,
+        let mut tests = patterns.iter().map(|pattern| matches(item, pattern, scope));
+        let holds = match &lambda {
+            _ if !patterns.is_empty() && wanted => tests.any(|holds| holds),
+            _ if !patterns.is_empty() => tests.all(|holds| holds),
+            Some(lambda) => {
+                let value = call_lambda(lambda, scope, vec![item.clone()]).await;
+                truth(&value, scope).await
+            }
+            None => false,
         };
         if holds == wanted {
             return Ok(1);
@@ -72,69 +81,17 @@ impl Function for If {
     }
 }
 
-/// A test of elements by patterns and a lambda, from the arguments of a call.
-pub(super) struct Condition {
-    patterns: Vec<Pattern>,
-    lambda: Option<Arc<Lambda>>,
-}
+#[cfg(test)]
+mod tests {
+    use crate::tests::value;
 
-enum Pattern {
-    /// `.` and the like: whatever there is.
-    Everything,
-    Regex(GoRegex),
-}
-
-impl Pattern {
-    fn new(text: &str) -> Result<Pattern, Error> {
-        match text {
-            "" | "." | ".*" => Ok(Pattern::Everything),
-            text => compile(text, true).map(Pattern::Regex).map_err(Error::failed),
-        }
-    }
-
-    fn is_match(&self, text: &[u8]) -> bool {
-        match self {
-            Pattern::Everything => true,
-            Pattern::Regex(regex) => regex.is_match(text),
-        }
-    }
-}
-
-impl Condition {
-    /// Reads `regex` and the lambda argument.
-    pub(super) fn new(args: &Args, lambda: &str) -> Result<Condition, Error> {
-        let patterns = args.strings("regex")?;
-        let compiled = patterns.iter().map(|p| Pattern::new(p));
-        Ok(Condition {
-            patterns: compiled.collect::<Result<_, _>>()?,
-            lambda: args.lambda(lambda)?,
-        })
-    }
-
-    fn is_trivial(&self) -> bool {
-        self.patterns.is_empty() && self.lambda.is_none()
-    }
-
-    /// True when the lambda, or without one every pattern, accepts the element.
-    async fn holds_all(&self, item: &Value, scope: &Scope) -> bool {
-        if self.lambda.is_some() {
-            return self.holds(item, scope).await;
-        }
-        let text = item.to_str();
-        self.patterns.iter().all(|p| p.is_match(text.as_bytes()))
-    }
-
-    /// True when the lambda, or without one a pattern, accepts the element.
-    pub(super) async fn holds(&self, item: &Value, scope: &Scope) -> bool {
-        match &self.lambda {
-            Some(lambda) => {
-                let value = call_lambda(lambda, scope, vec![item.clone()]).await;
-                truth(&value, scope).await
-            }
-            None => {
-                let text = item.to_str();
-                self.patterns.iter().any(|p| p.is_match(text.as_bytes()))
-            }
-        }
+    #[test]
+    fn any_and_all() {
+        assert_eq!(value("any(items=dict(a=1), filter='x=>x = 1')"), "true");
+        assert_eq!(value("all(items=dict(a=1, b=0), filter='x=>x = 1')"), "false");
+        assert_eq!(value("all(items=('ab', 'b'), regex=('a', 'b'))"), "false");
+        assert_eq!(value("any(items=('ab', 'b'), regex=('x', 'A'))"), "true");
+        assert_eq!(value("any(items=5, filter='x=>x = 5')"), "true");
+        assert_eq!(value("any(items=(1, 2))"), "null");
     }
 }

@@ -1,18 +1,23 @@
 //! dict, to_dict, get, set: members of dictionaries and other values.
 
-use super::memoize::Memo;
+use super::lru::Lru;
 use crate::args::Args;
 use crate::error::Error;
-use crate::eval::{dereference, element, variable};
-use crate::registry::Registry;
+use crate::eval::{dereference, element, materialize, variable};
+use crate::registry::{Function, Registry};
+use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::signature::{ArgType, Signature};
 use crate::value::{Dict, Key, Value};
 use futures::StreamExt;
+use std::sync::Arc;
 
 pub(super) fn register(registry: &mut Registry) {
     let dict = Signature::new("dict", "A dictionary of all arguments.").any_args();
-    registry.function_sync(dict, |_, args| Ok(args.to_dict().into()));
+    registry.add_function(Arc::new(MakeDict(dict)));
+
+    let lazy = Signature::new("lazy_dict", "A dictionary of all arguments; queries do not run.");
+    registry.function_sync(lazy.any_args(), |_, args| Ok(args.to_dict().into()));
 
     let to_dict = Signature::new("to_dict", "A dictionary from rows with _key and _value.")
         .required("item", ArgType::Query, "The rows.");
@@ -24,9 +29,9 @@ pub(super) fn register(registry: &mut Registry) {
         let mut rows = args.rows("item");
         while let Some(row) = rows.next().await {
             let Value::Dict(row) = row else { continue };
-            if let (Some(key), Some(value)) = (row.get("_key"), row.get("_value")) {
-                out.set(Key::from(&key.to_str()), value.clone());
-            }
+            let key = row.get("_key").filter(|key| !key.is_null()).map(Value::to_str);
+            let Some(key) = key.filter(|key| !key.is_empty()) else { continue };
+            out.set(Key::from(&key), row.get("_value").cloned().unwrap_or_default());
         }
         Ok(out.into())
     });
@@ -43,6 +48,12 @@ pub(super) fn register(registry: &mut Registry) {
         .required("field", ArgType::Any, "The name.")
         .required("value", ArgType::Any, "The new value.");
     registry.function_sync(set, |scope, args| {
+        if let Value::Object(object) = args.any("item")
+            && let Some(store) = object.as_any().downcast_ref::<Lru>()
+        {
+            store.set(&args.any("field").to_text(), args.any("value"));
+            return Ok(Value::Object(object));
+        }
         let Value::Dict(old) = args.any("item") else {
             return Err(Error::failed("only dictionaries can be changed"));
         };
@@ -52,6 +63,18 @@ pub(super) fn register(registry: &mut Registry) {
         scope.replace(&old, &changed);
         Ok(changed)
     });
+}
+
+/// dict(): queries in it run while their variables are there.
+struct MakeDict(Signature);
+
+impl Function for MakeDict {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+    fn call(&self, scope: &Scope, args: Args) -> Reply<Result<Value, Error>> {
+        materialize(args.to_dict().into(), scope).map(Ok)
+    }
 }
 
 async fn get_member(scope: &Scope, args: &Args) -> Result<Value, Error> {
@@ -73,9 +96,11 @@ async fn get_member(scope: &Scope, args: &Args) -> Result<Value, Error> {
         }
     };
     for step in path {
-        if let Some(memo) = value.downcast::<Memo>() {
-            match memo.get(&step.to_text()).await {
-                Some(row) => value = row,
+        if let Value::Object(object) = &value
+            && object.fetches()
+        {
+            match object.fetch(&step.to_text()).await {
+                Some(found) => value = found,
                 None => return Ok(default),
             }
             continue;
@@ -104,7 +129,8 @@ fn index_of(step: &Value) -> Option<i64> {
 
 fn has_member(value: &Value, step: &Value) -> bool {
     match value {
-        Value::Null => false,
+        // NULL has any member, and it is NULL.
+        Value::Null => true,
         Value::Dict(dict) => dict.contains(&step.to_text()),
         Value::Object(o) => match step {
             Value::Int(_) => true,

@@ -1,7 +1,7 @@
 //! memoize(): rows of a query by one column, computed once in a while.
 
-use crate::error::Error;
 use crate::eval::{member, rows};
+use crate::log::Level;
 use crate::registry::Registry;
 use crate::scope::Scope;
 use crate::session::lock;
@@ -23,26 +23,30 @@ pub(super) fn register(registry: &mut Registry) {
         .required("query", ArgType::Query, "The rows.")
         .required("key", ArgType::String, "The column to look rows up by.")
         .arg("period", ArgType::Int, "Seconds after which the query runs again.")
-        .arg("name", ArgType::String, "Accepted; every call has its own rows.")
-        .arg("filename", ArgType::String, "Not supported.");
+        .arg("name", ArgType::String, "What the log calls it; every call has its own rows.")
+        .arg("filename", ArgType::String, "Accepted; rows are kept in memory.")
+        .version(3);
     registry.function_sync(memoize, |scope, args| {
-        if args.has("filename") {
-            return Err(Error::Arg("Field filename is not supported here".into()));
-        }
         let period = args.opt_int("period")?.filter(|p| *p > 0).unwrap_or(PERIOD);
-        Ok(Value::object(Memo {
-            query: args.any("query"),
+        let query = args.any("query");
+        Ok(Value::object(Memo(Arc::new(Rows {
+            name: args.opt_string("name")?.unwrap_or_else(|| query.go_text()),
+            query,
             scope: scope.clone(),
             key: args.string("key")?,
             period: Duration::from_secs(period.unsigned_abs()),
             loading: Mutex::default(),
             loaded: Mutex::default(),
-        }))
+        }))))
     });
 }
 
 /// The rows of a query by the text of one column.
-pub(super) struct Memo {
+#[derive(Clone)]
+pub(super) struct Memo(Arc<Rows>);
+
+struct Rows {
+    name: String,
     query: Value,
     scope: Scope,
     key: String,
@@ -52,7 +56,7 @@ pub(super) struct Memo {
     loaded: Mutex<Option<(Instant, Arc<Dict>)>>,
 }
 
-impl Memo {
+impl Rows {
     fn present(&self) -> Option<Arc<Dict>> {
         let loaded = lock(&self.loaded);
         let fresh = loaded.as_ref().filter(|(since, _)| since.elapsed() < self.period);
@@ -60,7 +64,7 @@ impl Memo {
     }
 
     /// The row of a key, after running the query when it is due.
-    pub(super) async fn get(&self, key: &str) -> Option<Value> {
+    async fn get(&self, key: &str) -> Option<Value> {
         if let Some(rows) = self.present() {
             return rows.get(key).cloned();
         }
@@ -76,26 +80,33 @@ impl Memo {
     /// Runs the query in a task of its own: whoever asked first may be left alone in the
     /// middle of it, while others wait.
     fn start(&self) -> Shared<BoxFuture<'static, Arc<Dict>>> {
-        let load = load(self.query.clone(), self.scope.clone(), self.key.clone());
+        let (name, scope) = (self.name.clone(), self.scope.clone());
+        let load = load(self.query.clone(), scope.clone(), self.key.clone());
+        let load = async move {
+            let (rows, count) = load.await;
+            scope.log(Level::Default, format!("memoize {name}: {count} rows"));
+            rows
+        };
         let task = AbortOnDropHandle::new(tokio::spawn(load));
         task.map(|done| Arc::new(done.unwrap_or_default())).boxed().shared()
     }
 }
 
-async fn load(query: Value, scope: Scope, key: String) -> Dict {
-    let mut found = Dict::new();
+async fn load(query: Value, scope: Scope, key: String) -> (Dict, usize) {
+    let (mut found, mut count) = (Dict::new(), 0);
     let mut stream = rows(&query, &scope);
     while let Some(row) = stream.next().await {
         if let Some(key) = member(&row, &key) {
             found.update(Key::from(&key.to_str()), row);
+            count += 1;
         }
     }
-    found
+    (found, count)
 }
 
 impl std::fmt::Debug for Memo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Memo").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Memo").field("key", &self.0.key).finish_non_exhaustive()
     }
 }
 
@@ -106,11 +117,15 @@ impl Object for Memo {
     fn as_any(&self) -> &dyn Any {
         self
     }
-    fn member(&self, name: &str) -> Option<Value> {
-        self.present()?.get(name).cloned()
+    fn fetches(&self) -> bool {
+        true
+    }
+    fn fetch(&self, name: &str) -> BoxFuture<'static, Option<Value>> {
+        let (rows, name) = (self.0.clone(), name.to_owned());
+        Box::pin(async move { rows.get(&name).await })
     }
     fn to_plain(&self) -> Value {
-        Value::Null
+        Dict::new().with("LRUCache", Dict::new()).into()
     }
     fn truth(&self) -> bool {
         true
@@ -128,11 +143,23 @@ mod tests {
              SELECT _value AS K FROM range(end=3) WHERE sleep(ms=20) OR TRUE })";
         crate::run(slow, &scope).await.unwrap();
         let memo = scope.resolve("M").unwrap();
-        let memo = memo.downcast::<Memo>().unwrap();
+        let memo = memo.downcast::<Memo>().unwrap().0.clone();
         let mut first = Box::pin(memo.get("1"));
         assert!(futures::poll!(&mut first).is_pending());
         let second = tokio::time::timeout(Duration::from_secs(60), memo.get("1")).await.unwrap();
         assert!(second.is_some() && memo.present().is_some());
         assert!(first.await.is_some());
+    }
+
+    #[test]
+    fn rows_are_members() {
+        let script = "LET Q = SELECT _value AS K, _value * 2 AS V FROM range(end=3) \
+            LET M <= memoize(query=Q, key='K', name='mine') \
+            SELECT M.`2`.V AS A, M[1].V AS B, M.x AS C, get(item=M, field=2).V AS D, \
+              get(item=M, member='7.V', default='no') AS E, M FROM scope()";
+        let (rows, log) = crate::tests::rows_and_log(script);
+        let expected = r#"[{"A":4,"B":2,"C":null,"D":4,"E":"no","M":{"LRUCache":{}}}]"#;
+        assert_eq!(rows, expected);
+        assert_eq!(log, ["DEFAULT: memoize mine: 3 rows"]);
     }
 }

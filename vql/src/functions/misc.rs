@@ -27,7 +27,6 @@ pub(super) fn register(registry: &mut Registry) {
             |(k, v): (&crate::Key, &Value)| Dict::new().with("_key", k).with("_value", v.clone());
         Ok(match args.any("item") {
             Value::Dict(dict) => dict.iter().map(pair).collect(),
-            Value::Null => Value::list(Vec::new()),
             other => [Dict::new().with("_value", other)].into_iter().collect(),
         })
     });

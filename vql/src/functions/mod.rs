@@ -3,6 +3,7 @@
 mod aggregate;
 mod cache;
 mod encode;
+mod exit;
 mod format;
 mod generate;
 mod go_format;
@@ -14,6 +15,8 @@ mod json;
 mod lists;
 mod logging;
 mod logic;
+mod lru;
+mod lzxpress;
 mod members;
 mod memoize;
 mod misc;
@@ -28,6 +31,7 @@ mod template;
 mod timestamp;
 mod yaml;
 
+pub(crate) use exit::Exits;
 pub(crate) use json::parse as parse_json;
 pub(crate) use reflection::scope_value;
 
@@ -38,6 +42,7 @@ pub(crate) fn register(registry: &mut Registry) {
     aggregate::register(registry);
     cache::register(registry);
     encode::register(registry);
+    exit::register(registry);
     format::register(registry);
     generate::register(registry);
     grok::register(registry);
@@ -47,6 +52,8 @@ pub(crate) fn register(registry: &mut Registry) {
     lists::register(registry);
     logging::register(registry);
     logic::register(registry);
+    lru::register(registry);
+    lzxpress::register(registry);
     members::register(registry);
     memoize::register(registry);
     misc::register(registry);

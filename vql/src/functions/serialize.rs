@@ -1,6 +1,7 @@
 //! serialize(): values to text.
 
 use crate::codec::base64_encode;
+use crate::csv::{csv_cell, csv_line};
 use crate::error::Error;
 use crate::eval::materialize;
 use crate::registry::Registry;
@@ -17,9 +18,15 @@ pub(super) fn register(registry: &mut Registry) {
         Ok(match format.as_str() {
             "json" => item.to_json_indented().into(),
             "jsonl" => jsonl(&item).into(),
+            "csv" if !matches!(item, Value::List(_)) => Value::Null,
             "csv" => csv(&item).into(),
             "yaml" => super::yaml::document(&item).into(),
-            "base64" => base64_encode(item.to_str().as_bytes()).into(),
+            "base64" | "hex" if !matches!(item, Value::Str(_) | Value::Bytes(_)) => {
+                let kind = item.type_name();
+                return Err(Error::failed(format!("{kind} is no text, which {format} needs")));
+            }
+            // Without what fills the last group up.
+            "base64" => base64_encode(item.to_str().as_bytes()).trim_end_matches('=').into(),
             "hex" => {
                 let bytes = item.to_str();
                 bytes.as_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>().into()
@@ -53,27 +60,11 @@ fn csv(value: &Value) -> String {
     let Some(first) = rows.first() else { return String::new() };
     let columns: Vec<_> = first.keys().cloned().collect();
     let mut out = String::new();
-    let mut line = |cells: Vec<String>| {
-        out.push_str(&cells.join(","));
-        out.push('\n');
-    };
-    line(columns.iter().map(|c| cell(c)).collect());
+    out += &csv_line(columns.iter().map(|c| c.as_str()));
     for row in &rows {
-        let values = columns.iter().map(|c| row.get(c).map_or(String::new(), csv_text));
-        line(values.map(|text| cell(&text)).collect());
+        let cells: Vec<String> =
+            columns.iter().map(|c| row.get(c).map_or(String::new(), csv_cell)).collect();
+        out += &csv_line(cells.iter().map(String::as_str));
     }
     out
-}
-
-fn csv_text(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::List(_) | Value::Dict(_) => value.to_json(),
-        other => other.to_text(),
-    }
-}
-
-fn cell(text: &str) -> String {
-    let quote = text.contains(['"', ',', '\n', '\r']) || text.starts_with(' ');
-    if quote { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into() }
 }

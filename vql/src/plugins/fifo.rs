@@ -1,5 +1,6 @@
 //! fifo(): the recent rows of an event query, which keeps running.
 
+use crate::log::Level;
 use crate::registry::Registry;
 use crate::scope::Scope;
 use crate::session::lock;
@@ -14,8 +15,8 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Rows and seconds kept when not given.
-const MAX_ROWS: i64 = 1000;
-const MAX_AGE: i64 = 3600;
+const MAX_ROWS: i64 = 10;
+const MAX_AGE: i64 = 5;
 
 pub(super) fn register(registry: &mut Registry) {
     let fifo = Signature::new("fifo", "The rows an event query yielded lately.")
@@ -28,12 +29,9 @@ pub(super) fn register(registry: &mut Registry) {
         let rows = args.opt_int("max_rows")?.filter(|n| *n > 0).unwrap_or(MAX_ROWS);
         let key = args.any("query").go_text();
         let flush = args.bool("flush")?;
-        let buffer = scope.session().fifos.start(key, rows as usize, scope, || args.rows("query"));
-        let age = Duration::from_secs(age.unsigned_abs());
+        let limits = (rows as usize, Duration::from_secs(age.unsigned_abs()));
+        let buffer = scope.session().fifos.start(key, limits, scope, || args.rows("query"));
         let mut held = lock(&buffer);
-        while held.front().is_some_and(|(at, _)| at.elapsed() > age) {
-            held.pop_front();
-        }
         let found: Vec<Value> = held.iter().map(|(_, row)| row.clone()).collect();
         if flush {
             held.clear();
@@ -52,7 +50,7 @@ impl Fifos {
     fn start(
         &self,
         key: String,
-        capacity: usize,
+        (capacity, age): (usize, Duration),
         scope: &Scope,
         rows: impl FnOnce() -> RowStream,
     ) -> Buffer {
@@ -60,6 +58,7 @@ impl Fifos {
         if let Some((buffer, _)) = running.get(&key) {
             return buffer.clone();
         }
+        scope.log(Level::Default, format!("Creating FIFO for {key}"));
         let buffer = Buffer::default();
         let (target, cancel, mut rows) = (buffer.clone(), scope.cancellation().clone(), rows());
         let pump = async move {
@@ -69,6 +68,8 @@ impl Fifos {
                     held.pop_front();
                 }
                 held.push_back((Instant::now(), row));
+                // Old rows go when others come.
+                held.retain(|(at, _)| at.elapsed() <= age);
             }
         };
         let task = AbortOnDropHandle::new(tokio::spawn(pump));

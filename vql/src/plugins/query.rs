@@ -3,12 +3,14 @@
 use crate::engine::{Limits, eval};
 use crate::error::Error;
 use crate::eval::rows;
+use crate::functions::Exits;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::stream::{Emitter, RowStream};
 use crate::syntax::parse;
 use crate::value::Value;
 use futures::StreamExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) fn register(registry: &mut Registry) {
@@ -23,7 +25,9 @@ pub(super) fn register(registry: &mut Registry) {
         .arg("iops_limit", ArgType::Float, "Accepted; the caller's limits hold.")
         .version(2);
     registry.plugin_async(query, |scope, args, emitter| async move {
+        let exits = Arc::<Exits>::default();
         let inner = if args.bool("inherit")? { scope.child() } else { scope.isolated() };
+        let inner = exits.scope(&inner);
         for name in args.strings("copy_env")? {
             if let Some(value) = scope.resolve(&name) {
                 inner.set(name, value);
@@ -43,9 +47,15 @@ pub(super) fn register(registry: &mut Registry) {
                 let statements = parse(&text.to_text()).map_err(Error::failed)?;
                 eval(statements, &inner, limits)
             }
+            // Several texts are no query; rows that are there already are one.
+            Value::List(items) if items.iter().any(|v| matches!(v, Value::Str(_))) => {
+                return Err(Error::Arg("query should be one text or a query, not a list".into()));
+            }
             other => limited(rows(&other, &inner), limits),
         };
-        relay(rows, progress, &emitter).await
+        let done = relay(rows, progress, &emitter).await;
+        exits.run().await;
+        done
     });
 }
 

@@ -49,12 +49,13 @@ pub(super) fn register(registry: &mut Registry) {
                         emitter.send(pair(index.into(), value)).await?;
                     }
                 }
-                _ => {
+                Value::Query(_) => {
                     let mut rows = args.rows("item").enumerate();
                     while let Some((index, row)) = rows.next().await {
                         emitter.send(pair(index.into(), &row)).await?;
                     }
                 }
+                _ => {}
             }
             Ok(())
         },

@@ -35,38 +35,38 @@ pub(super) fn register(registry: &mut Registry) {
 
     let batch = Signature::new("batch", "Several rows as one.")
         .arg("batch_size", ArgType::Int, "How many.")
-        .arg("batch_func", ArgType::Lambda, "Ends a batch with the row it is true for.")
+        .arg("batch_func", ArgType::Lambda, "Ends a batch when it is true for its rows.")
         .arg("timeout", ArgType::Int, "Seconds after which what there is is a batch.")
         .required("query", ArgType::Query, "The rows.");
     registry.plugin_async(batch, |scope, args, emitter| async move {
-        const SIZE: i64 = 1000;
+        const SIZE: i64 = 10;
+        const TIMEOUT: i64 = 3600;
         let given = args.opt_int("batch_size")?.filter(|n| *n > 0);
-        let ends = args.lambda("batch_func")?;
-        let size = match (given, &ends) {
-            (None, Some(_)) => usize::MAX,
-            (given, _) => usize::try_from(given.unwrap_or(SIZE)).unwrap_or(usize::MAX),
+        // A size is all that counts when there is one.
+        let ends = args.lambda("batch_func")?.filter(|_| given.is_none());
+        let size = match &ends {
+            Some(_) => usize::MAX,
+            None => usize::try_from(given.unwrap_or(SIZE)).unwrap_or(usize::MAX),
         };
-        let timeout = args.opt_int("timeout")?.filter(|n| *n > 0);
-        let timeout = timeout.map(|n| Duration::from_secs(n.unsigned_abs()));
+        let timeout = args.opt_int("timeout")?.filter(|n| *n > 0).unwrap_or(TIMEOUT);
+        let timeout = Duration::from_secs(timeout.unsigned_abs());
         let mut source = args.rows("query");
         let mut rows = Vec::new();
-        let mut due: Option<Instant> = None;
+        // From the beginning, and from each batch on.
+        let mut due = Instant::now() + timeout;
         loop {
-            let row = match due {
-                Some(due) => tokio::time::timeout_at(due, source.next()).await.ok(),
-                None => Some(source.next().await),
-            };
+            let row = tokio::time::timeout_at(due, source.next()).await.ok();
             let full = match row {
                 Some(Some(row)) => {
-                    due = due.or_else(|| Some(Instant::now() + timeout?));
+                    rows.push(row);
                     let last = match &ends {
                         Some(lambda) => {
-                            let verdict = call_lambda(lambda, &scope, vec![row.clone()]).await;
+                            let batch = Value::list(rows.clone());
+                            let verdict = call_lambda(lambda, &scope, vec![batch]).await;
                             truth(&verdict, &scope).await
                         }
                         None => false,
                     };
-                    rows.push(row);
                     last || rows.len() >= size
                 }
                 // The time is up.
@@ -74,9 +74,11 @@ pub(super) fn register(registry: &mut Registry) {
                 Some(None) => break,
             };
             if full {
-                due = None;
-                let batch = Value::list(std::mem::take(&mut rows));
-                emitter.send(Dict::new().with("rows", batch)).await?;
+                due = Instant::now() + timeout;
+                if !rows.is_empty() {
+                    let batch = Value::list(std::mem::take(&mut rows));
+                    emitter.send(Dict::new().with("rows", batch)).await?;
+                }
             }
         }
         if !rows.is_empty() {
@@ -121,4 +123,35 @@ fn csv_options(args: &Args) -> Result<CsvOptions, Error> {
 fn patterns(args: &Args, name: &str) -> Result<Vec<GoRegex>, Error> {
     let texts = args.strings(name)?;
     texts.iter().map(|p| compile(p, true).map_err(Error::failed)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::{rows, scope};
+    use crate::value::Value;
+
+    #[test]
+    fn batches_end_by_size_or_by_their_rows() {
+        let by_size = "SELECT rows._value AS V FROM batch(query={ SELECT * FROM range(end=5) }, \
+            batch_size=2)";
+        assert_eq!(rows(by_size), r#"[{"V":[0,1]},{"V":[2,3]},{"V":[4]}]"#);
+        let by_rows = "SELECT rows._value AS V FROM batch(query={ SELECT * FROM range(end=4) }, \
+            batch_func='x=>2 IN x._value')";
+        assert_eq!(rows(by_rows), r#"[{"V":[0,1,2]},{"V":[3]}]"#);
+        let ten = "SELECT len(list=rows) AS N FROM batch(query={ SELECT * FROM range(end=12) })";
+        assert_eq!(rows(ten), r#"[{"N":10},{"N":2}]"#);
+    }
+
+    /// The alarm runs from the last batch on, not from its first row: what comes a second after
+    /// the first row is certainly late.
+    #[tokio::test(start_paused = true)]
+    async fn batches_end_with_the_time() {
+        let (scope, _) = scope();
+        let text = "SELECT rows._value AS V FROM batch(batch_size=3, timeout=1, query={ \
+            SELECT _value FROM range(end=6) WHERE sleep(ms=if(condition=_value < 5, then=100, \
+              else=900)) })";
+        let rows = crate::run(text, &scope).await.unwrap();
+        let expected = r#"[{"V":[0,1,2]},{"V":[3,4]},{"V":[5]}]"#;
+        assert_eq!(Value::from(rows).to_json(), expected);
+    }
 }

@@ -244,7 +244,7 @@ impl Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Number::Int(i) => i.fmt(f),
-            Number::Float(x) if x.fract() == 0.0 => write!(f, "{x:.1}"),
+            Number::Float(x) if x.fract() == 0.0 => write!(f, "{x}.0"),
             Number::Float(x) => x.fmt(f),
             Number::Invalid => f.write_str("NULL"),
         }

@@ -22,6 +22,7 @@ const ENDLESS: &[(&str, &str)] = &[
     ("foreach", "SELECT * FROM foreach(row={ SELECT * FROM scope() }, query=R)"),
     ("chain", "SELECT * FROM chain(a={ SELECT * FROM R WHERE FALSE }, b=R)"),
     ("chain", "SELECT * FROM chain(a=R, b=R, async=TRUE)"),
+    ("combine", "SELECT * FROM combine(a=R, b=R)"),
     ("switch", "SELECT * FROM switch(a={ SELECT * FROM R WHERE FALSE }, b=R)"),
     ("if", "SELECT * FROM if(condition=TRUE, then=R)"),
     ("if", "SELECT * FROM if(condition={ SELECT * FROM R WHERE FALSE }, then=R)"),

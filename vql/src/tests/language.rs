@@ -277,7 +277,9 @@ fn argument_errors_have_the_known_words() {
 
 #[test]
 fn double_star_replaces_all_arguments() {
-    assert_eq!(value("dict(`**`=dict(a=1), b=2)"), r#"{"a":1}"#);
+    assert_eq!(value("upcase(`**`=dict(string='a'), foo=2)"), r#""A""#);
+    // Where any name will do, this is one.
+    assert_eq!(value("dict(`**`=dict(a=1), b=2)"), r#"{"**":{"a":1},"b":2}"#);
     assert_eq!(rows("LET f(a) = a SELECT f(`**`=dict(a=7)) AS X FROM scope()"), r#"[{"X":7}]"#);
 }
 

@@ -1,6 +1,7 @@
 //! Values the language does not know: a host gives them members and a text.
 
 use super::{Key, Value};
+use futures::future::BoxFuture;
 use std::any::Any;
 use std::fmt;
 
@@ -16,6 +17,17 @@ pub trait Object: Any + Send + Sync + fmt::Debug {
     /// `value.name`; `None` when there is no such member.
     fn member(&self, _name: &str) -> Option<Value> {
         None
+    }
+
+    /// Whether members have to be waited for: then [`Object::fetch`] gives them.
+    fn fetches(&self) -> bool {
+        false
+    }
+
+    /// `value.name` of a value whose members have to be waited for.
+    fn fetch(&self, name: &str) -> BoxFuture<'static, Option<Value>> {
+        let found = self.member(name);
+        Box::pin(async move { found })
     }
 
     /// Names for `SELECT *`, in order.

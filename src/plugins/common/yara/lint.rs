@@ -55,8 +55,14 @@ fn lint(text: &str, clean: bool) -> (String, Vec<String>) {
     (out.join("\n"), faults)
 }
 
-/// Whether rules can import it here.
+/// Modules that stock agents have.
+const MODULES: [&str; 3] = ["elf", "math", "pe"];
+
+/// Whether rules can import it, here and on agents that get them.
 fn is_module(name: &str) -> bool {
+    if !MODULES.contains(&name) {
+        return false;
+    }
     let rule = format!("import \"{name}\"\nrule r {{ condition: true }}");
     Compiler::new().add_rules_str(rule).is_ok()
 }

@@ -50,6 +50,18 @@ pub fn register(registry: &mut Registry) {
     registry.plugin_async(yara, |scope, args, emitter| async move {
         files(&scope, &args, &emitter).await
     });
+    let yarax = with_rules("yarax", "Searches files by YARA rules, as yara does.")
+        .required("files", ArgType::Paths, "The files.")
+        .arg("accessor", ArgType::String, "An accessor to use.")
+        .arg("start", ArgType::Int, "Where in a file to begin.")
+        .arg("end", ArgType::Int, "Where in a file to end.")
+        .arg("blocksize", ArgType::Int, "Bytes of a buffer.")
+        .arg("dll_path", ArgType::Any, "Accepted: no library is needed.")
+        .arg("force_buffers", ArgType::Bool, "Search real files in buffers too.")
+        .version(2);
+    registry.plugin_async(yarax, |scope, args, emitter| async move {
+        files(&scope, &args, &emitter).await
+    });
     let process = with_rules("proc_yara", "Searches a process's memory by YARA rules.")
         .required("pid", ArgType::Int, "The process.")
         .version(2);

@@ -1,0 +1,530 @@
+//! Statements without comments laid out over lines. Where a call or a list of columns may be
+//! written in several ways, each is tried and the narrow one, then the short one, is taken.
+
+use std::fmt::Display;
+
+use super::ast::*;
+use super::error::ParseError;
+use super::lexer::tokenize;
+use super::parser::parse;
+
+/// Lines should not be longer.
+const WIDTH: usize = 80;
+/// Names further to the right begin a line of their own.
+const FAR: usize = 50;
+
+/// Lays a text of statements out with a clause, and a column, a line. Comments are kept where
+/// [`super::reformat`] would keep them, which then lays out the whole text.
+pub fn one_per_line(text: &str) -> Result<String, ParseError> {
+    let statements = parse(text)?;
+    let mut end = 0;
+    for token in tokenize(text)? {
+        if !text[end..token.offset].trim().is_empty() {
+            return super::layout::reformat(text);
+        }
+        end = token.offset + token.text.len();
+    }
+    Ok(pretty(&statements))
+}
+
+/// The text of statements, an empty line between them.
+fn pretty(statements: &[Statement]) -> String {
+    let mut page = Page { indents: vec![0], lines: 1, ..Page::default() };
+    page.breaks = true;
+    for statement in statements {
+        page.statement(statement);
+        page.line();
+    }
+    let text = page.parts.concat();
+    let lines: Vec<&str> = text.split('\n').map(|l| l.trim_end_matches(' ')).collect();
+    lines.join("\n")
+}
+
+#[derive(Clone, Default)]
+struct Page {
+    /// What was written, piece by piece: breaking a line takes a blank piece back.
+    parts: Vec<String>,
+    /// Where lines begin, innermost last.
+    indents: Vec<usize>,
+    lines: usize,
+    /// Width of the line so far.
+    at: usize,
+    widest: usize,
+    /// Whether lines are broken at all.
+    breaks: bool,
+}
+
+type Way<'a> = &'a dyn Fn(&mut Page);
+
+impl Page {
+    fn put(&mut self, part: impl Into<String>) {
+        let part = part.into();
+        self.at += part.len();
+        self.widest = self.widest.max(self.at);
+        self.parts.push(part);
+    }
+
+    fn indent(&self) -> usize {
+        self.indents.last().copied().unwrap_or(0)
+    }
+
+    /// Runs `body` with lines that begin at `indent`.
+    fn within(&mut self, indent: usize, body: impl FnOnce(&mut Page)) {
+        self.indents.push(indent);
+        body(self);
+        self.indents.pop();
+    }
+
+    /// Breaks the line, or parts what follows by a space.
+    fn line(&mut self) {
+        let last = self.parts.last().map(String::as_str).unwrap_or_default();
+        if !self.breaks {
+            if !last.ends_with(' ') && !["(", "{", "=", "[", "=["].contains(&last) {
+                self.put(" ");
+            }
+            return;
+        }
+        if last.trim().is_empty() {
+            self.parts.pop();
+        }
+        self.at = 0;
+        self.parts.push("\n".into());
+        self.lines += 1;
+        self.put(" ".repeat(self.indent()));
+    }
+
+    /// Begins a line at a column, whatever the indent is.
+    fn line_at(&mut self, column: usize) {
+        self.at = column;
+        if self.breaks {
+            self.parts.push("\n".into());
+            self.lines += 1;
+            self.parts.push(" ".repeat(column));
+        }
+    }
+
+    /// Takes the best of several ways to go on.
+    fn choose(&mut self, ways: &[Way<'_>]) {
+        let mut best: Option<Page> = None;
+        for way in ways {
+            let mut page = self.clone();
+            way(&mut page);
+            let better = match &best {
+                Some(best) => page.is_better(best),
+                None => true,
+            };
+            if better {
+                best = Some(page);
+            }
+            // On one line they are all the same.
+            if !self.breaks {
+                break;
+            }
+        }
+        if let Some(best) = best {
+            *self = Page { breaks: self.breaks, ..best };
+        }
+    }
+
+    fn is_better(&self, best: &Page) -> bool {
+        let (fits, wide) = (|p: &Page| p.widest < WIDTH, |p: &Page| p.widest > WIDTH);
+        if wide(self) && fits(best) {
+            return false;
+        }
+        if wide(best) && fits(self) {
+            return true;
+        }
+        if fits(self) && fits(best) && self.lines > best.lines {
+            return false;
+        }
+        self.widest <= best.widest
+    }
+
+    fn blank_line(&self) -> bool {
+        let start = self.parts.iter().rposition(|p| p == "\n").map_or(0, |at| at + 1);
+        self.parts[start..].iter().all(|p| p.trim().is_empty())
+    }
+
+    fn statement(&mut self, statement: &Statement) {
+        match statement {
+            Statement::Select(select) => self.select(select),
+            Statement::Let(v) => {
+                self.put("LET ");
+                self.put(&*v.name.text);
+                if !v.params.is_empty() {
+                    self.put("(");
+                    for (i, param) in v.params.iter().enumerate() {
+                        match param {
+                            Param::Name(name) => self.put(&*name.text),
+                            Param::Default(arg) => self.arg(arg),
+                        }
+                        self.comma(i, v.params.len());
+                    }
+                    self.put(")");
+                }
+                self.put(if v.materialize { " <= " } else { " = " });
+                let indent = self.indent() + 2;
+                self.within(indent, |page| match &v.value {
+                    LetValue::Select(select) => page.select(select),
+                    LetValue::Expr(expr) => page.expr(expr),
+                });
+            }
+        }
+        self.line();
+        self.at = 0;
+        self.widest = 0;
+    }
+
+    /// What follows an element but the last.
+    fn comma(&mut self, i: usize, of: usize) {
+        if i + 1 < of {
+            self.put(",");
+            self.put(" ");
+        }
+    }
+
+    fn select(&mut self, select: &Select) {
+        if select.explain > 0 {
+            self.put("EXPLAIN ");
+        }
+        self.put("SELECT ");
+        self.choose(&[
+            &|page| page.within(page.at, |page| page.columns(&select.columns)),
+            &|page| {
+                page.line_at(2);
+                page.within(4, |page| {
+                    page.put("  ");
+                    page.columns(&select.columns);
+                });
+            },
+        ]);
+        self.line();
+        self.put("FROM ");
+        let path: Vec<&str> = select.source.path.iter().map(|i| &*i.text).collect();
+        self.put(path.join("."));
+        self.call(&select.source.args);
+        if let Some(filter) = &select.filter {
+            self.line();
+            self.put("WHERE ");
+            self.list(filter);
+        }
+        let mut deeper = 0;
+        if let Some(group) = &select.group_by {
+            self.line();
+            self.put("GROUP BY ");
+            self.indents.push(self.at);
+            deeper = 1;
+            self.list(group);
+        }
+        if let Some(order) = &select.order_by {
+            self.line();
+            self.put("ORDER BY ");
+            self.put(&*order.column.text);
+            if order.descending {
+                self.put(" DESC ");
+            }
+        }
+        if let Some(limit) = &select.limit {
+            self.line();
+            self.put(format!("LIMIT {limit} "));
+        }
+        self.indents.truncate(self.indents.len() - deeper);
+    }
+
+    fn columns(&mut self, columns: &[Column]) {
+        let mut columns = columns;
+        if let [first, rest @ ..] = columns
+            && matches!(first.value, ColumnValue::Star)
+            && first.alias.is_none()
+        {
+            self.put("*");
+            self.comma(0, columns.len());
+            columns = rest;
+        }
+        for (i, column) in columns.iter().enumerate() {
+            self.column(column, i);
+            self.comma(i, columns.len());
+            if i + 1 < columns.len() {
+                self.line();
+            }
+        }
+    }
+
+    fn column(&mut self, column: &Column, i: usize) {
+        let alias = |page: &mut Page| {
+            if let Some(alias) = &column.alias {
+                page.put(" AS ");
+                page.put(&*alias.text);
+            }
+        };
+        match &column.value {
+            ColumnValue::Star => self.put("*"),
+            ColumnValue::Expr(expr) => {
+                // The first one stays behind SELECT.
+                let may_break = i > 0 || column.alias.is_none();
+                self.choose(&[
+                    &|page| {
+                        page.breaks = false;
+                        page.expr(expr);
+                        alias(page);
+                    },
+                    &|page| {
+                        if may_break && !page.blank_line() {
+                            page.line();
+                        }
+                        page.expr(expr);
+                        alias(page);
+                    },
+                ]);
+            }
+            ColumnValue::Select(select) => {
+                self.put("{");
+                self.put(" ");
+                if self.breaks {
+                    self.line_at(2);
+                    self.within(4, |page| {
+                        page.put("  ");
+                        page.select(select);
+                        page.line();
+                        page.put("}");
+                        alias(page);
+                    });
+                } else {
+                    self.select(select);
+                    self.put(" }");
+                    alias(self);
+                }
+            }
+        }
+    }
+
+    /// The arguments of a call: on one line, each on a line behind the bracket, or each on a
+    /// line of its own.
+    fn call(&mut self, args: &Option<Args>) {
+        let Some(args) = args else { return };
+        if args.is_empty() {
+            self.put("()");
+            return;
+        }
+        let each = |page: &mut Page| {
+            for (i, arg) in args.iter().enumerate() {
+                if i > 0 && page.breaks {
+                    page.line();
+                }
+                page.arg(arg);
+                page.comma(i, args.len());
+            }
+            page.put(")");
+        };
+        self.choose(&[
+            &|page| {
+                page.breaks = false;
+                page.put("(");
+                each(page);
+            },
+            &|page| {
+                page.put("(");
+                page.within(page.at, each);
+            },
+            &|page| {
+                page.put("(");
+                page.within(page.indent() + 2, |page| {
+                    page.line();
+                    each(page);
+                });
+            },
+        ]);
+    }
+
+    fn arg(&mut self, arg: &Arg) {
+        if self.at > FAR {
+            self.line();
+        }
+        self.put(&*arg.name.text);
+        match &arg.value {
+            ArgValue::Expr(expr) => {
+                self.put("=");
+                self.expr(expr);
+            }
+            ArgValue::Array(None) => self.put("=[]"),
+            ArgValue::Array(Some(list)) => {
+                self.put("=[");
+                self.list(list);
+                self.put("]");
+            }
+            ArgValue::Select(select) if self.breaks => {
+                self.put("={");
+                self.line_at(2);
+                self.indents.push(2);
+                self.within(4, |page| {
+                    page.put("  ");
+                    page.select(select);
+                });
+                self.line();
+                self.put("}");
+                self.indents.pop();
+            }
+            ArgValue::Select(select) => {
+                self.put("={");
+                self.put(" ");
+                self.select(select);
+                self.put(" }");
+            }
+        }
+    }
+
+    fn list(&mut self, list: &List) {
+        self.expr(&list.first);
+        for item in &list.rest {
+            self.put(",");
+            self.put(" ");
+            if let Some(item) = item {
+                self.expr(item);
+            }
+        }
+    }
+
+    fn operands<O>(
+        &mut self,
+        first: &Expr,
+        rest: &[(O, std::sync::Arc<Expr>)],
+        text: impl Fn(&O) -> &str,
+    ) {
+        self.expr(first);
+        for (operator, operand) in rest {
+            self.put(" ");
+            self.put(text(operator));
+            self.put(" ");
+            self.expr(operand);
+        }
+    }
+
+    fn expr(&mut self, expr: &Expr) {
+        match expr {
+            Expr::And(first, rest) => {
+                self.expr(first);
+                let depth = self.indents.len();
+                for (word, operand) in rest {
+                    self.line();
+                    self.put(" ");
+                    self.put(&**word);
+                    self.put(" ");
+                    self.indents.push(self.at);
+                    self.expr(operand);
+                }
+                self.indents.truncate(depth);
+            }
+            Expr::Or(first, rest) => self.operands(first, rest, |word| word),
+            Expr::Not(e) => {
+                self.put("NOT ");
+                self.expr(e);
+            }
+            Expr::Compare(first, rest) => self.operands(first, rest, |op| op.text()),
+            Expr::Sum(first, rest) => self.operands(first, rest, |op| match op {
+                SumOp::Add => "+",
+                SumOp::Subtract => "-",
+            }),
+            Expr::Product(first, rest) => self.operands(first, rest, |op| match op {
+                ProductOp::Multiply => "*",
+                ProductOp::Divide => "/",
+            }),
+            Expr::Member(base, suffixes) => {
+                self.expr(base);
+                for suffix in suffixes {
+                    self.suffix(suffix);
+                }
+            }
+            Expr::Symbol(symbol) => self.symbol(symbol),
+            Expr::Paren(list) => {
+                self.put("(");
+                let indent = self.indent() + 2;
+                self.within(indent, |page| page.list(list));
+                self.put(")");
+            }
+            other => self.plain(other),
+        }
+    }
+
+    fn plain(&mut self, item: &dyn Display) {
+        self.put(item.to_string());
+    }
+
+    fn suffix(&mut self, suffix: &Suffix) {
+        match suffix {
+            Suffix::Name(name) => {
+                self.put(".");
+                self.put(&*name.text);
+            }
+            Suffix::Index(index) => {
+                self.put("[");
+                index.iter().for_each(|e| self.expr(e));
+                self.put("]");
+            }
+            Suffix::Slice(from, to) => {
+                self.put("[");
+                from.iter().for_each(|e| self.expr(e));
+                self.put(":");
+                to.iter().for_each(|e| self.expr(e));
+                self.put("]");
+            }
+        }
+    }
+
+    fn symbol(&mut self, symbol: &Symbol) {
+        let depth = self.indents.len();
+        if self.at > FAR && self.breaks {
+            self.indents.push(self.indent() + 2);
+            self.line();
+        }
+        let path: Vec<&str> = symbol.path.iter().map(|i| &*i.text).collect();
+        self.put(format!("{}{}", if symbol.negated { "-" } else { "" }, path.join(".")));
+        self.call(&symbol.args);
+        self.indents.truncate(depth);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse, pretty};
+
+    #[test]
+    fn comments_are_kept() {
+        let out = super::one_per_line("SELECT A, B -- both\nFROM scope()").unwrap();
+        assert!(out.contains("-- both"), "{out}");
+        assert!(super::one_per_line("SELECT FROM").is_err());
+        assert_eq!(
+            super::one_per_line("SELECT A,B FROM x").unwrap().trim(),
+            "SELECT A,\n       B\nFROM x"
+        );
+    }
+
+    fn laid_out(text: &str) -> String {
+        let statements = parse(text).unwrap();
+        let out = pretty(&statements);
+        // The meaning stays, and what is laid out stays as it is.
+        let again = parse(&out).unwrap();
+        let texts = |s: &[super::Statement]| s.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(&statements), texts(&again), "{out}");
+        assert_eq!(pretty(&again), out);
+        out
+    }
+
+    #[test]
+    fn short_and_long() {
+        let out = laid_out("SELECT A,B AS C FROM info(a=1) WHERE A AND B LIMIT 5");
+        assert_eq!(
+            out.trim(),
+            "SELECT A,\n       B AS C\nFROM info(a=1)\nWHERE A\n AND B\nLIMIT 5"
+        );
+        let out = laid_out("LET X(a,b=2)=a+b SELECT * FROM scope()");
+        assert_eq!(out.trim(), "LET X(a, b=2) = a + b\n\nSELECT *\nFROM scope()");
+        let out = laid_out(
+            "SELECT * FROM foreach(row={SELECT * FROM glob(globs='/a/very/long/path/of/a/file/**')}, \
+             query={SELECT Name, Size FROM stat(filename=OSPath)})",
+        );
+        let want = "SELECT *\nFROM foreach(row={\n    SELECT *\n    \
+            FROM glob(globs='/a/very/long/path/of/a/file/**')\n  },\n             query={\n    SELECT Name,\n           \
+            Size\n    FROM stat(filename=OSPath)\n  })";
+        assert_eq!(out.trim(), want);
+    }
+}
