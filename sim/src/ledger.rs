@@ -207,6 +207,8 @@ pub struct ToldFlow {
     pub at: Duration,
     /// When its cancelling was answered.
     pub cancelled: Option<Duration>,
+    /// When that was told first, whatever was asked for since.
+    pub cancelled_first: Option<Duration>,
     /// Somebody asked that it be deleted.
     pub deleting: bool,
     /// They were told that it is.
@@ -234,6 +236,8 @@ pub struct ToldRun {
     pub plan: Plan,
     /// When the answer came.
     pub at: Duration,
+    /// When a user was told that its flow is cancelled, with every run asked for before.
+    pub cancelled: Option<Duration>,
 }
 
 /// A user's change that was answered with success.

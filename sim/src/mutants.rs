@@ -48,7 +48,6 @@ pub const CATCHES: &[Catch] = &[
     catch(Mutant::WriteInPlace, "ONE_WRITER", &["calm"]),
     catch(Mutant::TellWithoutCommit, "DURABLE_ACK", &["crashes"]),
     catch(Mutant::ForgetCancel, "FLOW_MONOTONIC", &["crashes"]),
-    catch(Mutant::CancelWithoutDoubt, "DURABLE_ACK", &["shells"]),
     catch(Mutant::ForgetRuns, "DURABLE_ACK", &["shells"]),
     catch(Mutant::ForgetLabels, "FACTS_CONVERGE", &["crashes"]),
     catch(Mutant::LastReportWins, "FLOW_MONOTONIC", &["backlog"]),

@@ -114,8 +114,6 @@ mutants! {
     KeepJournals,
     /// Which rows are of which run of a flow is not kept.
     ForgetRuns,
-    /// A cancel that is read back takes what was granted for not sent.
-    CancelWithoutDoubt,
     /// Spill files are never deleted.
     KeepSpills,
     /// Spill files of records that repeat others are deleted while those stay.

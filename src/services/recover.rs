@@ -429,7 +429,7 @@ async fn decision(
     let pin = &f.extent.segment;
     match &d.kind {
         Some(DecisionKind::Cancel(_)) if server.env.sabotage.is(Mutant::ForgetCancel) => {}
-        Some(DecisionKind::Cancel(c)) if !server.env.sabotage.is(Mutant::CancelWithoutDoubt) => {
+        Some(DecisionKind::Cancel(c)) => {
             // What was granted may have been sent by then: the client is asked, and gets
             // its cancel if it has it.
             let mut state = org.state();

@@ -28,10 +28,12 @@ pub fn check(l: &Ledger, cluster: &Cluster, found: &mut Found) {
         answers(l, i, b, cluster.is_socket(i), found);
     }
     for f in &l.flows {
-        woken(l, f, cluster, found);
+        // A further run asked for after a cancel goes on; what the cancel met does not.
+        let cancelled = f.cancelled.or(f.cancelled_first);
+        woken(l, &ToldFlow { cancelled, ..f.clone() }, cluster, found);
         for r in &f.runs {
-            let (flow, plan) = (r.session.clone(), r.plan.clone());
-            woken(l, &ToldFlow { flow, plan, at: r.at, ..f.clone() }, cluster, found);
+            let (flow, plan, cancelled) = (r.session.clone(), r.plan.clone(), r.cancelled);
+            woken(l, &ToldFlow { flow, plan, cancelled, at: r.at, ..f.clone() }, cluster, found);
         }
         stopped(l, f, found);
     }

@@ -70,6 +70,7 @@ pub fn adopt(c: &Handle) {
                     plan,
                     at: r.at,
                     cancelled: None,
+                    cancelled_first: None,
                     deleting: false,
                     deleted: false,
                     runs: vec![],

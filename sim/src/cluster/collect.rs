@@ -58,6 +58,7 @@ impl Handle {
             plan,
             at,
             cancelled: None,
+            cancelled_first: None,
             deleting: false,
             deleted: false,
             runs: vec![],
@@ -82,7 +83,8 @@ impl Handle {
         let (_, at) = self.ask(format!("run {session}"), call).await?;
         self.cover("further run");
         change(&|t| {
-            t.runs.push(ToldRun { session: session.clone(), plan: plan.clone(), at });
+            let (session, plan) = (session.clone(), plan.clone());
+            t.runs.push(ToldRun { session, plan, at, cancelled: None });
         });
         Some(session)
     }

@@ -166,6 +166,10 @@ impl Handle {
         let mut books = self.books.lock();
         if let Some(t) = books.flows.iter_mut().find(|t| t.flow == flow) {
             t.cancelled.get_or_insert(at);
+            t.cancelled_first.get_or_insert(at);
+            for r in &mut t.runs {
+                r.cancelled.get_or_insert(at);
+            }
         }
         true
     }

@@ -146,6 +146,16 @@ fn is_of(session: &str, flow: &str) -> bool {
 }
 
 impl Task {
+    /// A flow that is not urgent, of which the client may have begun: it was sent, or is
+    /// being sent, and nobody knows yet whether it came.
+    fn may_run(&self) -> bool {
+        let out = match self.state {
+            State::Sent { .. } | State::Away { .. } | State::Unsure { .. } => true,
+            State::Queued | State::InFile => false,
+        };
+        out && self.message.flow_request.is_some() && !self.message.urgent
+    }
+
     fn begins(&self, session: &str) -> bool {
         self.session == session && self.message.flow_request.is_some()
     }
@@ -348,7 +358,7 @@ impl Queue {
         can_ask: bool,
     ) -> Batch {
         let mut batch = Batch::default();
-        let mut busy = self.inflight.len();
+        let mut busy = self.inflight.len() + self.tasks.values().filter(|t| t.may_run()).count();
         let pending = self.pending();
         for (id, t) in &mut self.tasks {
             if t.state != State::Queued {

@@ -55,6 +55,33 @@ fn sent_once_and_proved_by_the_next_request() {
 }
 
 #[test]
+fn flows_that_nobody_knows_to_have_come_count_as_running() {
+    let mut q = Queue::default();
+    (1..=6).for_each(|id| q.push(flow(id), None, None));
+    assert_eq!(ids(&sends(&mut q, [10; 16], 1)), [1, 2, 3, 4]);
+    // On their way.
+    assert!(ids(&q.take(A, reply([11; 16]), 2, 4, false)).is_empty());
+    // In doubt: the client came too late to prove anything.
+    q.checked_in(A, [12; 16], 60_000_000);
+    assert!(ids(&q.take(A, reply([12; 16]), 60_000_000, 4, false)).is_empty());
+    // One of them never came: it goes again, and nothing else with it.
+    assert!(
+        q.take(A, reply([13; 16]), 60_000_001, 4, true).messages[0].flow_stats_request.is_some()
+    );
+    assert_eq!(q.unknown("F.2", A), Verdict::Redeliver);
+    assert_eq!(ids(&q.take(A, reply([14; 16]), 60_000_002, 4, false)), [2]);
+    // At another frontend process it is the same.
+    let mut q = Queue::default();
+    (1..=3).for_each(|id| q.push(flow(id), None, None));
+    let minion = ProcessId::new("m", "1");
+    assert_eq!(ids(&q.take(A, Way::Node(&minion), 1, 2, false)), [1, 2]);
+    assert!(ids(&q.take(A, Way::Node(&minion), 2, 2, false)).is_empty());
+    q.reported(&minion, 1, What::Received, 3);
+    q.ended("F.1");
+    assert_eq!(ids(&q.take(A, Way::Node(&minion), 4, 2, false)), [3]);
+}
+
+#[test]
 fn a_check_in_that_may_be_a_second_try_proves_nothing() {
     let late = 60_000_000;
     for (sent, written, now) in [
