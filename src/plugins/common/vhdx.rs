@@ -167,8 +167,8 @@ mod tests {
             put(entry + 16, &(at as u32).to_le_bytes());
             put(BLOCK + at, &value);
         }
-        put(2 * BLOCK, &(5 * BLOCK as u64 | 6).to_le_bytes());
-        put(2 * BLOCK + 16, &(4 * BLOCK as u64 | 6).to_le_bytes());
+        put(2 * BLOCK, &((5 * BLOCK as u64) | 6).to_le_bytes());
+        put(2 * BLOCK + 16, &((4 * BLOCK as u64) | 6).to_le_bytes());
         put(5 * BLOCK, b"first");
         put(6 * BLOCK - 2, b"xy");
         put(4 * BLOCK, b"last");

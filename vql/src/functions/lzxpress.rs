@@ -66,10 +66,10 @@ fn chunk(codes: &Codes, bits: &mut Bits<'_>, out: &mut Vec<u8>) -> Option<bool> 
             width => (1 << width) + (bits.next >> (32 - width)) as usize,
         };
         bits.skip(width);
-        let mut from = out.len().checked_sub(distance)?;
-        for _ in 0..length + 3 {
-            out.push(out[from]);
-            from += 1;
+        let from = out.len().checked_sub(distance)?;
+        // It may reach into what it writes itself.
+        for at in from..from + length + 3 {
+            out.push(out[at]);
         }
     }
     Some(false)

@@ -162,10 +162,8 @@ fn followed(group: &[Rule], data: &[u8]) -> Option<Found> {
             }
             continue;
         };
-        for list_end in [rule.level + 1] {
-            ends.resize(list_end + 1, 0);
-            hits.resize(list_end + 1, false);
-        }
+        ends.resize(rule.level + 2, 0);
+        hits.resize(rule.level + 2, false);
         ends[rule.level] = end;
         hits[rule.level] = !matches!(rule.test, Test::Clear);
         hits[rule.level + 1] = false;

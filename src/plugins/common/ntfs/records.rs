@@ -349,7 +349,7 @@ fn rows(volume: &Arc<Volume>, links: &mut Links, number: u64) -> Vec<Row> {
     let paths = links.paths(head.number.into(), head.sequence, 0);
     let [born, modified, ..] = standard;
     let (of_file, of_name) = (standard.map(time), name_ticks(first).map(time));
-    let second = |ticks: u64| ticks % 10_000_000 == 0;
+    let second = |ticks: u64| ticks.is_multiple_of(10_000_000);
     let set = FLAGS.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name);
     let set = format!("{flags} ({})", set.collect::<Vec<_>>().join(","));
     let types: Vec<&str> = names.iter().map(FileName::space_name).collect();
