@@ -184,15 +184,12 @@ fn woken(l: &Ledger, f: &ToldFlow, cluster: &Cluster, found: &mut Found) {
             true => (f.at, bound),
             false => (from, HELD_AGAIN),
         };
-        // Held all the time, and nothing broken. What a client was asked it cannot answer
-        // while it repeats a POST.
-        let end = since + limit;
-        let mute = |e: &&crate::ledger::Exchange| {
-            !e.reader && e.from <= since && e.to.is_none_or(|to| to >= end)
-        };
-        if b.exchanges.iter().any(|e| mute(&e)) {
-            continue;
-        }
+        // What a client that came again is asked it cannot answer while it repeats a POST.
+        let posts = b.exchanges.iter().filter(|e| !e.reader && e.from <= since && from > f.at);
+        let mute = posts.map(|e| e.to.unwrap_or(Duration::MAX)).filter(|to| *to > since).max();
+        let since = mute.unwrap_or(since);
+        // Held all the time, and nothing broken.
+        let end = since.saturating_add(limit);
         if to < end || l.troubled(x.from, end) || end > last(l) || busy(f.at.min(since), end) {
             continue;
         }
