@@ -186,6 +186,8 @@ pub struct ClientBook {
     pub processes: u32,
     /// Whether a process runs.
     pub awake: bool,
+    /// When its next process starts, if none runs and there is to be one.
+    pub back: Option<Duration>,
     /// Jobs that wait to be sent.
     pub waiting: usize,
     /// Version of the event table its process runs.

@@ -125,8 +125,14 @@ async fn rest(c: &Handle, found: &mut Found) {
         let waiting: Vec<String> = {
             let books = c.books().lock();
             (books.clients.iter().enumerate())
-                .filter(|(_, b)| b.awake && b.waiting > 64)
-                .map(|(i, b)| format!("client {i} has {} messages", b.waiting))
+                .filter_map(|(i, b)| match b.back {
+                    // One that comes back works on: what it was asked for is not at rest.
+                    Some(at) if at < end => Some(format!("client {i} is to start at {at:?}")),
+                    _ if b.awake && b.waiting > 64 => {
+                        Some(format!("client {i} has {} messages", b.waiting))
+                    }
+                    _ => None,
+                })
                 .collect()
         };
         hunts::adopt(c);

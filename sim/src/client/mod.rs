@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use velociraptor::env::Env;
 
-use crate::ledger::Books;
+use crate::ledger::{Books, now};
 pub use execute::upload_name;
 pub use process::Process;
 
@@ -116,6 +116,7 @@ pub async fn live(env: Env, setup: Arc<Setup>, books: Books, mut orders: Orders,
         let number = books.client(setup.book, |b| {
             b.processes += 1;
             b.awake = true;
+            b.back = None;
             b.processes
         });
         let process = match Process::new(env.clone(), setup.clone(), books.clone(), number) {
@@ -165,7 +166,10 @@ pub async fn live(env: Env, setup: Arc<Setup>, books: Books, mut orders: Orders,
         process.end();
         drop(process);
         match rest {
-            Some(rest) => tokio::time::sleep(rest).await,
+            Some(rest) => {
+                books.client(setup.book, |b| b.back = Some(now() + rest));
+                tokio::time::sleep(rest).await;
+            }
             None => return std::future::pending().await,
         }
     }
