@@ -313,3 +313,32 @@ async fn a_lost_flow_ends_when_the_store_takes_it_again() {
     assert!(why.contains("Flow not known"), "{why}");
     assert!(org.state().lost.is_empty());
 }
+
+#[tokio::test]
+async fn a_task_that_could_not_be_granted_goes_out_as_soon_as_it_can_be() {
+    let mut w = World::new();
+    let (env, disk) = Faulty::wrap(&w.env);
+    w.env = env;
+    let c = w.start_with(Options::default()).await;
+    let (s, _) = server(&c);
+    let client = TestClient::new(&w, NONCE);
+    interrogated(&c, &w, &client).await;
+    let flow = collect(&c, &client).await.unwrap();
+
+    // Its client comes, and the right to send it finds no room.
+    disk.leave(Some(0));
+    let space = s.journal.space();
+    space.watch().await;
+    let again = async {
+        while s.offers.waiting_for_grants() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        disk.leave(None);
+        space.watch().await;
+        s.offer_due(false).await;
+    };
+    let (tasks, ()) = tokio::join!(super::tests::poll(&c, &w, &client, 0), again);
+    let got: Vec<&str> = tasks.iter().map(|t| t.session_id.as_str()).collect();
+    assert!(got.contains(&flow.as_str()), "{got:?}");
+    assert_eq!(s.offers.waiting_for_grants(), 0);
+}

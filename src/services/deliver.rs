@@ -168,6 +168,8 @@ impl Server {
             if let Err(e) = self.decide(org, source, "", Kind::Grant(grant)).await {
                 tracing::warn!(client = source, error = %e, "grant not stored; tasks stay queued");
                 org.state().clients.entry(source).queue.not_granted(&batch.ungranted, way);
+                // Nothing else would wake its reader before it looks by itself.
+                self.offers.not_granted((org.id.clone(), source.to_owned()));
                 // Questions and what has its right go out all the same.
                 batch.messages.retain(|m| !batch.ungranted.contains(&m.task_id));
             } else {

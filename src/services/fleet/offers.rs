@@ -65,6 +65,9 @@ pub struct Offers {
     unlisted: Mutex<BTreeSet<Key>>,
     /// Clients to be looked at.
     due: Mutex<BTreeSet<Key>>,
+    /// Held clients whose tasks could not be granted: their readers look again when
+    /// this process can decide.
+    ungranted: Mutex<BTreeSet<Key>>,
     /// Counters.
     pub counted: Counted,
 }
@@ -77,6 +80,16 @@ impl Offers {
     /// Something of this client's tasks has changed.
     pub fn look_at(&self, key: Key) {
         lock(&self.due).insert(key);
+    }
+
+    /// The right to send this client's tasks could not be stored.
+    pub fn not_granted(&self, key: Key) {
+        lock(&self.ungranted).insert(key);
+    }
+
+    /// Held clients whose tasks wait for that right.
+    pub fn waiting_for_grants(&self) -> usize {
+        lock(&self.ungranted).len()
     }
 
     /// Tasks in files, as far as is known.
@@ -156,11 +169,15 @@ impl Server {
         }
     }
 
-    /// One look: tasks of clients that are away go into files. `all`: not only those
-    /// of which something was said.
+    /// One look: tasks of clients that are away go into files, and readers whose tasks
+    /// could not be granted try again. `all`: not only clients of which something was
+    /// said.
     pub async fn offer_due(&self, all: bool) {
         if !self.is_master() || !self.standing.may_decide() {
             return;
+        }
+        for (org, client) in std::mem::take(&mut *lock(&self.offers.ungranted)) {
+            self.sessions.wake(&org, &client);
         }
         let mut due = std::mem::take(&mut *lock(&self.offers.due));
         if all {
