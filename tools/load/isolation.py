@@ -3,9 +3,10 @@
 
 One server on CPU 0, virtual clients and the probe on CPU 1. CALLS (default 2000) calls of the API that
 the GUI makes, while idle and while CLIENTS (default 400) clients send event rows as fast as they are
-taken. Then the same with a server whose people and clients share threads
-(`frontend --danger_no_isolation`), which shows what the separation is worth. Then goodput at once and
-twice the load. Exit status 1 if the server was not saturated, so that nothing was shown."""
+taken; then goodput at half and twice the load. Then the same with a server whose people and clients share
+threads (`frontend --danger_no_isolation`), and with one that besides takes what all its clients send at
+once: what the separation is worth, and what the limit. Exit status 1 if the server was not saturated, so
+that nothing was shown."""
 
 import sys
 import time
@@ -41,10 +42,10 @@ def show(what, times):
     return percentile(times, 99), max(times)
 
 
-def run(flags):
+def run(flags, merge={}):
     # A second of patience: whoever would wait longer is refused, which is overload made visible.
     d = Deployment(binary, minions=0, schemes=["https"], merge={
-        "Frontend.resources.concurrency_timeout": 1})
+        "Frontend.resources.concurrency_timeout": 1, **merge})
     try:
         d.master.start(d.binary, cpu=0, extra=flags)
         api = Api(d.master.ports["gui"])
@@ -76,6 +77,9 @@ say("people and clients apart:")
 apart = run([])
 say("people and clients on the same threads:")
 together = run(["--danger_no_isolation"])
+say("the same, and as many of them at once as there are clients:")
+open_ = run(["--danger_no_isolation"], {"Frontend.resources.concurrency": clients})
 shown = apart[1] >= 0.95 and apart[2] > 0
-say(f"saturated: {'yes' if shown else 'NO'}; ratio apart {apart[0]:.1f}, together {together[0]:.1f}")
+say(f"saturated: {'yes' if shown else 'NO'}; ratio apart {apart[0]:.1f}, together {together[0]:.1f}, "
+    f"together and without limit {open_[0]:.1f}")
 sys.exit(0 if shown else 1)
