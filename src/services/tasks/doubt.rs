@@ -30,6 +30,18 @@ impl Queue {
         }
     }
 
+    /// It was sent, and whether the client process `cipher` got it only that can tell. A
+    /// cancel may come twice, so it goes out again instead, whoever else has its file.
+    pub(super) fn unsure(&mut self, id: u64, cipher: Hash) {
+        let Some(t) = self.tasks.get_mut(&id) else { return };
+        if t.message.cancel.is_some() {
+            (t.state, t.filed, t.returned) = (State::Queued, false, None);
+            t.claims.clear();
+        } else {
+            t.state = State::Unsure { cipher, asked: None };
+        }
+    }
+
     pub(super) fn add_questions(&mut self, batch: &mut Batch, question: Asked) {
         let now = question.at;
         let going: BTreeSet<String> = batch.messages.iter().map(|m| m.session_id.clone()).collect();
@@ -106,13 +118,12 @@ impl Queue {
     /// The process is gone, or cannot be asked: whether it sent what it had,
     /// only the client can tell.
     pub fn process_gone(&mut self, process: &ProcessId) {
-        for t in self.tasks.values_mut() {
-            if let State::Away { process: p, cipher } = &t.state
-                && p == process
-            {
-                t.state = State::Unsure { cipher: *cipher, asked: None };
-            }
-        }
+        let had = self.tasks.iter().filter_map(|(id, t)| match &t.state {
+            State::Away { process: p, cipher } if p == process => Some((*id, *cipher)),
+            _ => None,
+        });
+        let had: Vec<(u64, Hash)> = had.collect();
+        had.into_iter().for_each(|(id, cipher)| self.unsure(id, cipher));
     }
 
     /// Other processes that have tasks of this client.
@@ -128,8 +139,8 @@ impl Queue {
     /// it. Later it may be a second try. The same ciphertext again: it has not
     /// read the reply to it.
     pub fn checked_in(&mut self, cipher: Hash, request: Hash, now: u64) {
-        let (mut proved, mut back) = (Vec::new(), Vec::new());
-        for (id, t) in &mut self.tasks {
+        let (mut proved, mut back, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, t) in &self.tasks {
             match &t.state {
                 State::Sent { reply, .. } if reply.answers(request) => back.push(*id),
                 State::Sent { cipher: c, reply } if *c == cipher && reply.proved_at(now) => {
@@ -138,15 +149,14 @@ impl Queue {
                 // Too late to show anything, or another process of this client:
                 // whether it was read, or the first one got it before it ended,
                 // nobody knows.
-                State::Sent { cipher: c, .. } => {
-                    t.state = State::Unsure { cipher: *c, asked: None };
-                }
+                State::Sent { cipher: c, .. } => unsure.push((*id, *c)),
                 _ => {}
             }
         }
         for id in proved {
             self.received(id, now);
         }
+        unsure.into_iter().for_each(|(id, cipher)| self.unsure(id, cipher));
         back.into_iter().for_each(|id| self.requeue(id));
         self.not_asked(|r| r.answers(request));
     }

@@ -191,14 +191,14 @@ impl Queue {
             return true;
         }
         let cipher = claim.cipher;
-        t.state = match heard {
-            true => State::Away { process: process.clone(), cipher },
-            false => State::Unsure { cipher, asked: None },
-        };
+        t.state = State::Away { process: process.clone(), cipher };
         t.grant(cipher);
         t.grantee = Some(process.clone());
         // Its record stays for as long as the task is open.
         t.claims = vec![claim];
+        if !heard {
+            self.unsure(id, cipher);
+        }
         true
     }
 }

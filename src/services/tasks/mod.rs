@@ -400,10 +400,11 @@ impl Queue {
                 let claim = t.claims.iter().rev().find(|c| c.process == *by);
                 let cipher = claim.map(|c| c.cipher).unwrap_or_default();
                 t.grantee = Some(by.clone());
-                t.state = State::Unsure { cipher, asked: None };
+                self.unsure(id, cipher);
             }
             (What::Doubt, State::Away { cipher, .. }) if theirs => {
-                t.state = State::Unsure { cipher: *cipher, asked: None };
+                let cipher = *cipher;
+                self.unsure(id, cipher);
             }
             _ => {}
         }

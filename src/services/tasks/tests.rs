@@ -557,3 +557,51 @@ fn what_is_sent_once_more_is_granted_once_more() {
     q.checked_in(A, [10; 16], 2);
     assert_eq!(q.take(A, reply([10; 16]), 2, 4, true).ungranted, [1]);
 }
+
+#[test]
+fn a_cancel_of_which_nobody_knows_whether_it_came_goes_out_again() {
+    let m = ProcessId::new("m1", "1");
+    let works = || {
+        let mut q = Queue::default();
+        q.working_on("F.1", 1);
+        q.push(cancel(2, 1), None, None);
+        q
+    };
+    // The next check-in comes too late to show that the reply was read.
+    let mut q = works();
+    assert_eq!(ids(&sends(&mut q, [10; 16], 1)), [2]);
+    q.checked_in(A, [11; 16], 60_000_001);
+    assert!(ids(&sends(&mut q, [11; 16], 60_000_002)).contains(&2));
+    q.checked_in(A, [12; 16], 60_000_003);
+    assert!(!q.has(2), "it came");
+    // Another process of the client is there.
+    let mut q = works();
+    sends(&mut q, [10; 16], 1);
+    q.checked_in(B, [11; 16], 2);
+    assert_eq!(ids(&q.take(B, reply([11; 16]), 3, 4, false)), [2]);
+    // The minion that was to send it cannot say, or is gone.
+    for gone in [true, false] {
+        let mut q = works();
+        assert_eq!(ids(&q.take(A, Way::Node(&m), 1, 4, false)), [2]);
+        q.granted(|id| id == 2, A, Some(&m));
+        match gone {
+            true => q.process_gone(&m),
+            false => q.reported(&m, 2, What::Doubt, 2),
+        }
+        assert_eq!(ids(&q.take(A, reply([11; 16]), 3, 4, false)), [2], "gone {gone}");
+    }
+}
+
+#[test]
+fn a_cancel_in_a_file_of_a_process_that_is_gone_goes_out_again() {
+    let m = ProcessId::new("m1", "1");
+    let mut q = Queue::default();
+    q.working_on("F.1", 1);
+    q.push(cancel(2, 1), None, None);
+    assert_eq!(q.leave().len(), 1);
+    q.claimed(&[2], &m, A, &pinned(), true);
+    assert!(ids(&q.take(A, reply([10; 16]), 2, 4, false)).is_empty());
+    assert!(q.taken_by(2, &m, false));
+    assert!(q.in_files(None, false).is_empty());
+    assert_eq!(ids(&q.take(A, reply([10; 16]), 3, 4, false)), [2]);
+}
