@@ -7,6 +7,7 @@ mod beat;
 mod checkpoint;
 pub mod clients;
 pub mod collect;
+mod commit;
 pub mod compiler;
 pub mod complete;
 pub mod deleted;
