@@ -17,6 +17,7 @@ use crate::crypto::envelope::inflate_lists;
 use crate::crypto::{Compression, Opened};
 use crate::env::{File, Mutant};
 use crate::services::Org;
+use crate::services::flows::is_unknown;
 use crate::services::flows::job::{self, Hash, Job, hash};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
@@ -113,7 +114,8 @@ impl Frontend {
         let post = hash(hashes.concat().as_slice());
         // A reader's check-in repeats by nature; only what else it carries counts.
         let known = who.org.state().clients.entry(&who.source).ring(class).has(&post);
-        if known && !self.server.env.sabotage.is(Mutant::ForgetRing) {
+        let known = known && !self.server.env.sabotage.is(Mutant::ForgetRing);
+        if known && !self.tells_of_loss(who, &jobs) {
             Counters::inc(&self.server.counters.duplicates);
             return Ok(());
         }
@@ -145,6 +147,19 @@ impl Frontend {
             }
         };
         pending.await
+    }
+
+    /// Whether a POST that came before may tell of a lost flow all the same; see
+    /// [`OrgState::tells_of_loss`](crate::services::state::OrgState::tells_of_loss). On a
+    /// minion that is for the master to know.
+    fn tells_of_loss(&self, who: &Who, jobs: &[Bytes]) -> bool {
+        let mut messages = jobs.iter().filter_map(|j| VeloMessage::decode(j.clone()).ok());
+        if self.server.is_master() {
+            let state = who.org.state();
+            messages.any(|m| state.tells_of_loss(&who.source, who.cipher, &m))
+        } else {
+            messages.any(|m| m.flow_stats.as_ref().is_some_and(is_unknown))
+        }
     }
 
     /// Stores what an agent inside of this process says for `source`, which no

@@ -363,23 +363,11 @@ async fn a_cancel_of_what_was_sent_goes_out_after_a_restart() {
 async fn an_answer_that_was_stored_and_not_acted_on_is_acted_on_after_a_restart() {
     let (w, master, client) = tasked().await;
     assert_eq!(flows(&next(&master, &client, [1; 16]).await), [FLOW]);
-    let unknown = VeloStatus {
-        status: velo_status::ReturnedStatus::UnknownFlow.into(),
-        ..Default::default()
-    };
-    let stats =
-        FlowStats { query_status: vec![unknown], flow_complete: true, ..Default::default() };
-    let answer = VeloMessage {
-        session_id: FLOW.into(),
-        flow_stats: Some(stats),
-        urgent: true,
-        ..Default::default()
-    };
     // A minion stores it, of another process of the client than got the task; the master
     // ends before it has read that.
     drop(master);
     let minion = w.start_with(options("minion", Role::Minion)).await;
-    let answer = post(&minion, client.body(&[answer])).await;
+    let answer = post(&minion, client.body(&[unknown()])).await;
     assert_eq!(answer, Answer::Reply(bytes::Bytes::new()));
     drop(minion);
     ended(&restarted(&w).await, &client).await;
@@ -393,22 +381,43 @@ async fn what_its_client_does_not_know_any_more_is_over_also_after_a_restart() {
     let (_, org) = server(&master);
     org.state().clients.entry(&client.id).queue.frame_consumed(cipher, [77; 16], 5);
     // It got it, was started anew, and was asked. That it got it is in no journal.
+    assert_eq!(post(&master, client.body(&[unknown()])).await, Answer::Reply(bytes::Bytes::new()));
+    ended(&master, &client).await;
+    drop(master);
+    ended(&restarted(&w).await, &client).await;
+}
+
+#[tokio::test]
+async fn the_same_answer_of_another_process_of_the_client_counts_again() {
+    let (_w, master, client) = tasked().await;
+    let taken = Answer::Reply(bytes::Bytes::new());
+    // It has not been sent yet.
+    assert_eq!(post(&master, client.body(&[unknown()])).await, taken);
+    let cipher = [1; 16];
+    assert_eq!(flows(&next(&master, &client, cipher).await), [FLOW]);
+    let (s, org) = server(&master);
+    org.state().clients.entry(&client.id).queue.frame_consumed(cipher, [77; 16], 5);
+    let open = s.flow(&org, &client.id, FLOW).await.unwrap().unwrap();
+    assert_ne!(open.state(), artifact_collector_context::State::Error);
+    // The process that got it has ended. What the next one says is the same to the letter.
+    assert_eq!(post(&master, client.body(&[unknown()])).await, taken);
+    ended(&master, &client).await;
+}
+
+/// The client's answer that it does not know the flow.
+fn unknown() -> VeloMessage {
     let unknown = VeloStatus {
         status: velo_status::ReturnedStatus::UnknownFlow.into(),
         ..Default::default()
     };
     let stats =
         FlowStats { query_status: vec![unknown], flow_complete: true, ..Default::default() };
-    let answer = VeloMessage {
+    VeloMessage {
         session_id: FLOW.into(),
         flow_stats: Some(stats),
         urgent: true,
         ..Default::default()
-    };
-    assert_eq!(post(&master, client.body(&[answer])).await, Answer::Reply(bytes::Bytes::new()));
-    ended(&master, &client).await;
-    drop(master);
-    ended(&restarted(&w).await, &client).await;
+    }
 }
 
 /// Waits until the flow has ended in an error.

@@ -222,13 +222,16 @@ impl Server {
             self.processes.positions.advance(&p.id, end);
             return Ok(());
         }
-        if org.state().clients.entry(facts.client).ring(facts.class).has(&facts.post) {
+        let repeats = org.state().clients.entry(facts.client).ring(facts.class).has(&facts.post);
+        let mut jobs = self.jobs_off_reactor(p, &post, &f).await?;
+        let tells =
+            |j: &Parsed| org.state().tells_of_loss(facts.client, facts.cipher, &j.job.message);
+        if repeats && !jobs.iter().any(tells) {
             Counters::inc(&self.counters.duplicates);
             self.note_repeats(p, end, vec![]).await?;
             self.processes.positions.advance(&p.id, end);
             return Ok(());
         }
-        let mut jobs = self.jobs_off_reactor(p, &post, &f).await?;
         let keys = jobs.iter().map(|j| (facts.client.to_owned(), j.session.flow.clone()));
         let open = org.gates.enter(keys.collect()).await;
         let gone = self.drop_known(&org, &facts, &mut jobs, noted.as_ref());

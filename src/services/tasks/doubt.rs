@@ -255,6 +255,13 @@ impl Queue {
         verdict
     }
 
+    /// Whether another process of the client than `cipher` got this session: it has
+    /// ended if that does not know it, however often the same was said before.
+    pub fn ran_in_another(&self, session: &str, cipher: Hash) -> bool {
+        let other = self.runs_in.get(session).is_some_and(|c| *c != cipher);
+        other && !self.tasks.values().any(|t| t.begins(session))
+    }
+
     /// Sessions that went to another process of the client than `cipher`, which is
     /// there now, and of which nothing was heard for so long that one would ask: that
     /// process has ended, and they with it. For agents that cannot be asked.
