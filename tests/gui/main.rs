@@ -486,6 +486,12 @@ fn hunt_results(b: &mut Browser) {
     assert_eq!(whole, all);
     // A row leads to its host and its collection.
     assert_eq!(b.eval("!!document.querySelector('.results a[href*=\"/flow/C.\"]')"), true);
+    b.press("Notebook");
+    b.shows("No notebook yet");
+    b.press("Begin a notebook");
+    b.until("its rows", "document.querySelectorAll('.cell-rows .results tbody tr').length > 3");
+    named(b, "hunt-notebook");
+    b.shot("hunt-notebook");
 }
 
 fn cluster_and_help(b: &mut Browser) {

@@ -153,7 +153,7 @@ export async function show_shells({ client, signal }) {
       if (b.over) continue;
       const [k, text] = flow_state(f);
       const over = is_over(f);
-      fill(b.state, dot(k), b.session && !over ? "Open" : text);
+      fill(b.state, dot(k), b.session && !over ? "Open" : b.session && k === "off" ? "Ended" : text);
       fill(b.acts, over ? may && !b.session && btn("", { icon: "refresh", kind: "ghost sq", title: `Run again: ${b.command}`, onclick: () => send(b.command, b.artifact, false) })
         : me.may.collect_client && btn(b.session ? "End" : "Stop", { icon: "stop", kind: "ghost", onclick: () => post("/v1/CancelFlow", { client_id: client, flow_id: b.id }).then(load, (e) => fill(said, failed(e))) }),
       btn("", { icon: "copy", kind: "ghost sq", title: "Copy the output", onclick: () => copy(b.out.innerText, "Output") }));
