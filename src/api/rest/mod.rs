@@ -221,9 +221,6 @@ impl Rest {
                 true => self.uploads.refuse(),
                 false => Status::invalid_argument(format!("body: {e}")),
             })?;
-            if file {
-                self.uploads.take(body.len());
-            }
             let body = if body.trim_ascii().is_empty() { &b"{}"[..] } else { &body };
             velociraptor_proto::json::from_json(body).map_err(bad)?
         } else {

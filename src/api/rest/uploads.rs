@@ -1,4 +1,7 @@
 //! Files that pages upload: parameters of artifacts and packs.
+//!
+//! Forms are taken apart by `multer`, which axum's own extractor is made of: that one hides
+//! the limits of single parts and the list of parts that are wanted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,7 +38,7 @@ pub struct Uploads {
     pub limit: u64,
     /// Files taken.
     pub files: AtomicU64,
-    /// Bytes of the requests that held them.
+    /// Their bytes.
     pub bytes: AtomicU64,
     /// Those refused since they were larger.
     pub refused: AtomicU64,
