@@ -384,6 +384,36 @@ async fn changes_are_told_as_they_happen() {
 }
 
 #[tokio::test]
+async fn a_client_between_two_polls_has_not_gone() {
+    use futures::StreamExt;
+    let lab = lab().await;
+    let (sessions, org) = (&lab.server.sessions, OrgId::root());
+    let (held, _) = sessions.register(&org, CLIENT, [1; 16], "10.0.0.1:1");
+    let path = format!("/fleet/live?client_id={CLIENT}");
+    let answer = lab.ask("rob", Request::get(path).body(Body::empty()).unwrap()).await;
+    let mut events = answer.into_body().into_data_stream();
+    let mut next = async || {
+        let piece = events.next().await.unwrap().unwrap();
+        String::from_utf8(piece.to_vec()).unwrap()
+    };
+    let first = next().await;
+    let here = r#""connected":true"#;
+    assert!(first.contains(here) && first.contains(r#""held":1,"#), "{first}");
+    tokio::time::pause();
+    sessions.unregister(&org, CLIENT, held.id);
+    let left = tokio::time::Instant::now();
+    loop {
+        let said = next().await;
+        let (gone, after) = (said.contains(r#""connected":false"#), left.elapsed().as_secs());
+        assert!(if gone { after >= 15 } else { after < 20 }, "after {after} s: {said}");
+        assert!(after >= 14 || !said.contains("vitals") || said.contains(r#""held":1,"#), "{said}");
+        if gone {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn hunts_are_made_started_and_listed() {
     let lab = lab().await;
     let hunt = json!({
