@@ -8,6 +8,7 @@ use velociraptor_proto::proto::{
 
 use super::status::status;
 use super::{Api, Caller};
+use crate::services::ServiceError;
 use crate::services::acl::Permission;
 use crate::services::audit::audit;
 use crate::services::compiler::redact;
@@ -19,7 +20,11 @@ impl Api {
         r: ArtifactCollectorArgs,
     ) -> Result<ArtifactCollectorResponse, Status> {
         let started = self.server.collect(&caller.org, &caller.name, &caller.policy, r).await;
-        started.map_err(|e| status(&e))
+        started.map_err(|e| match e {
+            // Which of several artifacts it is cannot be seen from the request.
+            ServiceError::NotFound(_) => Status::not_found(e.to_string()),
+            e => status(&e),
+        })
     }
 
     pub(super) async fn stop_flow(

@@ -158,6 +158,8 @@ pub struct Gui {
     pub body_bytes: u64,
     /// Bytes of a file that is uploaded: a pack, a parameter, an attachment.
     pub upload_bytes: u64,
+    /// Days that the file of a parameter is kept; 0: for ever.
+    pub upload_days: u64,
     /// Rows of a result set that are looked at for one filter, order or count.
     pub scan_rows: u64,
     /// Rows of a result set that are put in order: those that come first.
@@ -181,6 +183,7 @@ impl Default for Gui {
             live_streams: 500,
             body_bytes: 4 << 20,
             upload_bytes: 16 << 20,
+            upload_days: 90,
             scan_rows: 50_000_000,
             sort_rows: 1_000_000,
             kept_rows: 16_000_000,

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::FutureExt;
 
 use super::sockets::{self, Whose};
 use super::{Node, address, tls_identity};
 use crate::api::Api;
-use crate::api::rest::{Rest, RestOptions};
+use crate::api::rest::{Rest, RestOptions, Uploads};
 use crate::comms::server::{Serve, WebHandler, serve};
 use crate::comms::tls::{self, Alpn, ClientAuth, ServerOptions};
 use crate::config::model::Authenticator;
@@ -166,26 +167,32 @@ impl Node {
         let rest = Rest::new(api, limits, &options.base_path, self.stop.clone());
         let gui = Gui::new(self.server.clone(), options);
         let handler = Arc::new(WebHandler::new(gui.router(rest.router())));
-        self.web = Some((gui, served));
+        self.web = Some((gui, served, rest.uploads()));
         self.run(env, Side::Gui, serve(env.clone(), listener, what, handler).boxed());
         Ok(())
     }
 }
 
 /// What the metrics say of the GUI.
-pub(super) fn metrics((gui, api): &(Gui, Api)) -> String {
+pub(super) fn metrics((gui, api, uploads): &(Gui, Api, Arc<Uploads>)) -> String {
     let (failed, refused) = gui.failed_log_ins();
     let (running, most) = api.notebook_cells();
+    let most_bytes = usize::try_from(uploads.limit).unwrap_or(usize::MAX);
+    let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
     let mut out = String::new();
     for (name, help, n) in [
         ("velociraptor_notebook_cells", "Cells of notebooks being worked out or waiting.", running),
         ("velociraptor_notebook_cells_limit", "Cells worked out at once.", most),
+        ("velociraptor_gui_upload_limit_bytes", "Largest file that people upload.", most_bytes),
     ] {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {n}");
     }
     for (name, help, n) in [
         ("velociraptor_gui_login_failures_total", "Log-ins that failed.", failed),
         ("velociraptor_gui_login_refused_total", "Log-ins while locked out.", refused),
+        ("velociraptor_gui_uploads_total", "Files that people uploaded.", load(&uploads.files)),
+        ("velociraptor_gui_upload_bytes_total", "Bytes of those.", load(&uploads.bytes)),
+        ("velociraptor_gui_uploads_refused_total", "Too large.", load(&uploads.refused)),
     ] {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {n}");
     }

@@ -70,7 +70,7 @@ pub struct Node {
     pub monitoring: Option<SocketAddr>,
     /// On a master: its minions.
     pub cluster: Option<Cluster>,
-    web: Option<(crate::gui::Gui, Api)>,
+    web: Option<(crate::gui::Gui, Api, Arc<crate::api::rest::Uploads>)>,
     stop: CancellationToken,
     /// What must live longer than everything that ends with `stop`.
     last_stop: CancellationToken,
@@ -137,6 +137,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
         spill_bytes: s.journal.spill_bytes as usize,
         query_memory_bytes: usize::try_from(s.limits.query_memory_bytes).unwrap_or(usize::MAX),
         keep_bytes: s.journal.keep_bytes,
+        form_days: s.gui.upload_days,
         settle_every: Duration::from_millis(s.settle.interval_ms.max(10)),
         hunt_rate: c.frontend.limits().notifications_per_second,
         hunt_expiry: c.defaults.hunt_expiry(),

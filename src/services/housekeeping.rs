@@ -25,6 +25,9 @@ const GARBAGE: Duration = Duration::from_secs(5);
 /// 60 ms away each takes most of a second, nearly all of it waiting.
 const AT_ONCE: usize = 16;
 
+/// How often files of forms are looked at for old ones.
+const FORMS: Duration = Duration::from_secs(6 * 3600);
+
 /// Failures of one pass that speak against the store, and not against what failed.
 const ILL: usize = 32;
 
@@ -48,6 +51,7 @@ impl Server {
     pub async fn keep_house(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         let mut last_snapshot = tokio::time::Instant::now();
         let mut last_garbage = last_snapshot;
+        let mut last_forms = last_snapshot;
         let mut pause = self.options.settle_every;
         loop {
             tokio::select! {
@@ -72,6 +76,12 @@ impl Server {
             if self.standing.may_decide() {
                 self.bury_again().await;
                 self.end_lost_again().await;
+            }
+            if last_forms.elapsed() >= FORMS && self.standing.may_decide() {
+                last_forms = tokio::time::Instant::now();
+                if let Err(error) = self.remove_old_form_files().await {
+                    tracing::warn!(%error, "old files of forms were not removed; tried again later");
+                }
             }
             if last_garbage.elapsed() >= GARBAGE {
                 last_garbage = tokio::time::Instant::now();

@@ -22,6 +22,7 @@ pub mod events;
 pub mod exports;
 pub mod fleet;
 pub mod flows;
+mod form_files;
 pub mod forward;
 pub mod gates;
 pub mod handover;

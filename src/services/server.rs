@@ -79,6 +79,8 @@ pub struct Options {
     pub hunt_expiry: Duration,
     /// How often client records are written to the stock snapshot, seconds.
     pub snapshot_seconds: u64,
+    /// Days that files uploaded for parameters are kept; 0: for ever.
+    pub form_days: u64,
     /// Event artifacts of every client until an administrator chooses.
     pub default_client_monitoring: Vec<String>,
     /// How archives of collections and hunts are made.
@@ -124,6 +126,7 @@ impl Default for Options {
             hunt_rate: 100,
             hunt_expiry: Duration::from_secs(7 * 24 * 3600),
             snapshot_seconds: 300,
+            form_days: 90,
             default_client_monitoring: Vec::new(),
             default_server_monitoring: Vec::new(),
             exports: Default::default(),
@@ -272,6 +275,8 @@ pub struct Server {
     pub mails: super::mail::Mails,
     /// Archives being made.
     pub exports: super::exports::Exports,
+    /// One at a time changes notebooks.
+    pub notebooks: super::notebooks::Notebooks,
     /// Among how many nodes limits of the whole cluster are divided.
     sharing: AtomicU32,
     /// Users and their rights.
@@ -359,6 +364,7 @@ impl Server {
             early: Default::default(),
             housekeeping: tokio::sync::Mutex::default(),
             exports: super::exports::Exports::new(&options.exports),
+            notebooks: super::notebooks::Notebooks::default(),
             mails: Default::default(),
             backlogs: Arc::new(super::forward::Backlogs::new(match options.role {
                 Role::Master => &options.forward,

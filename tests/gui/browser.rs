@@ -230,15 +230,26 @@ impl Browser {
         }
     }
 
-    /// A picture of the page, if a folder for them is named.
+    /// Pictures of the page, if a folder for them is named: as it is, dark, and on a
+    /// tablet held upright.
     pub fn shot(&mut self, name: &str) {
         let Ok(folder) = std::env::var("VELOCIRAPTOR_TEST_SHOTS") else { return };
-        std::thread::sleep(Duration::from_millis(400));
-        let picture = self.call("Page.captureScreenshot", json!({ "format": "png" }));
-        let data = picture["data"].as_str().unwrap();
-        let data = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(format!("{folder}/{name}.png"), data).unwrap();
+        let dark = |on: bool| json!({ "features": [{ "name": "prefers-color-scheme", "value": if on { "dark" } else { "light" } }] });
+        for (kind, is_dark, (width, height)) in [
+            ("", false, (1280, 800)),
+            ("-dark", true, (1280, 800)),
+            ("-tablet", false, (900, 1100)),
+        ] {
+            self.call("Emulation.setEmulatedMedia", dark(is_dark));
+            self.size(width, height);
+            std::thread::sleep(Duration::from_millis(400));
+            let picture = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+            let data = picture["data"].as_str().unwrap();
+            let data = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
+            std::fs::write(format!("{folder}/{name}{kind}.png"), data).unwrap();
+        }
+        self.size(1280, 800);
     }
 
     /// Nothing went wrong in the page so far.

@@ -142,6 +142,21 @@ fn files_are_listed_fetched_and_read() {
     assert_eq!(listed, true);
 }
 
+/// One shell for several commands, as in a terminal, until it is ended.
+fn kept_shell(b: &mut Browser) {
+    b.types("cd /usr; word=kept");
+    b.key("Enter");
+    b.until("the shell is open", "document.querySelector('.shell .state')?.innerText === 'Open'");
+    b.until("its command", "document.querySelector('.term b')?.innerText.includes('cd /usr')");
+    b.types("pwd; echo $word >&2");
+    b.key("Enter");
+    b.until("where it is", "document.querySelector('.term')?.innerText.includes('\\n/usr\\n')");
+    b.until("what it knows", "document.querySelector('.term .t-err')?.innerText === 'kept\\n'");
+    assert_eq!(b.eval("document.querySelectorAll('.shell > li').length"), 1, "one collection");
+    b.press("End");
+    b.until("it is ended", "document.querySelector('.shell .state').innerText === 'Ended'");
+}
+
 #[test]
 fn a_shell_keeps_its_history() {
     let d = Deployment::start();
@@ -151,20 +166,29 @@ fn a_shell_keeps_its_history() {
     b.shows("Nothing was run here yet");
     b.until("the prompt has the focus", "document.activeElement?.name === 'command'");
     named(&mut b, "shell-empty");
+    kept_shell(&mut b);
+    b.click("[name=keep]");
+    b.eval("document.querySelector('[name=command]').focus()");
     b.types("echo '<b>one</b>'; echo bad >&2; exit 3");
     b.key("Enter");
     b.until(
         "what it wrote",
-        "document.querySelector('.term')?.innerText.includes('<b>one</b>\\n')",
+        "document.querySelectorAll('.term')[1]?.innerText.includes('<b>one</b>\\n')",
     );
-    b.until("and its errors", "document.querySelector('.term .t-err')?.innerText.includes('bad')");
+    b.until(
+        "and its errors",
+        "document.querySelectorAll('.term')[1]?.querySelector('.t-err')?.innerText.includes('bad')",
+    );
     b.shows("exit 3");
-    b.until("it is over", "document.querySelector('.shell .state').innerText.includes('Finished')");
+    b.until(
+        "it is over",
+        "document.querySelectorAll('.shell .state')[1].innerText.includes('Finished')",
+    );
     b.types("printf '\\033[31mred\\033[0m\\007'");
     b.key("Enter");
     b.until(
         "colours are left out",
-        "document.querySelectorAll('.term')[1]?.innerText === 'red\\\\x07'",
+        "document.querySelectorAll('.term')[2]?.innerText === 'red\\\\x07'",
     );
     // The arrow brings commands back.
     b.key("ArrowUp");
@@ -174,7 +198,7 @@ fn a_shell_keeps_its_history() {
     b.eval("document.activeElement.value = ''");
     b.types("sleep 600");
     b.key("Enter");
-    b.until("a third", "document.querySelectorAll('.shell > li').length === 3");
+    b.until("a fourth", "document.querySelectorAll('.shell > li').length === 4");
     b.press("Stop");
     b.until(
         "it is stopped",
@@ -184,7 +208,7 @@ fn a_shell_keeps_its_history() {
     b.shot("shell");
     // Another day, the same history.
     b.open(&format!("/app/host/{client}/shell"));
-    b.until("three", "document.querySelectorAll('.shell > li').length === 3");
+    b.until("four", "document.querySelectorAll('.shell > li').length === 4");
     b.is_content();
 }
 

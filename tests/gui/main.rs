@@ -3,7 +3,7 @@
 //!
 //! `VELOCIRAPTOR_TEST_BROWSER` names the browser (`chromium`); where there is none,
 //! these tests say so and test nothing. With `VELOCIRAPTOR_TEST_SHOTS=/folder` they
-//! leave a picture of every screen there:
+//! leave pictures of every screen there, light, dark and on a tablet:
 //!
 //!     VELOCIRAPTOR_TEST_SHOTS=/tmp/shots cargo test --workspace --test gui
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, missing_docs)]
@@ -441,7 +441,7 @@ fn hunt(b: &mut Browser) {
     );
     b.until(
         "the host has done it",
-        "[...document.querySelectorAll('tbody .state')].some(s => s.innerText === 'finished')",
+        "[...document.querySelectorAll('tbody .state')].some(s => s.innerText === 'Finished')",
     );
     named(b, "hunt");
     b.shot("hunt");
@@ -486,6 +486,12 @@ fn hunt_results(b: &mut Browser) {
     assert_eq!(whole, all);
     // A row leads to its host and its collection.
     assert_eq!(b.eval("!!document.querySelector('.results a[href*=\"/flow/C.\"]')"), true);
+    b.press("Notebook");
+    b.shows("No notebook yet");
+    b.press("Begin a notebook");
+    b.until("its rows", "document.querySelectorAll('.cell-rows .results tbody tr').length > 3");
+    named(b, "hunt-notebook");
+    b.shot("hunt-notebook");
 }
 
 fn cluster_and_help(b: &mut Browser) {
@@ -508,11 +514,9 @@ fn themes(b: &mut Browser) {
         "still",
         "document.documentElement.dataset.theme === 'dark' && document.querySelector('tbody a')",
     );
-    b.shot("dark-clients");
     b.size(900, 1100);
     b.click("tbody a[href*='/host/']");
     b.shows("Recent collections");
-    b.shot("tablet-host");
     assert_eq!(
         b.eval("document.documentElement.scrollWidth <= innerWidth"),
         true,

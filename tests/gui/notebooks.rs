@@ -240,7 +240,4 @@ fn what_a_reader_sees(b: &mut Browser, d: &Deployment) {
         assert!(!text.contains(button), "{button}");
     }
     b.shot("notebook-reader");
-    b.size(900, 1100);
-    b.shot("tablet-notebook");
-    b.size(1280, 800);
 }

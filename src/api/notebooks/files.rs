@@ -51,7 +51,7 @@ impl Api {
         let data = data.map_err(|e| Status::invalid_argument(format!("data: not base64: {e}")))?;
         let name = (r.filename.as_str(), !r.disable_attachment_id);
         let at = self.at(caller, &r.notebook_id);
-        let at = self.desk.notebooks.attach(at, &caller.name, name, &data).await;
+        let at = self.server.notebooks.attach(at, &caller.name, name, &data).await;
         let at = at.map_err(|e| status(&e))?;
         let name = at.0.components.last().cloned().unwrap_or_default();
         Ok(Attached { at, name, mime: mime(&data) })
@@ -66,7 +66,7 @@ impl Api {
         caller.require(Permission::PrepareResults)?;
         let given: Vec<String> = r.components.iter().filter(|c| !c.is_empty()).cloned().collect();
         let at = self.at(caller, &r.notebook_id);
-        let done = self.desk.notebooks.detach(at, &caller.name, &given).await;
+        let done = self.server.notebooks.detach(at, &caller.name, &given).await;
         done.map_err(|e| status(&e))
     }
 

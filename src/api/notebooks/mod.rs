@@ -18,7 +18,7 @@ use super::{Api, Caller};
 use crate::services::acl::Permission;
 use crate::services::ids::OrgId;
 use crate::services::notebooks::layout::Part;
-use crate::services::notebooks::{At, Limits, Notebooks, is_cell, variables};
+use crate::services::notebooks::{At, Limits, is_cell, variables};
 use crate::services::tables::{Of, Set, sets_of};
 use crate::store::paths::Notebook;
 
@@ -33,10 +33,9 @@ const STOPPED: &str = "The server was stopped before this was done. Run it again
 /// Organisation, notebook, cell and version.
 type Key = (OrgId, String, String, String);
 
-/// Notebooks of this server, and the cells that are being worked out.
+/// The cells of notebooks that are being worked out.
 #[derive(Debug)]
 pub(super) struct Desk {
-    notebooks: Notebooks,
     limits: Limits,
     places: Semaphore,
     running: Mutex<BTreeMap<Key, CancellationToken>>,
@@ -45,7 +44,6 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
-            notebooks: Notebooks::default(),
             limits,
             places: Semaphore::new(limits.cells.clamp(1, Semaphore::MAX_PERMITS)),
             running: Mutex::default(),
@@ -88,7 +86,7 @@ impl Api {
         caller: &Caller,
     ) -> Result<Vec<NotebookMetadata>, Status> {
         caller.require(Permission::ReadResults)?;
-        let found = self.desk.notebooks.list(&self.server, &caller.org, &caller.name).await;
+        let found = self.server.notebooks.list(&self.server, &caller.org, &caller.name).await;
         found.map_err(|e| status(&e))
     }
 
@@ -152,7 +150,8 @@ impl Api {
     ) -> Result<NotebookMetadata, Status> {
         caller.require(Permission::NotebookEditor)?;
         let artifacts = asked.artifacts.clone();
-        let made = self.desk.notebooks.create(&self.server, &caller.org, &caller.name, asked).await;
+        let made =
+            self.server.notebooks.create(&self.server, &caller.org, &caller.name, asked).await;
         let (made, fresh) = made.map_err(|e| status(&e))?;
         let id = made.notebook_id.clone();
         if fresh {
@@ -231,7 +230,7 @@ impl Api {
     ) -> Result<NotebookMetadata, Status> {
         caller.require(Permission::NotebookEditor)?;
         let id = asked.notebook_id.clone();
-        let done = self.desk.notebooks.change(self.at(caller, &id), &caller.name, asked).await;
+        let done = self.server.notebooks.change(self.at(caller, &id), &caller.name, asked).await;
         done.map_err(|e| status(&e))
     }
 
@@ -242,7 +241,7 @@ impl Api {
     ) -> Result<(), Status> {
         caller.require(Permission::NotebookEditor)?;
         let at = self.at(caller, &asked.notebook_id);
-        self.desk.notebooks.delete(at, &caller.name).await.map_err(|e| status(&e))?;
+        self.server.notebooks.delete(at, &caller.name).await.map_err(|e| status(&e))?;
         let all = self.desk.running();
         let gone = all.iter().filter(|(k, _)| k.0 == caller.org.id && k.1 == asked.notebook_id);
         gone.for_each(|(_, cancel)| cancel.cancel());
@@ -257,7 +256,7 @@ impl Api {
     ) -> Result<NotebookMetadata, Status> {
         caller.require(Permission::NotebookEditor)?;
         let at = self.at(caller, &asked.notebook_id);
-        let done = self.desk.notebooks.add(at, &caller.name, asked).await;
+        let done = self.server.notebooks.add(at, &caller.name, asked).await;
         let (n, cell) = done.map_err(|e| status(&e))?;
         self.work_out(caller, &n, cell, WAIT).await;
         let found = self.notebook(caller, &asked.notebook_id).await?;
@@ -275,7 +274,7 @@ impl Api {
         caller.require(Permission::NotebookEditor)?;
         let at = self.at(caller, &asked.notebook_id);
         let limits = &self.desk.limits;
-        let begun = self.desk.notebooks.begin(at, &caller.name, asked, limits).await;
+        let begun = self.server.notebooks.begin(at, &caller.name, asked, limits).await;
         let (n, cell) = begun.map_err(|e| status(&e))?;
         let wait = if asked.sync { limits.timeout } else { WAIT };
         Ok(self.work_out(caller, &n, cell, wait).await)
@@ -310,7 +309,7 @@ impl Api {
     ) -> Result<NotebookCell, Status> {
         caller.require(Permission::NotebookEditor)?;
         let at = self.at(caller, &asked.notebook_id);
-        let done = self.desk.notebooks.revert(at, &caller.name, &asked.cell_id, &asked.version);
+        let done = self.server.notebooks.revert(at, &caller.name, &asked.cell_id, &asked.version);
         done.await.map_err(|e| status(&e))
     }
 
@@ -331,7 +330,7 @@ impl Api {
         }
         if cell.calculating {
             let over = self.settled(&caller.org.id, &asked.notebook_id, cell);
-            self.desk.notebooks.finish(at, over).await.map_err(|e| status(&e))?;
+            self.server.notebooks.finish(at, over).await.map_err(|e| status(&e))?;
         }
         Ok(())
     }

@@ -55,7 +55,7 @@ impl Api {
         self.server.env.spawn_gui(async move {
             let over = api.evaluate(&caller, &n, begun, &cancel).await;
             let at = At { server: &api.server, org: &caller.org, id: &n.notebook_id };
-            if let Err(error) = api.desk.notebooks.finish(at, over.clone()).await {
+            if let Err(error) = api.server.notebooks.finish(at, over.clone()).await {
                 tracing::error!(notebook = n.notebook_id, %error, "a cell was not stored");
             }
             api.desk.running().remove(&key);

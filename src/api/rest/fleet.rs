@@ -85,15 +85,15 @@ impl Rest {
         }
     }
 
-    /// Sums for the edge of every page.
-    pub(super) fn vitals(&self, caller: &Caller) -> Value {
+    /// Sums for the edge of every page; `held` clients are connected.
+    pub(super) fn vitals(&self, caller: &Caller, held: usize) -> Value {
         let server = &self.api.server;
         let nodes = NodeView::all(server, server.hub().as_deref());
         let up = nodes.iter().filter(|n| n.connected).count();
         let delivery = server.delivery().measured();
         json!({
             "clients": caller.org.state().clients.len(),
-            "held": server.sessions.len(),
+            "held": held,
             "nodes": nodes.len(),
             "nodes_up": up,
             "lag_bytes": nodes.iter().map(|n| n.lag_bytes).max().unwrap_or(0),

@@ -4,6 +4,7 @@
 //! `client` when they change, at most four times a second, and nothing else. State
 //! is in memory, so that looking costs little.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use crate::services::acl::Permission;
 const LOOK: Duration = Duration::from_millis(250);
 /// How often the deployment's numbers are looked at.
 const VITALS: Duration = Duration::from_secs(2);
+/// Between two polls a client is nowhere for a moment: it has gone when it was for so long.
+const GONE: Duration = Duration::from_secs(15);
 /// Something is sent at least so often, or proxies cut the stream.
 const QUIET: Duration = Duration::from_secs(15);
 /// Rights are looked at again after this time.
@@ -50,6 +53,10 @@ struct Watch {
     /// What was sent last, by event.
     sent: [String; 3],
     vitals_at: Option<Instant>,
+    /// How many clients were held, for as long as [`GONE`].
+    held: VecDeque<(Instant, usize)>,
+    /// Since when the client is not held.
+    left_at: Option<Instant>,
     said_at: Instant,
     rights_at: Instant,
     _permit: OwnedSemaphorePermit,
@@ -70,6 +77,8 @@ impl Rest {
             flow: String::new(),
             sent: Default::default(),
             vitals_at: None,
+            held: VecDeque::new(),
+            left_at: None,
             said_at: Instant::now(),
             rights_at: Instant::now(),
             _permit: permit,
@@ -115,7 +124,8 @@ impl Watch {
             let mut out = String::new();
             if self.vitals_at.is_none_or(|t| t.elapsed() >= VITALS) {
                 self.vitals_at = Some(Instant::now());
-                let vitals = self.rest.vitals(&self.caller);
+                let held = self.held();
+                let vitals = self.rest.vitals(&self.caller, held);
                 self.say(&mut out, 0, "vitals", &vitals);
             }
             if !self.flow.is_empty() {
@@ -124,7 +134,9 @@ impl Watch {
             }
             if !self.client.is_empty() {
                 let client = self.rest.connection(&self.caller, &self.client);
-                self.say(&mut out, 2, "client", &client);
+                if self.is_so(&client) {
+                    self.say(&mut out, 2, "client", &client);
+                }
             }
             if out.is_empty() && self.said_at.elapsed() >= QUIET {
                 out.push_str(":\n\n");
@@ -134,6 +146,25 @@ impl Watch {
                 return Some(out.into());
             }
         }
+    }
+
+    /// Clients that are held, or were a moment ago.
+    fn held(&mut self) -> usize {
+        self.held.push_back((Instant::now(), self.rest.api.server.sessions.len()));
+        while self.held.front().is_some_and(|(at, _)| at.elapsed() > GONE) {
+            self.held.pop_front();
+        }
+        self.held.iter().map(|(_, n)| *n).max().unwrap_or_default()
+    }
+
+    /// Whether a client's connection is as it says, and not about to come back.
+    fn is_so(&mut self, client: &Value) -> bool {
+        if client["connected"] == true {
+            self.left_at = None;
+            return true;
+        }
+        let left = *self.left_at.get_or_insert_with(Instant::now);
+        self.sent[2].is_empty() || left.elapsed() >= GONE
     }
 
     /// JSON has no newline, so that one `data` line holds it.

@@ -30,7 +30,6 @@ mod events;
 mod fleet;
 mod hunts;
 mod live;
-mod multipart;
 mod notebooks;
 mod personal;
 mod stock;
@@ -39,6 +38,8 @@ mod traits;
 mod uploads;
 mod users;
 mod vfs;
+
+pub use uploads::Uploads;
 
 /// Names of calls that are looked up at once.
 const MAX_CALLS: usize = 50;
@@ -80,6 +81,7 @@ pub struct Rest {
     options: Arc<RestOptions>,
     streams: Arc<Semaphore>,
     files: Arc<Semaphore>,
+    uploads: Arc<Uploads>,
     stop: CancellationToken,
     base_path: Arc<str>,
 }
@@ -97,10 +99,16 @@ impl Rest {
             api,
             streams: Arc::new(Semaphore::new(options.live_streams)),
             files: Arc::new(Semaphore::new(FILES_AT_ONCE)),
+            uploads: Arc::new(Uploads::new(options.max_upload)),
             options: Arc::new(options),
             stop,
             base_path: base_path.into(),
         }
+    }
+
+    /// What people upload.
+    pub fn uploads(&self) -> Arc<Uploads> {
+        self.uploads.clone()
     }
 
     /// As a router, without the leading `/api`.
@@ -202,13 +210,17 @@ impl Rest {
         let message = if request.method() == Method::POST {
             let _place;
             let mut limit = self.options.max_body;
-            if request.extensions().get::<HoldsFile>().is_some() {
+            let file = request.extensions().get::<HoldsFile>().is_some();
+            if file {
                 _place = self.file_place().await?;
                 // As base64, with some room for what stands beside it.
                 limit = limit.saturating_add(self.options.max_upload.saturating_mul(4) / 3);
             }
             let body = to_bytes(request.into_body(), limit).await;
-            let body = body.map_err(|e| Status::invalid_argument(format!("body: {e}")))?;
+            let body = body.map_err(|e| match file && uploads::too_long(&e) {
+                true => self.uploads.refuse(),
+                false => Status::invalid_argument(format!("body: {e}")),
+            })?;
             let body = if body.trim_ascii().is_empty() { &b"{}"[..] } else { &body };
             velociraptor_proto::json::from_json(body).map_err(bad)?
         } else {

@@ -78,6 +78,7 @@ pub(super) fn routes(rest: &Rest) -> Router {
             "/v1/UploadNotebookAttachment",
             on_file(rest, |r, c, m: NotebookFileUploadRequest| async move {
                 let made = r.api.attach(&c, &m).await?;
+                r.uploads.take(m.data.len() / 4 * 3);
                 let url = r.file_address(&c, &made.at);
                 text(&NotebookFileUploadResponse {
                     url,

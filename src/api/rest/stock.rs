@@ -144,7 +144,13 @@ pub(super) fn routes(rest: &Rest) -> Router {
         .route(
             "/v1/LoadArtifactPack",
             on_file(rest, |r, c, m: LoadArtifactPackRequest| async move {
-                text(&r.api.load_pack(&c, m).await?)
+                let bytes = m.data.len();
+                let done = r.api.load_pack(&c, m).await?;
+                // One that was uploaded before is named by its place.
+                if bytes > 0 {
+                    r.uploads.take(bytes);
+                }
+                text(&done)
             }),
         )
         .route(

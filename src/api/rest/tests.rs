@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
@@ -15,6 +17,7 @@ use crate::services::ids::OrgId;
 
 pub(super) struct Lab {
     pub server: Arc<Server>,
+    pub uploads: Arc<Uploads>,
     app: Router,
     _dir: tempfile::TempDir,
 }
@@ -36,8 +39,8 @@ pub(super) async fn lab() -> Lab {
     let api = Api::new(server.clone(), registry, ApiOptions::default());
     let stop = CancellationToken::new();
     let options = RestOptions { public_base: "https://front/vr".into(), ..RestOptions::default() };
-    let app = Rest::new(api, options, "/vr", stop).router();
-    Lab { server, app, _dir: dir }
+    let rest = Rest::new(api, options, "/vr", stop);
+    Lab { server, uploads: rest.uploads(), app: rest.router(), _dir: dir }
 }
 
 impl Lab {
@@ -96,6 +99,9 @@ async fn stock_calls_have_stock_shapes() {
     assert_eq!(found["items"][0]["name"], "Linux.Sys.Pslist");
     let (status, text) = lab.get("inv", "/v1/GetClient/C.0000000000000009").await;
     assert_eq!((status, text.as_str()), (StatusCode::NOT_FOUND, "Not Found"));
+    let ask = json!({ "client_id": CLIENT, "artifacts": ["Linux.Sys.Pslist", "Not.Here"] });
+    let (status, text) = lab.post("inv", "/v1/CollectArtifact", ask).await;
+    assert!(status == StatusCode::NOT_FOUND && text.contains("artifact Not.Here not"), "{text}");
     let (status, _) = lab.get("inv", "/v1/GetTable?rows=many").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
@@ -375,6 +381,36 @@ async fn changes_are_told_as_they_happen() {
         false
     };
     assert!(tokio::time::timeout(std::time::Duration::from_secs(20), seen).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_client_between_two_polls_has_not_gone() {
+    use futures::StreamExt;
+    let lab = lab().await;
+    let (sessions, org) = (&lab.server.sessions, OrgId::root());
+    let (held, _) = sessions.register(&org, CLIENT, [1; 16], "10.0.0.1:1");
+    let path = format!("/fleet/live?client_id={CLIENT}");
+    let answer = lab.ask("rob", Request::get(path).body(Body::empty()).unwrap()).await;
+    let mut events = answer.into_body().into_data_stream();
+    let mut next = async || {
+        let piece = events.next().await.unwrap().unwrap();
+        String::from_utf8(piece.to_vec()).unwrap()
+    };
+    let first = next().await;
+    let here = r#""connected":true"#;
+    assert!(first.contains(here) && first.contains(r#""held":1,"#), "{first}");
+    tokio::time::pause();
+    sessions.unregister(&org, CLIENT, held.id);
+    let left = tokio::time::Instant::now();
+    loop {
+        let said = next().await;
+        let (gone, after) = (said.contains(r#""connected":false"#), left.elapsed().as_secs());
+        assert!(if gone { after >= 15 } else { after < 20 }, "after {after} s: {said}");
+        assert!(after >= 14 || !said.contains("vitals") || said.contains(r#""held":1,"#), "{said}");
+        if gone {
+            break;
+        }
+    }
 }
 
 #[tokio::test]
@@ -688,6 +724,36 @@ async fn packs_are_uploaded_looked_at_and_taken_in() {
     let large = form("{}", "x", &vec![0; 30 << 20]);
     let (status, said) = text(lab.ask("ann", large).await).await;
     assert!(status == StatusCode::TOO_MANY_REQUESTS && said.contains("gui.upload_bytes"), "{said}");
+    let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+    let counted = &lab.uploads;
+    assert_eq!((load(&counted.files), load(&counted.refused)), (1, 1), "{counted:?}");
+    assert_eq!(load(&counted.bytes), zip.len() as u64);
+}
+
+/// Names are as somebody gave them; what is cut short or has other parts is refused.
+#[tokio::test]
+async fn forms_are_read_strictly() {
+    let lab = lab().await;
+    let send = async |kind: &str, body: &[u8]| {
+        let request = Request::post("/v1/UploadFormFile").header("content-type", kind);
+        text(lab.ask("ann", request.body(Body::from(body.to_vec())).unwrap()).await).await
+    };
+    let kind = "multipart/form-data; boundary=B";
+    let whole = form("{}", "a \u{e4}%22.txt", b"x\r\n--\0B\r\n");
+    let whole = axum::body::to_bytes(whole.into_body(), 1 << 20).await.unwrap();
+    let (status, said) = send(kind, &whole).await;
+    assert!(status == StatusCode::OK && said.contains(r#""a ä\".txt""#), "{said}");
+    for end in (0..whole.len() - 4).step_by(7) {
+        assert_eq!(send(kind, &whole[..end]).await.0, StatusCode::BAD_REQUEST, "{end}");
+    }
+    for kind in ["application/json", "multipart/form-data", "multipart/form-data; boundary=C"] {
+        assert_eq!(send(kind, &whole).await.0, StatusCode::BAD_REQUEST, "{kind}");
+    }
+    let other = String::from_utf8_lossy(&whole).replace("name=\"_params_\"", "name=\"other\"");
+    assert_eq!(send(kind, other.as_bytes()).await.0, StatusCode::BAD_REQUEST);
+    let long = axum::body::to_bytes(form(&"[".repeat(70 << 10), "a", b"").into_body(), 1 << 20);
+    let (status, said) = send(kind, &long.await.unwrap()).await;
+    assert!(status == StatusCode::BAD_REQUEST && said.contains("_params_ has at most"), "{said}");
 }
 
 #[tokio::test]

@@ -1,16 +1,22 @@
 //! Files that pages upload: parameters of artifacts and packs.
+//!
+//! Forms are taken apart by `multer`, which axum's own extractor is made of: that one hides
+//! the limits of single parts and the list of parts that are wanted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
-use axum::body::to_bytes;
 use axum::extract::Request;
+use axum::http::header;
 use axum::routing::post;
 use bytes::Bytes;
+use multer::{Constraints, Multipart, SizeLimit};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use url::form_urlencoded::Serializer;
 
-use super::{Rest, failed, json as answer, multipart};
+use super::{Rest, failed, json as answer};
 use crate::api::Caller;
 use crate::api::status::store;
 use crate::services::acl::Permission;
@@ -19,6 +25,48 @@ use crate::store::{FilePath, paths};
 
 /// Longest name of a file, bytes.
 const MAX_NAME: usize = 250;
+
+/// Longest `_params_` of a form, bytes.
+const MAX_PARAMS: usize = 64 << 10;
+/// Room for what stands between the parts of a form, bytes.
+const MAX_BETWEEN: usize = 64 << 10;
+
+/// What people upload, since the start of the process.
+#[derive(Debug)]
+pub struct Uploads {
+    /// Bytes that a file may have (`gui.upload_bytes`).
+    pub limit: u64,
+    /// Files taken.
+    pub files: AtomicU64,
+    /// Their bytes.
+    pub bytes: AtomicU64,
+    /// Those refused since they were larger.
+    pub refused: AtomicU64,
+}
+
+impl Uploads {
+    pub(super) fn new(limit: usize) -> Self {
+        let none = AtomicU64::default;
+        Self { limit: limit as u64, files: none(), bytes: none(), refused: none() }
+    }
+
+    pub(super) fn take(&self, bytes: usize) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A file that is too large.
+    pub(super) fn refuse(&self) -> Status {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let most = self.limit;
+        Status::resource_exhausted(format!("a file has at most {most} bytes (gui.upload_bytes)"))
+    }
+}
+
+/// Whether a body was not read because it is longer than allowed.
+pub(super) fn too_long(e: &axum::Error) -> bool {
+    std::error::Error::source(e).is_some_and(|e| e.is::<http_body_util::LengthLimitError>())
+}
 
 pub(super) fn routes(rest: &Rest) -> Router {
     let form = rest.clone();
@@ -77,28 +125,48 @@ impl Rest {
     /// The file of a form, and its name.
     async fn form(&self, request: Request) -> Result<(String, Bytes), Status> {
         let invalid = |e: String| Status::invalid_argument(e);
-        let boundary = multipart::boundary(request.headers());
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let boundary = kind.and_then(|k| multer::parse_boundary(k).ok());
         let boundary = boundary.ok_or_else(|| invalid("send a form with a file".into()))?;
-        let limit = self.options.max_upload.saturating_add(self.options.max_body);
-        let body = to_bytes(request.into_body(), limit).await;
-        let body = body.map_err(|_| {
-            let most = self.options.max_upload;
-            Status::resource_exhausted(format!(
-                "a file has at most {most} bytes (gui.upload_bytes)"
-            ))
-        })?;
-        let parts = multipart::parts(&body, &boundary).map_err(invalid)?;
-        let asked = parts.iter().find(|p| p.name == "_params_");
+        let (most, params) = (self.options.max_upload as u64, MAX_PARAMS as u64);
+        let limits = SizeLimit::new()
+            .whole_stream(most.saturating_add(params + MAX_BETWEEN as u64))
+            .for_field("file", most)
+            .for_field("_params_", params);
+        let limits = Constraints::new().size_limit(limits).allowed_fields(vec!["file", "_params_"]);
+        let body = request.into_body().into_data_stream();
+        let mut form = Multipart::with_constraints(body, boundary, limits);
+        let wrong = |e: multer::Error| match e {
+            multer::Error::FieldSizeExceeded { field_name: Some(name), .. } if name != "file" => {
+                invalid(format!("{name} has at most {MAX_PARAMS} bytes"))
+            }
+            multer::Error::FieldSizeExceeded { .. } | multer::Error::StreamSizeExceeded { .. } => {
+                self.uploads.refuse()
+            }
+            e => invalid(format!("the form: {e}")),
+        };
+        let (mut asked, mut file) = (None, None);
+        while let Some(part) = form.next_field().await.map_err(wrong)? {
+            let name = part.file_name().map(written);
+            match part.name() {
+                Some("file") => file = name.zip(Some(part.bytes().await.map_err(wrong)?)),
+                _ => asked = Some(part.bytes().await.map_err(wrong)?),
+            }
+        }
         let asked = asked.ok_or_else(|| invalid("the form has no _params_".into()))?;
-        let read = serde_json::from_slice::<Value>(&asked.data);
+        let read = serde_json::from_slice::<Value>(&asked);
         read.map_err(|e| invalid(format!("_params_: {e}")))?;
-        let file = parts.iter().find(|p| p.name == "file");
-        let file = file.and_then(|f| Some((f.file.as_deref()?, &f.data)));
         let (name, data) = file.ok_or_else(|| invalid("the form has no file".into()))?;
         let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
         if matches!(name, "" | "." | "..") || name.len() > MAX_NAME {
             return Err(invalid(format!("a file needs a name of 1 to {MAX_NAME} bytes")));
         }
-        Ok((name.to_owned(), data.clone()))
+        self.uploads.take(data.len());
+        Ok((name.to_owned(), data))
     }
+}
+
+/// A name as somebody gave it: browsers write three characters as codes.
+fn written(name: &str) -> String {
+    name.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
 }

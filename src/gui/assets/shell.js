@@ -104,7 +104,10 @@ export function start() {
       btn("", { icon: "theme", kind: "ghost sq", title: `Theme: ${theme}`, onclick: turn_theme }),
       btn("", { icon: "help", kind: "ghost sq", title: "Keyboard and help", href: app("help") }), user_menu()),
     main);
-  document.addEventListener("screen", (e) => { section = e.detail; draw_nav(); });
+  document.addEventListener("screen", (e) => {
+    section = e.detail === "collect" && new URLSearchParams(location.search).get("hunt") === "1" ? "hunts" : e.detail;
+    draw_nav();
+  });
   draw_nav();
   draw_recent();
   live.on("vitals", (v) => {

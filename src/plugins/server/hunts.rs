@@ -86,14 +86,14 @@ pub(super) fn register(r: &mut Registry) {
     });
 
     let sig = Signature::new("hunt_flows", "The collections of a hunt.")
-        .required("hunt_id", ArgType::String, "The hunt.")
+        .arg("hunt_id", ArgType::String, "The hunt; default is the variable HuntId.")
         .arg("start_row", ArgType::Int, "Rows to leave out first.")
         .arg("limit", ArgType::Int, "Rows at most.")
         .arg("basic_info", ArgType::Bool, "Only say which collections there are.");
     r.plugin_async(sig, |scope, args, emitter| async move { flows(&scope, &args, &emitter).await });
 
     let sig = Signature::new("hunt_results", "The rows that a hunt collected.")
-        .required("hunt_id", ArgType::String, "The hunt.")
+        .arg("hunt_id", ArgType::String, "The hunt; default is the variable HuntId.")
         .arg("artifact", ArgType::String, "The artifact, perhaps with /Source; default the first.")
         .arg("source", ArgType::String, "The source.")
         .arg("brief", ArgType::Bool, "Accepted and ignored.")
@@ -280,7 +280,7 @@ async fn update(scope: &Scope, args: &Args) -> Result<Value, Error> {
 async fn flows(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
     let session = Session::with(scope, Permission::ReadResults)?;
     let (server, org) = (&session.server, &session.org);
-    let id = args.string("hunt_id")?;
+    let id = super::args::needed(args, scope, "hunt_id", "HuntId")?;
     let basic = args.bool("basic_info")?;
     let skip = usize::try_from(args.int("start_row")?).unwrap_or(0);
     let limit = args.opt_int("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
@@ -312,7 +312,7 @@ async fn flows(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Erro
 
 async fn results(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
     let session = Session::with(scope, Permission::ReadResults)?;
-    let id = args.string("hunt_id")?;
+    let id = super::args::needed(args, scope, "hunt_id", "HuntId")?;
     let mut artifact = args.string("artifact")?;
     let source = args.string("source")?;
     if !source.is_empty() && !artifact.is_empty() && !artifact.contains('/') {

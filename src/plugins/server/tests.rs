@@ -272,6 +272,13 @@ async fn hunts_are_made_changed_and_listed() {
     let (rows, log) =
         run(&s, &format!("SELECT * FROM hunt_results(hunt_id='{id}', artifact='Not.There')")).await;
     assert!(rows == "[]" && log.contains("Not.There is not in hunt"), "{log}");
+    // As the notebook of a hunt asks, whose variables say which.
+    let (rows, log) =
+        run(&s, &format!("LET HuntId <= '{id}' SELECT ClientId AS C FROM hunt_flows()")).await;
+    assert_eq!(rows, format!(r#"[{{"C":"{CLIENT}"}}]"#), "{log}");
+    let (_, log) =
+        run(&s, &format!("LET HuntId <= '{id}' SELECT * FROM hunt_results(artifact='No')")).await;
+    assert!(log.contains("No is not in hunt"), "{log}");
     let reader = session(&server, "reader");
     for text in [
         "SELECT hunt(artifacts='Linux.Sys.Users') AS R FROM scope()".to_owned(),

@@ -159,6 +159,12 @@ impl At<'_> {
         i64::try_from(self.server.env.clock.nanos()).unwrap_or(i64::MAX)
     }
 
+    /// Where all of it is, but its record.
+    fn everything(&self) -> Vec<DirPath> {
+        let dirs = [self.path().dir(), paths::notebook_downloads(&self.org.id, self.id)];
+        dirs.into_iter().flat_map(|d| [DirPath::objects(d.0.clone()), d]).collect()
+    }
+
     /// Its record.
     pub async fn read(&self) -> Result<Option<NotebookMetadata>, ServiceError> {
         if !is_id(self.id) {
@@ -479,11 +485,19 @@ impl Notebooks {
         at.open(user).await?;
         audit(at.server, at.org, user, "DeleteNotebook", json!({ "notebook_id": at.id })).await;
         at.server.tree.delete(&at.path().object()).await?;
-        let exports = paths::notebook_downloads(&at.org.id, at.id);
-        for dir in [at.path().dir(), exports] {
-            remove(at.server, &[DirPath::objects(dir.0.clone()), dir]).await;
-        }
+        let all = at.everything();
+        told(&remove(at.server, &all, true).await);
         Ok(())
+    }
+
+    /// The files of a notebook, whoever may open it; `really` deletes it with all of
+    /// them, and nobody writes to it meanwhile.
+    pub async fn purge(&self, at: At<'_>, really: bool) -> Result<Vec<Removed>, ServiceError> {
+        let _one = self.one().await;
+        if really {
+            at.server.tree.delete(&at.path().object()).await?;
+        }
+        Ok(remove(at.server, &at.everything(), really).await)
     }
 }
 
@@ -548,14 +562,31 @@ async fn forget(at: At<'_>, cell: &str, versions: &[String]) {
         if let Err(e) = at.server.tree.delete(&path.object()).await {
             tracing::warn!(cell, version, error = %e, "a version of a cell was not removed");
         }
-        remove(at.server, &[DirPath::objects(path.dir().0), path.dir()]).await;
+        told(&remove(at.server, &[DirPath::objects(path.dir().0), path.dir()], true).await);
     }
 }
 
-/// Removes directories with all that is in them.
-async fn remove(server: &Server, dirs: &[DirPath]) {
+/// A file of a notebook, and why it could not be removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// Where it is, or was.
+    pub path: String,
+    /// Why it is there still.
+    pub error: Option<String>,
+}
+
+fn told(removed: &[Removed]) {
+    for Removed { path, error } in removed.iter().filter(|r| r.error.is_some()) {
+        tracing::warn!(path, error, "a file of a notebook was not removed");
+    }
+}
+
+/// What is in directories, and below; `really` removes it, and them.
+async fn remove(server: &Server, dirs: &[DirPath], really: bool) -> Vec<Removed> {
     let fs = &*server.env.fs;
+    let mut removed = Vec::new();
     let mut open: Vec<String> = dirs.iter().filter_map(|d| server.tree.root.dir(d).ok()).collect();
+    open.sort();
     open.dedup();
     let mut seen = Vec::new();
     while let Some(dir) = open.pop() {
@@ -563,16 +594,21 @@ async fn remove(server: &Server, dirs: &[DirPath]) {
             let path = format!("{dir}/{}", e.name);
             if e.is_dir {
                 open.push(path);
-            } else if let Err(error) = fs.remove(&path).await {
-                tracing::warn!(path, %error, "a file of a notebook was not removed");
+                continue;
             }
+            let error = match really {
+                true => fs.remove(&path).await.err().map(|e| e.to_string()),
+                false => None,
+            };
+            removed.push(Removed { path, error });
         }
         seen.push(dir);
     }
     // Deepest first; one that is not empty stays.
-    for dir in seen.iter().rev() {
+    for dir in seen.iter().rev().filter(|_| really) {
         let _ = fs.remove_dir(dir).await;
     }
+    removed
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::plugins::server::tests::server;
+use crate::plugins::server::tests::{run_as, server};
 
 #[test]
 fn ids_say_what_a_notebook_belongs_to() {
@@ -129,4 +129,24 @@ async fn what_is_too_long_is_refused() {
     assert!(matches!(all.add(at, "ann", &odd).await, Err(ServiceError::Invalid(_))));
     let named = NotebookMetadata { name: "x".repeat(MAX_NAME + 1), ..n.clone() };
     assert!(matches!(all.change(at, "ann", named).await, Err(ServiceError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_query_deletes_a_notebook_when_nobody_writes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let n = made(&server, &server.notebooks, "ann", false).await;
+    let record = dir.path().join(format!("notebooks/{}.json.db", n.notebook_id));
+    assert!(record.exists());
+    let writing = server.notebooks.one().await;
+    let (there, id) = (server.clone(), n.notebook_id.clone());
+    let query = tokio::spawn(async move {
+        let text = format!("SELECT * FROM notebook_delete(notebook_id='{id}', really_do_it=TRUE)");
+        run_as(&there, "administrator", &text).await
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!query.is_finished() && record.exists());
+    drop(writing);
+    query.await.unwrap();
+    assert!(!record.exists());
 }

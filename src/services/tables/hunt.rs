@@ -65,11 +65,13 @@ impl std::fmt::Debug for HuntRows {
     }
 }
 
-/// The result sets that artifacts may have, by name.
+/// The result sets that artifacts may have, by name. Sources without a name share one.
 pub fn sets_of(org: &Org, artifacts: &[String]) -> Vec<String> {
     let defined = artifacts.iter().filter_map(|a| org.repository.get(a));
+    let mut seen = std::collections::BTreeSet::new();
     defined
         .flat_map(|a| a.sources.iter().map(|s| source_name(&a.name, &s.name)).collect::<Vec<_>>())
+        .filter(|name| seen.insert(name.clone()))
         .collect()
 }
 

@@ -136,3 +136,14 @@ async fn every_row_is_looked_at_however_it_lies() {
     assert_eq!((page.total, page.matched), (CHUNK + 499, (CHUNK + 500) * 2 / 3 - 1));
     assert_eq!(page.rows.iter().map(|r| r.0).collect::<Vec<_>>(), [1, 3]);
 }
+
+#[tokio::test]
+async fn sources_without_a_name_share_a_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let root = server.root();
+    let text = "name: Custom.Two\nsources:\n- query: SELECT 1 AS A FROM scope()\n\
+                - query: SELECT 2 AS A FROM scope()\n- name: Own\n  query: SELECT 3 AS A FROM scope()\n";
+    server.set_artifact(&root, "ann", text).await.unwrap();
+    assert_eq!(sets_of(&root, &["Custom.Two".into()]), ["Custom.Two", "Custom.Two/Own"]);
+}

@@ -81,6 +81,11 @@ pub fn public_file(stored_name: &str) -> FilePath {
     FilePath(PathSpec::escaped(&Org::root(), Any, &["public", stored_name]))
 }
 
+/// Where files uploaded through forms are.
+pub fn form_uploads() -> DirPath {
+    DirPath::files(PathSpec::verbatim(&Org::root(), Any, &["public", "temp"]))
+}
+
 /// A file uploaded through a form.
 pub fn form_upload(hash: &str, file_name: &str) -> FilePath {
     FilePath(PathSpec::escaped(&Org::root(), Any, &["public", "temp", hash, file_name]))

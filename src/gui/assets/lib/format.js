@@ -74,4 +74,7 @@ export function as_time(text) {
   return Number.isNaN(date.getTime()) ? null : date;
 }
 
+// The first paragraph of a description, as one line.
+export const first_words = (text) => String(text ?? "").trim().split(/\n\s*\n/)[0].replace(/\s+/g, " ");
+
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${Number(n) === 1 ? one : many}`;

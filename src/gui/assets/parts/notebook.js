@@ -74,7 +74,7 @@ class Cell {
       return this.rows(p.rows);
     });
     const bad = messages.filter((m) => /^(ERROR|WARN|ALERT)/.test(m));
-    fill(this.out, error && h("div", { class: "pad" }, note("err", hostile(error))), shown,
+    fill(this.out, error && h("div", { class: "pad" }, note("err", error.includes("\n") ? h("pre", {}, hostile(error, { lines: true })) : hostile(error))), shown,
       shown.length === 0 && !error && h("p", { class: "pad mid" }, type === "vql" ? "The query has no SELECT, so there is nothing to show." : "Empty. Edit writes a text."),
       messages.length > 0 && h("details", { class: "pad", open: bad.length > 0 && !!error }, h("summary", { class: bad.length ? "t-warn" : "dim" }, `${bad.length ? plural(bad.length, "warning") + " of " : ""}${plural(messages.length, "log line")}${this.data.more ? " and more" : ""}`),
         h("ol", { class: "log", tabindex: "0", "aria-label": "Log" }, messages.map((m) => h("li", {}, log_text(m))))));

@@ -24,6 +24,13 @@ export async function attach(id, file, fresh) {
 
 const address = (f) => url("/v1/DownloadVFSFile", { fs_components: f.stats?.components ?? [] });
 
+// What an export is, and of when.
+const exported = (f) => {
+  const t = /-(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z/.exec(f.name);
+  const kind = { html: "Page", zip: "Archive" }[f.type] ?? f.type;
+  return t ? `${kind} of ${time(new Date(Date.UTC(t[1], t[2] - 1, t[3], t[4], t[5], t[6])))}` : hostile(f.name);
+};
+
 export function show_files(id) {
   const may = { add: me.may.notebook_editor, take: me.may.prepare_results };
   const body = h("div", { class: "stack wide" }, skeleton());
@@ -47,8 +54,7 @@ export function show_files(id) {
         h("td", {}, may.take && btn("", { icon: "trash", kind: "ghost sq", title: `Remove ${f.name}`, onclick: () => remove(f) })));
     }))));
   const exports = (all) => all.length === 0 ? h("p", { class: "mid" }, "None was made.") : h("ul", { class: "plain-list" }, all.map((f) => h("li", { class: "row" },
-    f.complete ? h("a", { class: "grow ell", href: address(f), download: true }, hostile(f.name)) : h("span", { class: "grow ell" }, hostile(f.name)),
-    h("span", { class: "dim" }, f.type), h("span", { class: "tn" }, f.complete ? size(f.size ?? 0) : f.stats?.error ? h("span", { class: "t-err" }, hostile(f.stats.error)) : "is being made"))));
+    f.complete ? h("a", { class: "grow ell", href: address(f), download: true, title: f.name }, exported(f)) : h("span", { class: "grow ell" }, exported(f)), h("span", { class: "tn" }, f.complete ? size(f.size ?? 0) : f.stats?.error ? h("span", { class: "t-err" }, hostile(f.stats.error)) : "is being made"))));
   const make = (type) => act(() => post("/v1/CreateNotebookDownloadFile", { notebook_id: id, type }));
   const pick = h("input", { type: "file", class: "in", "aria-label": "A file to attach", onchange: async (e) => {
     const [file] = e.target.files;

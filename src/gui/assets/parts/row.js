@@ -23,7 +23,7 @@ function value(v) {
 }
 
 export function row_pane(table, { n, row }) {
-  const entries = row && typeof row === "object" ? Object.entries(row) : [["row", row]];
+  const entries = row && typeof row === "object" ? Object.entries(row).filter(([c]) => !table.off.includes(c)) : [["row", row]];
   const only = (c, v, sign) => {
     const text = typeof v === "string" ? v : JSON.stringify(v) ?? "";
     table.set_filter(c, sign + escaped(text.slice(0, 500)));

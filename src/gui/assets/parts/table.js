@@ -160,7 +160,8 @@ export class ResultTable {
 
   draw_bar() {
     const off = this.hidden.size;
-    fill(this.chips, this.filters.map(([c, t]) => h("span", { class: `chip${t.startsWith("!") ? " not" : ""}` },
+    // The row of filters shows them itself.
+    fill(this.chips, !this.filter_row && this.filters.map(([c, t]) => h("span", { class: `chip${t.startsWith("!") ? " not" : ""}` },
       hostile(c || "row"), h("i", {}, t.startsWith("!") ? " ≠ " : " ~ "), h("code", {}, hostile(t.replace(/^!/, ""))),
       h("button", { class: "x", type: "button", "aria-label": `Remove filter of ${c || "row"}`, onclick: () => this.set_filter(c, "") }, icon("x")))));
     fill(this.acts,

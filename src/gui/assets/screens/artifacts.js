@@ -3,7 +3,7 @@
 
 import { app, get, me, post } from "../lib/api.js";
 import { btn, empty, fill, h, hostile, icon, note, replace_text, skeleton } from "../lib/dom.js";
-import { count } from "../lib/format.js";
+import { count, first_words } from "../lib/format.js";
 import { here } from "../lib/keys.js";
 import * as live from "../lib/live.js";
 import { adjust, go, params } from "../lib/route.js";
@@ -35,7 +35,7 @@ export async function show_artifacts({ signal }) {
     number.textContent = count(found.length);
     const name = params().get("name");
     fill(list, found.slice(0, 500).map((a) => h("a", { href: app("artifacts", { name: a.name, q: search.value }), "aria-current": a.name === name ? "true" : undefined },
-      h("code", { class: "ell" }, hostile(a.name)), !a.built_in && h("small", { class: "tag acc" }, "custom"), h("span", { class: "ell" }, hostile((a.description ?? "").trim().split("\n")[0])))),
+      h("code", { class: "ell" }, hostile(a.name)), !a.built_in && h("small", { class: "tag acc" }, "custom"), h("span", { class: "ell" }, hostile(first_words(a.description))))),
       found.length === 0 && h("p", { class: "pane mid" }, "No artifact matches."));
     list.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
   }

@@ -11,6 +11,8 @@ import { page } from "../shell.js";
 import { first_steps } from "./first.js";
 
 const ROWS = 50;
+// A poll and the moment after it, microseconds.
+const NEAR = 90e6;
 const COLUMNS = [
   ["host", "Host"], ["id", "Client id", "hide-n"], ["os", "System"], ["", "Labels"], ["ip", "Address"],
   ["agent", "Agent", "hide-n"], ["", "Frontend", "hide-n"], ["seen", "Seen"],
@@ -114,8 +116,8 @@ export async function show_clients({ signal }) {
       draw_bulk();
     } });
     const seen = from_micros(c.last_seen_at);
-    // Between two polls a client is nowhere for a moment.
-    const near = c.connected || data.now - Number(c.last_seen_at) < 30e6;
+    // Between two polls a client is nowhere for a moment; what was seen is the start of the last.
+    const near = c.connected || data.now - Number(c.last_seen_at) < NEAR;
     return h("tr", { "data-id": c.client_id },
       h("td", { class: "fit" }, box),
       h("td", {}, near ? dot("ok", "connected") : dot("off", "not connected")),

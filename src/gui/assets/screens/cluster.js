@@ -80,7 +80,7 @@ export async function show_cluster({ signal }) {
             cell(`${size(st.journal_bytes)}, ${st.journal_files} ${Number(st.journal_files) === 1 ? "file" : "files"}`, "num hide-n"), cell(days(st.certificate_expires), "num hide-n"), cell(time(new Date(st.started * 1000)), "tn hide-m"));
         })))))),
       h("div", { class: "cols rule" },
-        h("div", { class: "w6" }, sec("Store of the master", "", h("dl", { class: "kv" }, h("dt", {}, "Health"), h("dd", {}, now.store.healthy ? hostile(now.store.healthy) : [dot("ok"), " takes everything"]),
+        h("div", { class: "w6" }, sec("Store of the master", "", h("dl", { class: "kv" }, h("dt", {}, "Health"), h("dd", {}, now.store.healthy ? hostile(now.store.healthy) : h("span", { class: "state" }, dot("ok"), "takes everything")),
           h("dt", {}, "Free"), h("dd", {}, now.store.free_bytes === null ? "not known" : size(now.store.free_bytes)), h("dt", {}, "Kept for decisions"), h("dd", {}, size(now.store.reserve_bytes)),
           h("dt", {}, "Waiting for commit"), h("dd", {}, size(now.store.waiting_bytes)), h("dt", {}, "Journal files"), h("dd", {}, count(now.store.journal_files)), h("dt", {}, "Flows to settle"), h("dd", {}, count(now.unsettled_flows))))),
         h("div", { class: "w6" }, sec("Since the start", `of each node, ${span(now.now / 1e6 - now.started)} for the master`, h("dl", { class: "kv" },

@@ -1,7 +1,7 @@
 // First step: find artifacts, read what they do, choose.
 
 import { btn, fill, h, hostile, icon, note } from "../lib/dom.js";
-import { plural } from "../lib/format.js";
+import { first_words, plural } from "../lib/format.js";
 import { artifact_docs } from "../parts/artifact_docs.js";
 
 export function show_picker(ctx) {
@@ -12,7 +12,7 @@ export function show_picker(ctx) {
   const docs = h("div", { class: "pane stack wide" });
   let current = draft.artifacts.at(-1) ?? null;
 
-  const first_line = (a) => (a.description ?? "").trim().split("\n")[0];
+  const first_line = (a) => first_words(a.description);
   function found() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     return ctx.all.filter((a) => words.every((w) => a.name.toLowerCase().includes(w) || (a.description ?? "").toLowerCase().includes(w)));

@@ -149,7 +149,7 @@ export async function show_files({ client, signal }) {
       const usable = got && !got.in_flight && !got.error && got.components?.length;
       const when = from_micros(got?.mtime);
       const shown = h("div", { class: "stack" });
-      fill(own,
+      fill(own, !usable && h("h2", {}, hostile(file)),
         got?.in_flight && h("p", { class: "mid" }, dot("run"), " Being fetched."),
         got?.error && note("err", hostile(got.error)),
         me.may.collect_client && btn(usable ? "Fetch again" : "Fetch from the host", { icon: "download", kind: usable ? "" : "primary", disabled: !!busy, onclick: () => fetch_file(file) }),

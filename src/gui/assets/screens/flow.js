@@ -2,7 +2,7 @@
 
 import { app, get, me, org, post } from "../lib/api.js";
 import { btn, dot, empty, fill, h, hostile, icon, menu, skeleton } from "../lib/dom.js";
-import { count, size, span } from "../lib/format.js";
+import { count, plural, size, span } from "../lib/format.js";
 import { here } from "../lib/keys.js";
 import * as live from "../lib/live.js";
 import { adjust, go, params } from "../lib/route.js";
@@ -98,7 +98,7 @@ export async function show_flow({ client, flow, signal }) {
     h("button", { type: "button", onclick: () => copy(as.link(), "Link") }, "Link to this view", h("kbd", {}, "y y")));
 
   async function cancel() {
-    const sure = await ask(`Stop this collection on ${name}?`, h("p", {}, `The ${count(ctx.data.total_collected_rows)} rows that came so far are kept. It cannot be gone on with.`), "Stop it");
+    const sure = await ask(`Stop this collection on ${name}?`, h("p", {}, Number(ctx.data.total_collected_rows) ? `${plural(ctx.data.total_collected_rows, "row")} that came so far stay. ` : "No rows came so far. ", "It cannot be gone on with."), "Stop it");
     if (!sure) return;
     try {
       await post("/v1/CancelFlow", { client_id: client, flow_id: flow });
@@ -132,7 +132,7 @@ export async function show_flow({ client, flow, signal }) {
     const f = ctx.data;
     if (!is_over(f)) {
       return h("div", { class: "empty" }, h("h2", {}, "No rows yet"),
-        h("p", {}, ctx.connected === false ? `${name} is not connected. The collection starts by itself when it is back.` : "The first row is shown here as soon as it is stored."));
+        h("p", {}, ctx.connected === false && !Number(f.start_time) ? `${name} is not connected. The collection starts by itself when it is back.` : "The first row is shown here as soon as it is stored."));
     }
     return empty(f.state === "ERROR" ? "It ended without rows" : "It found nothing",
       h("p", {}, f.state === "ERROR" ? hostile(f.status || "The log says what happened.") : "The collection ran to its end and no row matched."),

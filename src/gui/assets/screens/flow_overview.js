@@ -5,7 +5,7 @@ import { btn, dot, fill, h, hostile, sec, skeleton } from "../lib/dom.js";
 import { count, from_micros, size, span, time, time_title } from "../lib/format.js";
 import { copy, failed } from "../lib/say.js";
 import { follow_exports } from "../parts/exports.js";
-import { is_over } from "./flows.js";
+import { flow_state, is_over } from "./flows.js";
 
 export function show_overview(ctx) {
   const zips = h("div", {});
@@ -20,7 +20,7 @@ export function show_overview(ctx) {
     fill(ctx.content, h("div", { class: "body" }, h("div", { class: "cols" },
       h("div", { class: "w8 stack wide" },
         sec("Course", "", h("ol", { class: "trace" }, step(`Asked by ${r.creator || "server"}`, made), (began || !Number(f.total_collected_rows)) && step("Begun on the host", began),
-          is_over(f) ? step("Ended", last, "now") : step("Last heard", last, "now"))),
+          is_over(f) ? step(flow_state(f)[1] === "Cancelled" ? "Cancelled" : "Ended", last, `end${f.state === "ERROR" ? " bad" : ""}`) : step("Last heard", last, "now"))),
         f.status && sec("What it said", "", h("pre", { class: "code inline" }, hostile(f.status, { lines: true }))),
         sec("Queries", `${stats.length} reported`, stats.length ? h("table", { class: "grid plain" },
           h("thead", {}, h("tr", {}, ["State", "Artifact"].map((t) => h("th", { scope: "col" }, t)), ["Rows", "Uploads", "Took"].map((t) => h("th", { class: "num", scope: "col" }, t)), h("th", { scope: "col" }, "Error"))),

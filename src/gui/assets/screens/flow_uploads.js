@@ -7,6 +7,12 @@ import { failed } from "../lib/say.js";
 import { show_preview } from "../parts/preview.js";
 import { is_over } from "./flows.js";
 
+// Of a long path the end is what tells files apart.
+function cut_path(path) {
+  const at = path.slice(0, -1).search(/[^/\\]*$/);
+  return h("code", { class: "cut" }, h("span", { class: "ell" }, hostile(path.slice(0, at))), h("span", { class: "ell" }, hostile(path.slice(at))));
+}
+
 export function show_uploads(ctx) {
   const side = h("aside", { class: "pane tint", "aria-label": "Preview", hidden: true });
   const split = h("div", { class: "split half one" }, h("div", { class: "scroll" }, skeleton()), side);
@@ -40,7 +46,7 @@ export function show_uploads(ctx) {
       const date = r.Timestamp ? new Date(Number(r.Timestamp) * 1000) : null;
       const whole = Number(r.uploaded_size) >= Number(r.file_size);
       const tr = h("tr", {}, h("td", {}, dot(whole ? "ok" : "warn", whole ? "whole" : "smaller than on the host")),
-        h("td", { class: "fluid" }, h("button", { class: "link", type: "button", title: r.vfs_path, onclick: () => { mark(tr); preview(r); } }, h("code", {}, hostile(r.vfs_path)))),
+        h("td", { class: "fluid" }, h("button", { class: "link", type: "button", title: r.vfs_path, onclick: () => { mark(tr); preview(r); } }, cut_path(r.vfs_path))),
         h("td", { class: "tn", title: time_title(date) }, time(date)), h("td", { class: "num" }, size(r.file_size)), h("td", { class: "num" }, size(r.uploaded_size)),
         h("td", { class: "fit" }, h("a", { class: "btn ghost sq", download: true, "aria-label": `Download ${r.vfs_path}`, title: "Download", href: url("/v1/DownloadVFSFile", address(r)) }, btn("", { icon: "download" }).firstChild)));
       return tr;

@@ -45,7 +45,7 @@ export function flow_table(client, items) {
         h("td", { class: "tn", title: time_title(made) }, time(made)),
         h("td", {}, hostile(f.request?.creator || "server")),
         h("td", { class: "num" }, count(f.total_collected_rows)),
-        h("td", { class: "num" }, f.total_uploaded_bytes ? size(f.total_uploaded_bytes) : "0"));
+        h("td", { class: "num" }, size(f.total_uploaded_bytes)));
     })));
 }
 

@@ -11,6 +11,9 @@ import { follow_exports } from "../parts/exports.js";
 import { page } from "../shell.js";
 
 export const STATES = { RUNNING: ["run", "Running"], PAUSED: ["idle", "Not started"], STOPPED: ["off", "Stopped"], ARCHIVED: ["off", "Archived"] };
+// A state of a collection, as it is written elsewhere.
+const said = (state) => { const t = String(state ?? "").toLowerCase().replace("_", " "); return t.charAt(0).toUpperCase() + t.slice(1); };
+
 export const state_of = (x) => {
   const [kind, text] = STATES[x.state] ?? ["off", "Unknown"];
   return x.stats?.stopped && x.state === "RUNNING" ? ["off", "Ended"] : [kind, text];
@@ -128,7 +131,7 @@ export async function show_hunt({ hunt, signal }) {
               // Milliseconds, as stock has it.
               const began = from_micros(Number(r.StartedTime) * 1000);
               const kinds = { FINISHED: "ok", ERROR: "err", RUNNING: "run", IN_PROGRESS: "run" };
-              return h("tr", {}, h("td", {}, h("span", { class: "state" }, dot(kinds[r.State] ?? "idle"), String(r.State ?? "").toLowerCase().replace("_", " "))),
+              return h("tr", {}, h("td", {}, h("span", { class: "state" }, dot(kinds[r.State] ?? "idle"), said(r.State))),
                 h("td", {}, h("a", { href: app(`host/${r.ClientId}`) }, hostile(r.Hostname || r.ClientId))),
                 h("td", {}, r.FlowId ? h("a", { href: app(`flow/${r.ClientId}/${r.FlowId}`) }, h("code", {}, r.FlowId)) : "–"),
                 h("td", { class: "tn", title: time_title(began) }, time(began)), h("td", { class: "num" }, count(r.TotalRows)), h("td", { class: "num" }, size(r.TotalBytes)));

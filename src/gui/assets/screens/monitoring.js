@@ -3,7 +3,7 @@
 
 import { app, get, me, post } from "../lib/api.js";
 import { btn, empty, fill, h, hostile, note, sec, skeleton } from "../lib/dom.js";
-import { plural } from "../lib/format.js";
+import { first_words, plural } from "../lib/format.js";
 import * as live from "../lib/live.js";
 import { failed, form, toast } from "../lib/say.js";
 import { page } from "../shell.js";
@@ -50,7 +50,7 @@ export async function show_monitoring({ client, signal }) {
       h("tbody", {}, list.map((s) => {
         const env = s.parameters?.env ?? [];
         return h("tr", {}, h("td", {}, h("a", { href: app("artifacts", { name: s.artifact }) }, h("code", {}, hostile(s.artifact)))),
-          h("td", { class: "fluid" }, known.has(s.artifact) ? hostile((known.get(s.artifact).description ?? "").trim().split("\n")[0]) : h("span", { class: "t-warn" }, "not defined here")),
+          h("td", { class: "fluid" }, known.has(s.artifact) ? hostile(first_words(known.get(s.artifact).description)) : h("span", { class: "t-warn" }, "not defined here")),
           h("td", { class: "fluid" }, env.length ? hostile(env.map((e) => `${e.key}=${e.value}`).join(", ")) : h("span", { class: "dim" }, "defaults")),
           h("td", { class: "fit" }, may && [btn("", { icon: "edit", kind: "ghost sq", title: `Parameters of ${s.artifact}`, onclick: () => parameters(s, () => put(args, list)) }),
             btn("", { icon: "x", kind: "ghost sq", title: `Remove ${s.artifact}`, onclick: () => put(args, list.filter((x) => x !== s)) })]));
