@@ -10,6 +10,7 @@ use md5::Digest;
 use vql::{Error, Scope};
 
 use crate::plugins::common::{Range, UploadFile, UploadResult, UploadSink, blocking};
+use crate::store::zip::write::member_name;
 
 /// See the module.
 pub(super) struct Container;
@@ -62,30 +63,8 @@ fn read(file: &UploadFile) -> std::io::Result<UploadResult> {
         stored_size: stored,
         sha256: hex::encode(sha256.finish()),
         md5: hex::encode(md5.finalize()),
-        stored_name: components.iter().map(|c| format!("/{}", escaped(c))).collect(),
+        stored_name: format!("/{}", member_name(&components)),
         components,
         ..UploadResult::default()
     })
-}
-
-/// A name as members of containers are called: what some system has a use for is told by numbers.
-fn escaped(name: &str) -> String {
-    let mut out = String::new();
-    for c in name.chars() {
-        match c {
-            '%' | ':' | '\\' | '/' | '"' | '*' | '?' | '<' | '>' | '|' => {
-                out += &format!("%{:02X}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn names_of_members() {
-        assert_eq!(super::escaped("/a -> b:c$"), "%2Fa -%3E b%3Ac$");
-    }
 }
