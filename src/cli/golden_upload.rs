@@ -10,6 +10,7 @@ use md5::Digest;
 use vql::{Error, Scope};
 
 use crate::plugins::common::{Range, UploadFile, UploadResult, UploadSink, blocking};
+use crate::store::zip::write::member_name;
 
 /// See the module.
 pub(super) struct Container;
@@ -62,7 +63,7 @@ fn read(file: &UploadFile) -> std::io::Result<UploadResult> {
         stored_size: stored,
         sha256: hex::encode(sha256.finish()),
         md5: hex::encode(md5.finalize()),
-        stored_name: components.iter().map(|c| format!("/{}", c.replace('/', "%2F"))).collect(),
+        stored_name: format!("/{}", member_name(&components)),
         components,
         ..UploadResult::default()
     })

@@ -5,6 +5,7 @@ at it have no reason to see different things.
 """
 
 import gzip
+import hashlib
 import io
 import os
 import shutil
@@ -89,6 +90,35 @@ TEXTS = {
     "var/log/messages": "Feb  3 04:03:00 prepared app[9]: error code 7\n",
     "var/log/secure": "",
     "proc-notes": "not /proc\n",
+    # What /proc of a host with more hardware says.
+    "opt/proc/arp":
+        "IP address       HW type     Flags       HW address            Mask     Device\n"
+        "192.0.2.1        0x1         0x2         02:00:5e:10:00:01     *        eth0\n"
+        "192.0.2.9        0x1         0x0         00:00:00:00:00:00     *        eth0\n",
+    "opt/proc/modules": "nfs 421888 2 nfsv4,nfsv3, Live 0x0000000000000000\n"
+                        "loop 32768 0 - Live 0x0000000000000000\n",
+    # Programs that tell of packages, services and disks, as others print it.
+    "usr/bin/dnf": "#!/bin/sh\necho 'Installed Packages'\n"
+                   "echo 'bash.x86_64            5.1.8-6.el9        @anaconda'\n"
+                   "echo 'a-package-with-a-name-that-is-long.noarch'\n"
+                   "echo '                       2:1.0-1.el9        @epel'\n"
+                   "echo 'other.x86_64           1.0-1              commandline'\n",
+    "usr/bin/zypper": "#!/bin/sh\ncat <<'END'\n<?xml version='1.0'?>\n<stream>\n"
+                      "<search-result version=\"0.0\">\n<solvable-list>\n"
+                      "<solvable status=\"installed\" name=\"aaa_base\" kind=\"package\" edition=\"84.87-1\" "
+                      "arch=\"x86_64\" repository=\"Main\"/>\n"
+                      "<solvable status=\"installed\" name=\"acl\" kind=\"package\" edition=\"2.2.52-4\" "
+                      "arch=\"noarch\" repository=\"Update &amp; more\"/>\n"
+                      "</solvable-list>\n</search-result>\n</stream>\nEND\n",
+    "usr/bin/systemctl": "#!/bin/sh\ncat <<'END'\n"
+                         "  UNIT               LOAD   ACTIVE SUB     DESCRIPTION\n"
+                         "  beacon.service     loaded active running Beacon\n"
+                         "  cron.service       loaded active exited  Regular background programs\n"
+                         "\n2 loaded units listed.\nEND\n",
+    "usr/bin/df": "#!/bin/sh\ncat <<'END'\n"
+                  "Filesystem      Size  Used Avail Use% Mounted on\n"
+                  "/dev/vda1        20G  7.5G   12G  40% /\n"
+                  "tmpfs           2.0G     0  2.0G   0% /dev/shm\nEND\n",
 }
 
 AUTH = (
@@ -104,11 +134,17 @@ AUTH = (
 MODES = {
     "etc/shadow": 0o640, "home/ann/.ssh/id_rsa": 0o600, "home/ann/.ssh/id_plain": 0o600,
     "etc/cron.daily/rotate": 0o755, "etc/cron.hourly/check": 0o755, "home/bob/bin/tool": 0o755,
-    "opt/beacon/run": 0o755, "usr/local/bin/suid-tool": 0o4755, "usr/local/bin/sgid-tool": 0o2755,
+    "opt/beacon/run": 0o755, "usr/bin/dnf": 0o755, "usr/bin/zypper": 0o755,
+    "usr/bin/systemctl": 0o755, "usr/bin/df": 0o755, "usr/local/bin/suid-tool": 0o4755, "usr/local/bin/sgid-tool": 0o2755,
     "tmp/.hidden/dropper": 0o755,
 }
 
 OWNERS = {"home/ann": (1000, 1000), "home/bob": (1001, 1001)}
+
+
+def md5(name):
+    """What a planted text hashes to."""
+    return hashlib.md5(TEXTS[name].encode()).hexdigest()
 
 
 def write(root, name, data, stamp=STAMP):
@@ -179,6 +215,12 @@ def archives(root):
         z.writestr(info, "the keyword is marmalade\n")
         z.writestr(zipfile.ZipInfo("b.bin", (2024, 2, 3, 4, 5, 6)), bytes(range(256)))
     write(root, "home/bob/files.zip", buffer.getvalue())
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as z:
+        info = zipfile.ZipInfo("word/document.xml", (2024, 2, 3, 4, 5, 6))
+        z.writestr(info, "<w:document><w:t>The Secret plan</w:t></w:document>\n" * 3)
+        z.writestr(zipfile.ZipInfo("[Content_Types].xml", (2024, 2, 3, 4, 5, 6)), "<Types/>")
+    write(root, "home/bob/plan.docx", buffer.getvalue())
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as t:
         t.addfile(tarfile.TarInfo("x"), io.BytesIO())

@@ -52,6 +52,7 @@ pub use csv::{CsvHeader, CsvOptions, CsvRows, csv_cell, csv_line, parse_csv};
 pub use engine::{Limits, eval, run};
 pub use error::Error;
 pub use eval::{call_lambda, equal, evaluate, less, materialize, member, rows, truth, variable};
+pub use functions::lzxpress_decompress;
 pub use log::{Level, LogSink, TracingLog};
 pub use query::{Lambda, Query, StoredExpr};
 pub use registry::{Function, Plugin, Registry};

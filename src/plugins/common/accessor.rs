@@ -5,13 +5,14 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
+use super::content::Content;
 use super::ewf::Ewf;
 use super::fat::FatFiles;
 use super::inside::{Gzip, Offset};
@@ -150,7 +151,7 @@ impl Object for FileRow {
     fn member(&self, name: &str) -> Option<Value> {
         let i = &self.info;
         Some(match name {
-            "Name" => i.path.components.last().cloned().map_or("".into(), Value::Str),
+            "Name" => i.path.name().cloned().map_or("".into(), Value::Str),
             // Not a column, but there for queries of old.
             "FullPath" => Value::Str(i.path.bytes().into()),
             "OSPath" => Value::object(i.path.clone()),
@@ -303,6 +304,10 @@ pub trait Accessor: Send + Sync {
         let _ = path;
         Ok(Vec::new())
     }
+    /// Opens the device a path is on: of a tree that is read out of a file that file.
+    fn device(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        self.open(path)
+    }
     /// Stored stretches and holes in order; `None` when it cannot tell.
     fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
         let _ = path;
@@ -344,8 +349,8 @@ impl Accessors {
         map.insert("ext4".into(), Arc::new(Ext4Files(NativeFiles::new(host.root.clone()))));
         map.insert("process".into(), Arc::new(ProcessMemory { proc: host.proc.clone() }));
         map.insert("raw_file".into(), Arc::new(RawFiles { root: host.root.clone() }));
-        map.insert("data".into(), Arc::new(Content { from_variable: false }));
-        map.insert("scope".into(), Arc::new(Content { from_variable: true }));
+        map.insert("data".into(), Arc::new(Content::Literal));
+        map.insert("scope".into(), Arc::new(Content::Variable));
         Accessors::over(map)
     }
 
@@ -694,34 +699,6 @@ impl Accessor for Ext4Files {
 
     fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>> {
         Ok(self.0.read_dir(path)?.into_iter().map(|info| self.with_flags(info)).collect())
-    }
-}
-
-/// Content that is given instead of a file.
-struct Content {
-    from_variable: bool,
-}
-
-impl Accessor for Content {
-    fn parse(&self, scope: &Scope, text: &Str) -> OsPath {
-        if !self.from_variable {
-            return OsPath::raw(text.as_bytes());
-        }
-        let value = scope.resolve(&text.to_text()).unwrap_or_default();
-        OsPath::raw(value.to_str().as_bytes())
-    }
-
-    fn read(&self, text: &[u8]) -> OsPath {
-        OsPath::raw(text)
-    }
-
-    fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
-        Ok(Box::new(Cursor::new(path.bytes())))
-    }
-
-    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
-        let plain = FileInfo::plain(path.clone(), path.bytes().len() as u64);
-        Ok(FileInfo { times: [UNKNOWN; 4], mode: 0o100_644, ..plain })
     }
 }
 

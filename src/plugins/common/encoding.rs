@@ -1,4 +1,4 @@
-//! `gunzip`, `crypto_rc4` and `utf16_encode`: text as programs write it.
+//! `gunzip`, `base85decode`, `crypto_rc4` and `utf16_encode`: text as programs write it.
 
 use std::io::Read;
 
@@ -23,6 +23,10 @@ pub fn register(registry: &mut Registry) {
             }
         },
     );
+    let base85 = Signature::new("base85decode", "Decodes base85, as Ascii85 writes it.");
+    registry.function_sync(base85.required("string", ArgType::String, "The text."), |_, args| {
+        Ok(base85_of(args.bytes("string")?.as_bytes()).into())
+    });
     let utf16 = Signature::new("utf16_encode", "Encodes text as UTF-16, low byte first.");
     registry.function_sync(utf16.required("string", ArgType::Any, "The text."), |_, args| {
         let text = args.any("string").to_text();
@@ -36,6 +40,38 @@ pub fn register(registry: &mut Registry) {
         let out = rc4_of(text.as_bytes(), key.as_bytes());
         out.map(Value::from).ok_or_else(|| Error::failed("a key has 1 to 256 bytes"))
     });
+}
+
+/// What Ascii85 encodes, up to the first fault.
+fn base85_of(text: &[u8]) -> Vec<u8> {
+    let text = text.strip_prefix(b"<~").unwrap_or(text);
+    let (mut out, mut digits) = (Vec::new(), Vec::new());
+    // A group of less than five digits stands for a byte less than it has digits.
+    let flush = |digits: &[u32], out: &mut Vec<u8>| {
+        let padded = digits.iter().copied().chain(std::iter::repeat(84)).take(5);
+        let number = padded.fold(0u64, |n, digit| n * 85 + u64::from(digit));
+        let bytes = (number as u32).to_be_bytes();
+        out.extend_from_slice(&bytes[..digits.len().saturating_sub(1)]);
+        number <= u64::from(u32::MAX)
+    };
+    for byte in text {
+        match byte {
+            b'z' if digits.is_empty() => out.extend_from_slice(&[0; 4]),
+            b'!'..=b'u' => digits.push(u32::from(byte - b'!')),
+            b' ' | b'\t' | b'\r' | b'\n' => {}
+            _ => break,
+        }
+        if digits.len() == 5 {
+            if !flush(&digits, &mut out) {
+                return out;
+            }
+            digits.clear();
+        }
+    }
+    if !digits.is_empty() {
+        flush(&digits, &mut out);
+    }
+    out
 }
 
 /// Old and broken as a cipher; here it only reads what others wrote.
@@ -71,6 +107,13 @@ mod tests {
         assert_eq!(hex::encode(&cipher), "bbf316e8d940af0ad3");
         assert_eq!(rc4_of(&cipher, b"Key").unwrap(), b"Plaintext");
         assert!(rc4_of(b"x", b"").is_none());
+    }
+
+    #[test]
+    fn base85_of_a_known_text() {
+        assert_eq!(base85_of(b"9jqo^BlbD-BleB1DJ"), b"Man is distin");
+        assert_eq!(base85_of(b"<~87cURD]i,\"Ebo80~>"), b"Hello World!");
+        assert_eq!((base85_of(b"z"), base85_of(b"!!")), (vec![0; 4], vec![0]));
     }
 
     #[tokio::test]

@@ -56,7 +56,7 @@ impl Named {
             9 => "REG_FULL_RESOURCE_DESCRIPTOR",
             10 => "REG_RESOURCE_REQUIREMENTS_LIST",
             11 => "REG_QWORD",
-            other => return format!("{other}"),
+            _ => "REG_UNKNOWN",
         };
         name.to_owned()
     }
@@ -198,8 +198,9 @@ impl Hive {
         let short = length & 0x8000_0000 != 0;
         let length = (length & 0x7fff_ffff) as usize;
         let data = match short {
-            // Up to four bytes stand where the place would be.
-            true => self.data.get(at + 8..at + 8 + length.min(4))?.to_vec(),
+            // Short content stands where the place would be: all four bytes are given, as
+            // others give them.
+            true => self.data.get(at + 8..at + 12)?.to_vec(),
             false => self.content(self.data.u32(at + 8)?, length).unwrap_or_default(),
         };
         let name = if name.is_empty() { "@".to_owned() } else { name };
@@ -296,7 +297,7 @@ mod tests {
         let expected = [
             r#"{"n":"Path","t":"REG_SZ","v":"C:\\a"}"#,
             r#"{"n":"Count","t":"REG_DWORD","v":77}"#,
-            r#"{"n":"@","t":"REG_BINARY","v":"AQI="}"#,
+            r#"{"n":"@","t":"REG_BINARY","v":"AQIAAA=="}"#,
             r#"{"n":"Lost","t":"REG_SZ","v":""}"#,
         ];
         assert_eq!(values, expected);

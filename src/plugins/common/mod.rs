@@ -5,6 +5,7 @@
 
 pub mod accessor;
 pub mod binary;
+pub mod content;
 pub mod csv;
 pub mod diff;
 pub mod documents;
@@ -33,6 +34,7 @@ pub mod pathspec;
 pub mod pe;
 pub mod pipe;
 pub mod plist;
+pub mod prefetch;
 pub mod process;
 pub mod process_memory;
 pub mod raw_file;
@@ -47,6 +49,7 @@ pub mod sparse;
 pub mod spill;
 pub mod sqlite;
 pub mod temp;
+pub mod tlsh;
 pub mod unzip;
 pub mod upload;
 pub mod upload_directory;
@@ -154,6 +157,7 @@ pub fn register(registry: &mut Registry) {
     pe::register(registry);
     pipe::register(registry);
     plist::register(registry);
+    prefetch::register(registry);
     process::register(registry);
     raw_reg::register(registry);
     remap::register(registry);
@@ -162,6 +166,7 @@ pub fn register(registry: &mut Registry) {
     small::register(registry);
     sqlite::register(registry);
     temp::register(registry);
+    tlsh::register(registry);
     unzip::register(registry);
     upload::register(registry);
     upload_directory::register(registry);

@@ -91,6 +91,11 @@ impl Accessor for Mounts {
         found.0.accessor.open(&found.1)
     }
 
+    fn device(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        let found = self.find(path).ok_or(io::ErrorKind::NotFound)?;
+        found.0.accessor.device(&found.1)
+    }
+
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
         match self.find(path) {
             Some((mount, inside)) => Ok(self.seen(mount.accessor.lstat(&inside)?, mount, path)),

@@ -399,6 +399,14 @@ impl OsPath {
         self.components.iter().map(|c| c.to_text().into_owned()).collect()
     }
 
+    /// The last part; of what is not taken apart the whole.
+    pub fn name(&self) -> Option<&Str> {
+        match self.kind {
+            Kind::Raw => self.components.first(),
+            _ => self.components.last(),
+        }
+    }
+
     /// The text, invalid bytes replaced.
     pub fn to_text(&self) -> String {
         vql::lossy(&self.bytes()).into_owned()
@@ -435,7 +443,7 @@ impl Object for OsPath {
     fn member(&self, name: &str) -> Option<Value> {
         Some(match name {
             "Components" => self.components.iter().cloned().collect(),
-            "Basename" => self.components.last().cloned().map_or("".into(), Value::Str),
+            "Basename" => self.name().cloned().map_or("".into(), Value::Str),
             "Dirname" => {
                 let mut up = self.clone();
                 up.components.pop();

@@ -52,6 +52,8 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
             OsPath::raw(Value::Dict(dict).to_json().as_bytes())
         }
         list @ Value::List(_) if is_ranges(&list) => OsPath::raw(list.to_json().as_bytes()),
+        // A number is a place in a file; it stays as it is written.
+        number @ (Value::Int(_) | Value::UInt(_)) => OsPath::raw(number.to_text().as_bytes()),
         other => OsPath::of(&other),
     };
     let accessor = args.string("DelegateAccessor")?;

@@ -6,6 +6,8 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
+use vql::Dict;
+
 use super::accessor::{Accessor, FileInfo, ReadSeek};
 use super::path::{Kind, OsPath};
 
@@ -58,6 +60,9 @@ impl Accessor for RawFiles {
             super::accessor::UNKNOWN,
         ];
         info.identity = (m.dev(), m.ino());
+        info.data = Dict::new()
+            .with("DevMajor", rustix::fs::major(m.dev()))
+            .with("DevMinor", rustix::fs::minor(m.dev()));
         Ok(info)
     }
 }

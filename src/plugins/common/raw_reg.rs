@@ -1,10 +1,11 @@
 //! Registry files: the accessor `raw_reg` walks their keys and values as
 //! directories and files, `read_reg_key` gives a row for each key.
 
+use std::any::Any;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
-use vql::{ArgType, Args, Dict, Emitter, Error, Registry, Scope, Signature, Str, Value};
+use vql::{ArgType, Args, Dict, Emitter, Error, Object, Registry, Scope, Signature, Str, Value};
 
 use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek, accessor, path_of};
 use super::globs::Globs;
@@ -137,6 +138,39 @@ impl Accessor for RegistryFiles {
     }
 }
 
+/// The key of a row: what is known of it, written as one member.
+#[derive(Clone, Debug)]
+struct KeyRow(Value);
+
+impl Object for KeyRow {
+    fn type_name(&self) -> &'static str {
+        "*registry.RegKeyInfo"
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn members(&self) -> Vec<vql::Key> {
+        match &self.0 {
+            Value::Object(info) => info.members(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn member(&self, name: &str) -> Option<Value> {
+        vql::member(&self.0, name)
+    }
+
+    fn to_plain(&self) -> Value {
+        Dict::new().with("FileInfo", self.0.clone()).into()
+    }
+
+    fn truth(&self) -> bool {
+        true
+    }
+}
+
 /// Registry paths are given with a text of this kind of column.
 async fn read_keys(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
     let name = args.opt_string("accessor")?.unwrap_or_else(|| "registry".into());
@@ -160,7 +194,7 @@ async fn read_keys(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), 
             if !step.hits.is_empty() {
                 let (a, key) = (accessor.clone(), info.path.clone());
                 let values = super::blocking(scope, move || a.read_dir(&key)).await?;
-                let mut row = Dict::new().with("Key", info.row(None));
+                let mut row = Dict::new().with("Key", Value::object(KeyRow(info.row(None))));
                 for value in values.unwrap_or_default().iter().filter(|v| !v.is_dir()) {
                     let content = value.data.get("value").cloned().unwrap_or_default();
                     row.update(value.path.basename(), content);
@@ -196,7 +230,7 @@ mod tests {
             FROM glob(globs='/run/{co*,@}', accessor='raw_reg', root=pathspec(DelegatePath=File))";
         let expected = concat!(
             r#"[{"P":"\\Run\\Count","V":77,"Mode":420,"Mtime":"2020-09-13T12:26:40Z","G":"\\run\\co*"},"#,
-            r#"{"P":"\\Run\\@","V":"AQI=","Mode":420,"Mtime":"2020-09-13T12:26:40Z","G":"\\run\\@"}]"#
+            r#"{"P":"\\Run\\@","V":"AQIAAA==","Mode":420,"Mtime":"2020-09-13T12:26:40Z","G":"\\run\\@"}]"#
         );
         assert_eq!(query(walk).await, expected);
         let read = "SELECT Key.OSPath.Path AS K, Path, Count FROM read_reg_key(globs='*', \

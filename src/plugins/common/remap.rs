@@ -116,7 +116,11 @@ fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let mut build =
         Build { scope, machine: &machine, captured: Vec::new(), trees: BTreeMap::new() };
     let done = copied.iter().try_for_each(|name| {
-        base.insert(name.clone(), build.accessor(name)?);
+        let of_machine = build.accessor(name)?;
+        // What looks into files is made anew, for it has to look into those that are seen.
+        if !Accessors::LAYERED.contains(&name.as_str()) {
+            base.insert(name.clone(), of_machine);
+        }
         Ok(())
     });
     let done = done.and_then(|()| {
@@ -154,7 +158,8 @@ fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
         return Err(e);
     }
     let mut all = Accessors::over(base.clone());
-    all.keep(|name| base.contains_key(name) || !args.bool("clear").unwrap_or(false));
+    let clear = args.bool("clear")?;
+    all.keep(|name| !clear || base.contains_key(name) || copied.iter().any(|c| c == name));
     session.lock().accessors = Some(Arc::new(all));
     for r in config.remappings.iter().filter(|r| r.r#type == "impersonation") {
         // What is seen now is asked before anything is changed: that takes the lock too.

@@ -1,5 +1,5 @@
 //! Small ones that need the host's chance, environment or nothing at all:
-//! `rand`, `expand`, `url`.
+//! `rand`, `uuid`, `lookupSID`, `expand`, `url`.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,25 @@ pub fn register(registry: &mut Registry) {
         let env = env.ok_or_else(|| Error::failed("no environment in this scope"))?;
         let range = u64::try_from(args.int("range")?).ok().filter(|n| *n > 0);
         Ok(env.entropy.below(range.unwrap_or(i64::MAX as u64)).into())
+    });
+
+    let uuid = Signature::new("uuid", "A random identifier, version 4.");
+    registry.function_sync(uuid, |scope, _| {
+        let env = scope.extension::<Env>();
+        let env = env.ok_or_else(|| Error::failed("no environment in this scope"))?;
+        let mut bytes = [0; 16];
+        env.entropy.fill(&mut bytes);
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let digits = hex::encode(bytes);
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
+        Ok(parts.join("-").into())
+    });
+
+    let doc = "The name of an account of Windows; on other systems the identifier itself.";
+    let sid = Signature::new("lookupSID", doc);
+    registry.function_sync(sid.required("sid", ArgType::String, "The identifier."), |_, args| {
+        Ok(args.string("sid")?.into())
     });
 
     let expand = Signature::new("expand", "Puts environment variables into a path.");

@@ -8,7 +8,7 @@ use vql::{ArgType, Args, Dict, Error, Level, Registry, Scope, Signature, Value};
 use super::accessor::{Accessor, FileInfo, UNKNOWN, path_of};
 use super::blocking;
 use super::file::named;
-use super::path::OsPath;
+use super::path::{Kind, OsPath};
 
 /// A file to be uploaded.
 pub struct UploadFile {
@@ -137,6 +137,8 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     }
     let store_as = match args.any("name") {
         Value::Null => path.clone(),
+        // A name is no variable, and nothing is split where paths are not.
+        Value::Str(name) if accessor.kind() == Kind::Raw => OsPath::raw(name.as_bytes()),
         name => match path_of(scope, &*accessor, &name) {
             // Where the text of a path is what it is inside of, a name is still a name.
             inside if inside.components.is_empty() => OsPath::linux(name.to_str().as_bytes()),

@@ -1,14 +1,15 @@
 //! `upload_directory`: copies a file into a directory of this host.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // writes to the real host
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, FileTimes, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use md5::Md5;
 use sha2::{Digest, Sha256};
-use vql::{ArgType, Args, Error, Level, Registry, Scope, Signature, Value};
+use vql::{ArgType, Args, Error, Level, Registry, Scope, Signature, Time, Value};
 
 use super::accessor::ReadSeek;
 use super::file::named;
@@ -27,7 +28,11 @@ pub fn register(registry: &mut Registry) {
         .arg("name", ArgType::Path, "The name to store it under.")
         .arg("accessor", ArgType::String, "An accessor to use.");
     for time in ["mtime", "atime", "ctime", "btime"] {
-        sig = sig.arg(time, ArgType::Any, "Accepted; the copy has the time it was made.");
+        let doc = match time {
+            "mtime" | "atime" => "The time the copy gets.",
+            _ => "Accepted; the copy has the time it was made.",
+        };
+        sig = sig.arg(time, ArgType::Any, doc);
     }
     registry.function_async(sig, |scope, args| async move { run(&scope, &args).await });
 }
@@ -45,10 +50,17 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     // Names are made harmless: nothing is written outside of the directory.
     let relative = member_name(&store_as.texts());
     let to = PathBuf::from(&output).join(&relative);
+    let mut times = FileTimes::new();
+    if let Some(time) = args.time("mtime")?.and_then(system_time) {
+        times = times.set_modified(time);
+    }
+    if let Some(time) = args.time("atime")?.and_then(system_time) {
+        times = times.set_accessed(time);
+    }
     let from = path.clone();
     let copied = blocking(scope, move || {
         let mut file = accessor.open(&from)?;
-        copy(&mut *file, &to)
+        copy(&mut *file, &to, times)
     });
     match copied.await? {
         Ok(mut result) => {
@@ -65,8 +77,14 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     }
 }
 
+/// A time as the system has it; `None` before 1970.
+fn system_time(time: Time) -> Option<SystemTime> {
+    let since = Duration::from_nanos(u64::try_from(time.as_nanosecond()).ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
 /// The copy is there under its name only when it is whole.
-fn copy(from: &mut dyn ReadSeek, to: &Path) -> io::Result<UploadResult> {
+fn copy(from: &mut dyn ReadSeek, to: &Path, times: FileTimes) -> io::Result<UploadResult> {
     let dir = to.parent().ok_or_else(|| io::Error::other("no directory"))?;
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mut unfinished = to.as_os_str().to_owned();
@@ -88,6 +106,8 @@ fn copy(from: &mut dyn ReadSeek, to: &Path) -> io::Result<UploadResult> {
             md5.update(&block[..n]);
             size += n as u64;
         }
+        // Not every file system keeps every time.
+        let _ = out.set_times(times);
         out.sync_all()?;
         std::fs::rename(&unfinished, to)?;
         Ok(UploadResult {
@@ -119,10 +139,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         scope.set("Out", dir.path().join("out").to_str().unwrap());
         let text = "SELECT upload_directory(output=Out, accessor='data', file='hello', \
-                    name='../../a/b:c') AS U FROM scope()";
+                    name='../../a/b:c', mtime=5) AS U FROM scope()";
         let rows = Value::from(vql::run(text, &scope).await.unwrap()).to_json();
         let at = dir.path().join("out/a/b%3Ac");
         assert_eq!(std::fs::read(&at).unwrap(), b"hello", "{rows}");
+        let modified = std::fs::metadata(&at).unwrap().modified().unwrap();
+        assert_eq!(modified, SystemTime::UNIX_EPOCH + Duration::from_secs(5));
         let sha = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
         assert!(rows.contains(sha) && rows.contains(r#""Size":5"#), "{rows}");
         let missing = "SELECT upload_directory(output=Out, file='/no/such') AS U FROM scope()";

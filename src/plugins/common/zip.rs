@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vql::{Dict, Scope, Str};
 
-use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
+use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek, UNKNOWN};
 use super::last::Last;
 use super::path::{Delegate, OsPath};
 use crate::store::zip::{Archive, Member};
@@ -132,7 +132,10 @@ fn unescaped(name: &str) -> Cow<'_, str> {
 fn info(path: OsPath, member: Option<&Member>) -> FileInfo {
     let mut info = FileInfo::plain(path, member.map_or(0, |m| m.size));
     match member {
-        None => info.mode = 0o040_755,
+        None => {
+            info.mode = 0o040_755;
+            info.times = [UNKNOWN; 4];
+        }
         Some(m) => {
             info.mode = 0o100_755;
             info.times = [m.modified.saturating_mul(1_000_000_000); 4];

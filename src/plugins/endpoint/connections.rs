@@ -1,4 +1,4 @@
-//! `connections`: sockets, from `/proc/net` and the descriptors of processes.
+//! `connections` and `netstat`: sockets, from `/proc/net` and the descriptors of processes.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,7 +7,7 @@ use std::path::Path;
 use vql::{Dict, Registry, Signature, Value};
 
 use super::pslist::pids;
-use crate::plugins::common::{Host, blocking, host};
+use crate::plugins::common::{Host, accessor, blocking, host};
 
 /// Adds `connections`.
 pub fn register(registry: &mut Registry) {
@@ -20,6 +20,55 @@ pub fn register(registry: &mut Registry) {
         }
         Ok(())
     });
+    let signature = Signature::new("netstat", "TCP connections, in the form of every system.");
+    registry.plugin_async(signature, |scope, _args, emitter| async move {
+        let host = host(&scope);
+        for row in blocking(&scope, move || netstat(&host)).await? {
+            scope.charge_op().await;
+            emitter.send(row).await?;
+        }
+        Ok(())
+    });
+}
+
+/// TCP sockets in the form that `netstat` has on every system.
+fn netstat(host: &Host) -> Vec<Dict> {
+    let owners = owners(&host.proc);
+    let mut rows = Vec::new();
+    for (file, family, name) in [("tcp", 2, "IPv4"), ("tcp6", 10, "IPv6")] {
+        let text = std::fs::read_to_string(host.proc.join("net").join(file)).unwrap_or_default();
+        rows.extend(text.lines().skip(1).filter_map(|line| socket(line, family, name, &owners)));
+    }
+    rows
+}
+
+fn socket(line: &str, family: i64, name: &str, owners: &BTreeMap<u64, (u32, u32)>) -> Option<Dict> {
+    let f: Vec<&str> = line.split_whitespace().collect();
+    let place = |text: &str| {
+        let (ip, port) = address(text)?;
+        Some(Dict::new().with("IP", ip).with("Port", port))
+    };
+    // What its program has closed is nobody's.
+    let pid = owners.get(&f.get(9)?.parse().ok()?).map_or(-1, |owner| i64::from(owner.0));
+    Some(
+        Dict::new()
+            .with("Fd", 0)
+            .with("Family", family)
+            .with("Type", 1)
+            .with("Laddr", place(f.get(1)?)?)
+            .with("Raddr", place(f.get(2)?)?)
+            .with(
+                "Status",
+                match state(f.get(3)?) {
+                    "ESTABLISHED" => "ESTAB",
+                    other => other,
+                },
+            )
+            .with("Pid", pid)
+            .with("FamilyString", name)
+            .with("Timestamp", accessor::time(accessor::UNKNOWN))
+            .with("TypeString", "TCP"),
+    )
 }
 
 /// Socket inode to the process and descriptor that hold it.
@@ -166,6 +215,13 @@ mod tests {
                  \"Laddr\":{\"ip\":\"127.0.0.1\",\"port\":8080},\
                  \"Raddr\":{\"ip\":\"0.0.0.0\",\"port\":0},\"Status\":\"LISTEN\",\"Pid\":7,\
                  \"Uids\":[1000,1000,1000,1000]}"
+            );
+            assert_eq!(
+                Value::from(netstat(&host).remove(0)).to_json(),
+                "{\"Fd\":0,\"Family\":2,\"Type\":1,\"Laddr\":{\"IP\":\"127.0.0.1\",\"Port\":8080},\
+                 \"Raddr\":{\"IP\":\"0.0.0.0\",\"Port\":0},\"Status\":\"LISTEN\",\"Pid\":7,\
+                 \"FamilyString\":\"IPv4\",\"Timestamp\":\"0001-01-01T00:00:00Z\",\
+                 \"TypeString\":\"TCP\"}"
             );
         }
     }

@@ -36,8 +36,9 @@ impl Member {
     pub fn method_name(&self) -> &'static str {
         match self.method {
             0 => "stored",
-            8 => "deflate",
-            _ => "unknown",
+            8 => "zlib",
+            // Others know no further method.
+            _ => "stored",
         }
     }
 

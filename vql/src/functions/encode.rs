@@ -20,8 +20,11 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_sync(text("unhex", "Decodes hexadecimal digits."), |_, args| {
         let text = args.bytes("string")?;
         let digit = |b: u8| (b as char).to_digit(16);
+        let digits = text.as_bytes();
+        let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
+        let digits: Vec<u8> = digits.iter().copied().filter(|b| *b != b' ').collect();
         // What precedes the first fault is decoded.
-        let pairs = text.as_bytes().chunks_exact(2);
+        let pairs = digits.chunks_exact(2);
         let bytes = pairs.map_while(|pair| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8));
         Ok(bytes.collect::<Vec<u8>>().into())
     });

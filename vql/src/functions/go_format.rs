@@ -213,8 +213,8 @@ fn integer(spec: &Spec, verb: u8, i: i128, value: &Value, out: &mut Vec<u8>) {
     let mut digits = format!("{digits:0>width$}", width = spec.precision.unwrap_or(1));
     let sign = sign(spec, i < 0);
     if spec.zero && !spec.minus && spec.precision.is_none() {
-        let used = sign.len() + prefix.len();
-        let width = spec.width.unwrap_or(0).saturating_sub(used);
+        // What tells the base does not count: the digits alone fill the width.
+        let width = spec.width.unwrap_or(0).saturating_sub(sign.len());
         digits = format!("{digits:0>width$}");
     }
     pad(spec, format!("{sign}{prefix}{digits}").into_bytes(), false, out);
@@ -304,6 +304,7 @@ mod tests {
                 "1     2|3    |00004",
             ),
             ("%x %X %02x %#x", vec![255.into(), 255.into(), 5.into(), 16.into()], "ff FF 05 0x10"),
+            ("%#02x %#06x %#2x", vec![0.into(), 255.into(), 0.into()], "0x00 0x0000ff 0x0"),
             ("%x", vec!["hi".into()], "6869"),
             ("%T", vec![list.clone()], "[]types.Any"),
             ("%v %q", vec![list.clone(), list], "[a b] [\"a\" \"b\"]"),

@@ -62,7 +62,7 @@ pub(super) fn register(registry: &mut Registry) {
             scope.say(Level::Alert, text);
         } else {
             // It is kept, but calls nobody.
-            scope.say(Level::Info, format!("Alert {name} (suppressed): {text}"));
+            scope.say(Level::Info, format!("Alert {name} (Sup): {text}"));
         }
         Ok(true.into())
     });

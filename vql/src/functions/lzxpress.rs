@@ -27,7 +27,7 @@ pub(super) fn register(registry: &mut Registry) {
 }
 
 /// What was packed, as far as it goes; `None` when the data are damaged.
-fn decompress(input: &[u8]) -> Option<Vec<u8>> {
+pub fn decompress(input: &[u8]) -> Option<Vec<u8>> {
     let (mut out, mut at) = (Vec::new(), 0);
     while input.len() >= at + TABLE && out.len() < LIMIT {
         let codes = Codes::read(&input[at..at + TABLE])?;

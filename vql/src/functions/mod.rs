@@ -31,6 +31,8 @@ mod template;
 mod timestamp;
 mod yaml;
 
+pub use lzxpress::decompress as lzxpress_decompress;
+
 pub(crate) use exit::Exits;
 pub(crate) use json::parse as parse_json;
 pub(crate) use reflection::scope_value;

@@ -53,8 +53,12 @@ pub(super) fn register(registry: &mut Registry) {
         .arg("sep", ArgType::String, "Accepted; the type decides.");
     registry.function_sync(relpath, |_, args| {
         let style = Style::new(None)?;
-        let path = style.split(&args.any("path").to_text());
-        let base = style.split(&args.any("base").to_text());
+        let (path, base) = (args.any("path").to_text(), args.any("base").to_text());
+        // No way leads from a place that is known to one that is not.
+        if path.starts_with('/') != base.starts_with('/') {
+            return Ok("".into());
+        }
+        let (path, base) = (style.split(&path), style.split(&base));
         let common = path.iter().zip(&base).take_while(|(a, b)| a == b).count();
         let mut parts = vec!["..".to_string(); base.len() - common];
         parts.extend_from_slice(&path[common..]);

@@ -52,7 +52,10 @@ pub(super) fn register(registry: &mut Registry) {
             Value::Int(0) => zero(),
             Value::Int(n) => from_number(n).into(),
             Value::Float(f) => from_seconds(f).into(),
-            Value::Str(s) => from_text(&s.to_text(), scope),
+            Value::Str(s) => match args.opt_string("format")? {
+                Some(layout) => parse_layout(&layout, s.to_text().trim(), scope).into(),
+                None => from_text(&s.to_text(), scope),
+            },
             Value::Bool(b) => from_number(i64::from(b)).into(),
             other => to_time(&other).into(),
         })

@@ -461,6 +461,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_value_of_an_array_is_its_elements() {
+        let text = "SELECT parse_binary(filename=Data, accessor='data', struct='T', profile='[\
+            [\"T\", 0, [[\"list\", 0, \"Array\", {\"type\": \"E\", \"count\": 2}], \
+            [\"v\", 0, \"Value\", {\"value\": \"x=>x.list.Value.Value\"}]]], \
+            [\"E\", 1, [[\"Value\", 0, \"uint8\"]]]]').v AS V FROM scope()";
+        assert_eq!(query(text, &[7, 8]).await, r#"[{"V":[7,8]}]"#);
+    }
+
+    #[tokio::test]
     async fn a_profile_that_goes_round_ends() {
         let text = "SELECT parse_binary(filename=Data, accessor='data', struct='A', \
             profile='[[\"A\", 0, [[\"a\", 0, \"A\"]]]]') AS A FROM scope()";

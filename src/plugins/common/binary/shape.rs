@@ -217,6 +217,8 @@ impl Object for Sequence {
             "SizeOf" | "Size" => self.size.into(),
             "StartOf" | "Start" | "OffsetOf" => self.start.into(),
             "EndOf" | "End" => (self.start + self.size).into(),
+            // The elements, whatever they have of that name.
+            "Value" => Value::list(self.items.clone()),
             _ => self.items.iter().filter_map(|v| vql::member(v, name)).collect(),
         })
     }

@@ -156,6 +156,10 @@ impl Accessor for NtfsFiles {
         }
     }
 
+    fn device(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        self.below.open_outer(path)
+    }
+
     fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
         let volume = self.volume(path)?;
         let file = self.find(&volume, &path.clone().as_kind(Kind::Ntfs))?;

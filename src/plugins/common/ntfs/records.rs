@@ -118,6 +118,13 @@ pub async fn open(
     blocking(scope, open).await?.map_err(|e| Error::failed(format!("{shown}: {e}")))
 }
 
+/// Opens the volume a path of the accessor `ntfs` is on.
+pub async fn open_device(scope: &Scope, path: OsPath) -> Result<Arc<Volume>, Error> {
+    let (accessor, shown) = (accessor(scope, "ntfs")?, path.to_text());
+    let open = move || Volume::open(accessor.device(&path)?);
+    blocking(scope, open).await?.map_err(|e| Error::failed(format!("{shown}: {e}")))
+}
+
 async fn source(scope: &Scope, args: &Args) -> Result<Source, Error> {
     let name = args.string("accessor")?;
     if let Some(device) = args.opt_string("device")?.filter(|d| !d.is_empty()) {
@@ -126,7 +133,7 @@ async fn source(scope: &Scope, args: &Args) -> Result<Source, Error> {
         if !path.components.first().is_some_and(|c| c.as_bytes().starts_with(b"\\\\.\\")) {
             return Err(Error::failed("a device begins with \\\\.\\"));
         }
-        let volume = open(scope, accessor(scope, "ntfs")?, path.clone(), false).await?;
+        let volume = open_device(scope, path.clone()).await?;
         return Ok(Source { volume, from: Some(path), accessor: "ntfs".into(), is_device: true });
     }
     let table = !args.has("filename");

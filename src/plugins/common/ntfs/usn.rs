@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Value};
 
 use super::links::{Links, Name, Options};
-use super::records::open;
+use super::records::{open, open_device};
 use super::volume::{DATA, Volume};
 use super::{ROOT, index, ranges, time};
 use crate::plugins::common::accessor::{Range, ReadSeek, accessor, path_of};
@@ -277,7 +277,7 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
     let volume = match (&device, named("image_filename"), named("mft_filename")) {
         (Some(device), _, _) => {
             options.prefix = device.texts();
-            Some(open(scope, accessor(scope, "ntfs")?, device.clone(), false).await)
+            Some(open_device(scope, device.clone()).await)
         }
         (None, Some(image), _) => Some(open(scope, through.clone(), image, false).await),
         (None, None, Some(table)) => Some(open(scope, through.clone(), table, true).await),

@@ -116,7 +116,8 @@ pub(super) fn list(image: &Image<'_>) -> Value {
     let row = |r: Resource| {
         Dict::new()
             .with("Type", r.name)
-            .with("TypeId", r.kind)
+            // The highest bit only says that there is a name.
+            .with("TypeId", r.kind & 0x7fff_ffff)
             .with("FileOffset", r.place)
             .with("DataSize", r.size)
             .with("CodePage", r.page)

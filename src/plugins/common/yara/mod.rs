@@ -112,13 +112,11 @@ async fn files(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Erro
         let whole = real && info.size <= WHOLE;
         let block = if whole { info.size.max(1) } else { block };
         let mut at = start;
-        // Each file has its own number of hits.
-        left = left.max(1);
-        let mut found = 0;
-        while end.is_none_or(|end| at < end) && found < left {
+        // When there were enough, every rule still tells of one place in each buffer.
+        while end.is_none_or(|end| at < end) {
             let length = end.map_or(block, |end| block.min(end - at));
             let (rules, stop) = (rules.clone(), emitter.clone());
-            let wanted = Wanted { number: left - found, ..wanted };
+            let wanted = Wanted { number: left, ..wanted };
             let read = move || {
                 let mut data = Vec::new();
                 let done = reader
@@ -137,7 +135,7 @@ async fn files(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Erro
             match hits {
                 Ok(Ok(hits)) => {
                     for hit in hits {
-                        found += 1;
+                        left = left.saturating_sub(1);
                         emitter.send(hit.row(at, &info, &path)).await?;
                     }
                 }
@@ -225,6 +223,19 @@ mod tests {
         let text = "SELECT String.Offset AS At FROM yara(rules='ascii: bb', accessor='data', \
             files='aabbaabb', start=3, end=8, number=5)";
         assert_eq!(query(text).await.0, r#"[{"At":6}]"#);
+    }
+
+    #[tokio::test]
+    async fn each_rule_tells_of_one_place_at_least() {
+        let text = "SELECT Rule, String.Offset AS At, Tags FROM yara(rules='''rule X { strings: \
+            $a = \"ab\" $b = \"cd\" condition: any of them } rule Y { condition: true }''', \
+            accessor='data', files=('ab cd', 'cd'), number=1)";
+        let expected = r#"[{"Rule":"X","At":0,"Tags":null},{"Rule":"Y","At":0,"Tags":null},{"Rule":"X","At":0,"Tags":null},{"Rule":"Y","At":0,"Tags":null}]"#;
+        assert_eq!(query(text).await.0, expected);
+        // A condition may be about another place than the first.
+        let text = "SELECT String.Offset AS At FROM yara(rules='''rule X { strings: $a = \"ab\" \
+            condition: $a at 4 and #a == 2 }''', accessor='data', files='ab--ab', number=1)";
+        assert_eq!(query(text).await.0, r#"[{"At":0}]"#);
     }
 
     #[tokio::test]

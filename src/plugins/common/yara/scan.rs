@@ -1,7 +1,5 @@
 //! Searching bytes, and hits as rows.
 
-use std::ops::ControlFlow;
-
 use boreal::MetadataValue;
 use boreal::scanner::{EvaluatedRule, ScanCallbackResult, ScanError, ScanEvent, ScanParams};
 use vql::{Dict, Key, Value};
@@ -13,6 +11,9 @@ use crate::plugins::common::path::OsPath;
 
 /// Bytes of one hit, and around it, that are shown.
 const SHOWN: usize = 64 << 10;
+
+/// Most matches of one string that are looked for.
+const MATCHES: u32 = 10_000;
 
 /// How much is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -49,10 +50,14 @@ impl Hit {
                 .with("HexData", Value::Null)
                 .with("Data", Value::Null),
         };
+        let tags = match self.tags.is_empty() {
+            true => Value::Null,
+            false => self.tags.into_iter().collect(),
+        };
         Dict::new()
             .with("Rule", self.rule)
             .with("Meta", self.meta)
-            .with("Tags", self.tags.into_iter().collect::<Value>())
+            .with("Tags", tags)
             .with("String", found)
             .with("File", info.row(None))
             .with("FileName", Value::object(path.clone()))
@@ -72,7 +77,7 @@ pub(super) fn bytes(
     let mut hits = Vec::new();
     let near = |start: usize, end: usize| data.get(start..end.min(data.len())).map(<[u8]>::to_vec);
     let mut scanner = rules.scanner.clone();
-    scanner.set_scan_params(params(wanted));
+    scanner.set_scan_params(params());
     let done = scanner.scan_mem_with_callback(data, |event| {
         keep(&rules.scanner, event, wanted, &mut hits, stop, &near)
     });
@@ -90,18 +95,19 @@ pub(super) fn process(
     let reader = memory.reader().map_err(|e| e.to_string())?;
     let near = |start: usize, end: usize| super::memory::read_at(&reader, start, end - start);
     let mut scanner = rules.scanner.clone();
-    scanner.set_scan_params(params(wanted).process_memory(true));
+    scanner.set_scan_params(params().process_memory(true));
     let done = scanner.scan_fragmented_with_callback(memory, |event| {
         keep(&rules.scanner, event, wanted, &mut hits, stop, &near)
     });
     ended(done, hits)
 }
 
-fn params(wanted: Wanted) -> ScanParams {
+fn params() -> ScanParams {
     ScanParams::default()
         .compute_full_matches(true)
         .match_max_length(SHOWN)
-        .string_max_nb_matches(u32::try_from(wanted.number).unwrap_or(u32::MAX).clamp(1, 10_000))
+        // However few are wanted: a condition may ask for one further on.
+        .string_max_nb_matches(MATCHES)
 }
 
 fn ended(done: Result<(), ScanError>, hits: Vec<Hit>) -> Result<Vec<Hit>, String> {
@@ -123,20 +129,18 @@ fn keep(
         return ScanCallbackResult::Abort;
     }
     let ScanEvent::RuleMatch(rule) = event else { return ScanCallbackResult::Continue };
-    match add(scanner, &rule, wanted, hits, near) {
-        ControlFlow::Continue(()) => ScanCallbackResult::Continue,
-        ControlFlow::Break(()) => ScanCallbackResult::Abort,
-    }
+    add(scanner, &rule, wanted, hits, near);
+    ScanCallbackResult::Continue
 }
 
-/// Adds what a rule found until there is enough.
+/// Adds what a rule found until there is enough: of each rule one hit at least.
 fn add(
     scanner: &boreal::Scanner,
     rule: &EvaluatedRule<'_>,
     wanted: Wanted,
     hits: &mut Vec<Hit>,
     near: Near<'_>,
-) -> ControlFlow<()> {
+) {
     let mut meta = Dict::new();
     for m in rule.metadatas {
         let value = match m.value {
@@ -168,14 +172,13 @@ fn add(
                 ..base.clone()
             });
             if hits.len() >= wanted.number {
-                return ControlFlow::Break(());
+                return;
             }
         }
     }
     if hits.len() == before {
         hits.push(base);
     }
-    if hits.len() >= wanted.number { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// The lines `hexdump -C` shows, and an empty one.
