@@ -17,8 +17,8 @@ use crate::crypto::envelope::inflate_lists;
 use crate::crypto::{Compression, Opened};
 use crate::env::{File, Mutant};
 use crate::services::Org;
-use crate::services::flows::is_unknown;
 use crate::services::flows::job::{self, Hash, Job, hash};
+use crate::services::flows::unknown_in;
 use crate::services::ids::Session;
 use crate::services::server::Counters;
 use crate::services::state::{Known, PostFacts};
@@ -153,12 +153,10 @@ impl Frontend {
     /// [`OrgState::tells_of_loss`](crate::services::state::OrgState::tells_of_loss). On a
     /// minion that is for the master to know.
     fn tells_of_loss(&self, who: &Who, jobs: &[Bytes]) -> bool {
-        let mut messages = jobs.iter().filter_map(|j| VeloMessage::decode(j.clone()).ok());
-        if self.server.is_master() {
-            let state = who.org.state();
-            messages.any(|m| state.tells_of_loss(&who.source, who.cipher, &m))
-        } else {
-            messages.any(|m| m.flow_stats.as_ref().is_some_and(is_unknown))
+        let unknown = unknown_in(jobs.iter().cloned());
+        match self.server.is_master() {
+            true => who.org.state().tells_of_loss(&who.source, who.cipher, &unknown),
+            false => !unknown.is_empty(),
         }
     }
 

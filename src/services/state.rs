@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use velociraptor_proto::journal::decision::Kind;
 use velociraptor_proto::journal::{Decision, Grant, OpenFlow, PostClass, Schedule};
-use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats, VeloMessage};
+use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats};
 
 use super::clients::Clients;
 use super::events::{EventKey, EventPart, EventTable, Filing, Form, day_of};
@@ -151,13 +151,12 @@ impl OrgState {
         self.buried(&Buried::Flow(key), job)
     }
 
-    /// Whether a message of the client process `cipher` tells that a flow is lost. Agents
-    /// say that they do not know a flow in the same bytes each time, so this is asked of
-    /// what came before: it may be new all the same.
-    pub fn tells_of_loss(&self, client: &str, cipher: Hash, m: &VeloMessage) -> bool {
-        let unknown = m.flow_stats.as_ref().is_some_and(super::flows::is_unknown);
-        let id = Session::parse(&m.session_id).id();
-        unknown && self.clients.get(client).is_some_and(|c| c.queue.ran_in_another(&id, cipher))
+    /// Whether it tells that a flow is lost that the client process `cipher` does not know
+    /// one of these sessions. Agents say so in the same bytes each time, so this is asked
+    /// of what came before: it may be new all the same.
+    pub fn tells_of_loss(&self, client: &str, cipher: Hash, unknown: &[String]) -> bool {
+        let Some(c) = self.clients.get(client) else { return false };
+        unknown.iter().any(|id| c.queue.ran_in_another(&Session::parse(id).id(), cipher))
     }
 
     fn buried(&self, what: &Buried, job: &Job) -> Known {

@@ -16,6 +16,7 @@ use velociraptor_proto::journal::{Decision, EventRows, Post, Repeat, Repeats};
 use super::table::{Applied, Proc};
 use crate::services::events::EventBatch;
 use crate::services::flows::job::{self, Job};
+use crate::services::flows::unknown_in;
 use crate::services::handover::RecoveredPost;
 use crate::services::ids::{OrgId, Session};
 use crate::services::server::{Counters, Org, Server, ServiceError};
@@ -62,15 +63,24 @@ pub(in crate::services) struct Parsed {
     pub session: Session,
 }
 
+/// The messages of a record as they stand in it.
+fn raw_jobs(post: &Post, f: &Found) -> impl Iterator<Item = Bytes> {
+    let mut at = 0usize;
+    post.jobs.iter().map(move |meta| {
+        let end = at.saturating_add(meta.length as usize).min(f.payload.len());
+        let raw = f.payload.slice(at.min(end)..end);
+        at = end;
+        raw
+    })
+}
+
 impl Server {
     /// The jobs of a journaled POST of `p`, parsed again. Those that cannot be
     /// parsed are counted and left.
     pub(in crate::services) fn jobs_of(&self, p: &Proc, post: &Post, f: &Found) -> Vec<Parsed> {
         let mut at = 0usize;
         let mut out = Vec::with_capacity(post.jobs.len());
-        for (index, meta) in post.jobs.iter().enumerate() {
-            let end = at.saturating_add(meta.length as usize).min(f.payload.len());
-            let raw = f.payload.slice(at.min(end)..end);
+        for (index, (meta, raw)) in post.jobs.iter().zip(raw_jobs(post, f)).enumerate() {
             let segment = f.extent.segment.clone();
             let offset = f.extent.offset + at as u64;
             let extent = Extent { segment, offset, len: meta.length };
@@ -79,7 +89,7 @@ impl Server {
                 offset: s.offset,
                 len: s.length,
             });
-            at = end;
+            at += raw.len();
             match job::parse(&raw, to_hash(&meta.hash), extent, spill) {
                 Ok(mut job) => {
                     let name = self.read_job(&mut job);
@@ -223,15 +233,18 @@ impl Server {
             return Ok(());
         }
         let repeats = org.state().clients.entry(facts.client).ring(facts.class).has(&facts.post);
-        let mut jobs = self.jobs_off_reactor(p, &post, &f).await?;
-        let tells =
-            |j: &Parsed| org.state().tells_of_loss(facts.client, facts.cipher, &j.job.message);
-        if repeats && !jobs.iter().any(tells) {
+        // Its messages are looked at without what parsing them brings along: it repeats.
+        let tells = || {
+            let unknown = unknown_in(raw_jobs(&post, &f));
+            org.state().tells_of_loss(facts.client, facts.cipher, &unknown)
+        };
+        if repeats && !tells() {
             Counters::inc(&self.counters.duplicates);
             self.note_repeats(p, end, vec![]).await?;
             self.processes.positions.advance(&p.id, end);
             return Ok(());
         }
+        let mut jobs = self.jobs_off_reactor(p, &post, &f).await?;
         let keys = jobs.iter().map(|j| (facts.client.to_owned(), j.session.flow.clone()));
         let open = org.gates.enter(keys.collect()).await;
         let gone = self.drop_known(&org, &facts, &mut jobs, noted.as_ref());

@@ -16,4 +16,4 @@ pub use live_set::{LiveSet, Order, Part, Placed};
 pub use live_upload::{Attempt, Chunk, ChunkData, Eof, LiveUpload, UploadKey};
 pub use ops::MAX_ROW;
 pub use read::{Rows, rows_of_job, rows_path};
-pub use status::{is_complete, is_unknown};
+pub use status::{is_complete, is_unknown, unknown_in};

@@ -2,7 +2,7 @@
 
 use velociraptor_proto::proto::artifact_collector_context::State;
 use velociraptor_proto::proto::velo_status::ReturnedStatus;
-use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats, VeloStatus};
+use velociraptor_proto::proto::{ArtifactCollectorContext, FlowStats, VeloMessage, VeloStatus};
 
 /// A client that has not reported for this long is shown as unresponsive, µs.
 const UNRESPONSIVE: u64 = 300_000_000;
@@ -33,6 +33,16 @@ pub fn is_unknown(stats: &FlowStats) -> bool {
         }
         _ => false,
     }
+}
+
+/// The sessions of which these messages, as bytes, say that their client does not know
+/// them. What cannot be read says nothing.
+pub fn unknown_in(jobs: impl Iterator<Item = bytes::Bytes>) -> Vec<String> {
+    let messages = jobs.filter_map(|j| <VeloMessage as prost::Message>::decode(j).ok());
+    messages
+        .filter(|m| m.flow_stats.as_ref().is_some_and(is_unknown))
+        .map(|m| m.session_id)
+        .collect()
 }
 
 /// Whether the report says that nothing more will come.
