@@ -293,7 +293,10 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     };
     let frontend = runtime.handle().clone();
     let sides = |r: &tokio::runtime::Runtime| real::Runtimes { frontend, gui: r.handle().clone() };
-    let env = real::env_with(people.as_ref().map(sides));
+    let env = match cli.command.undivided() {
+        true => real::undivided(),
+        false => real::env_with(people.as_ref().map(sides)),
+    };
     let ctx = Context { env, global: cli.global };
     let result = runtime.block_on(dispatch(cli.command, &ctx));
     // Tasks still running belong to a command that has returned.

@@ -54,6 +54,13 @@ pub fn env_with(runtimes: Option<Runtimes>) -> Env {
     }
 }
 
+/// The production environment without what keeps people apart from clients: all tasks share the
+/// current runtime, and long work is done by the task that needs it, in whose thread everything
+/// else waits meanwhile. For measuring what that separation is worth.
+pub fn undivided() -> Env {
+    Env { cpu: Arc::new(InPlace), ..env() }
+}
+
 /// Open files that this process may have, which it takes all of first: what a shell or
 /// a service manager gives by default is meant for programs with few connections.
 pub fn open_files() -> u64 {
@@ -137,6 +144,15 @@ impl Cpu for CpuPool {
         });
         // A panic in the work drops its result channel; the caller sees that.
         run.map(drop).boxed()
+    }
+}
+
+/// Work is done by whoever asks for it.
+struct InPlace;
+
+impl Cpu for InPlace {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
+        async move { work() }.boxed()
     }
 }
 

@@ -30,6 +30,8 @@ mod deletion_tests;
 #[cfg(test)]
 mod early_tests;
 #[cfg(test)]
+mod event_table_tests;
+#[cfg(test)]
 mod full_tests;
 #[cfg(test)]
 mod history_tests;

@@ -156,11 +156,13 @@ impl Frontend {
 }
 
 impl HeldReader {
+    /// What is done now and then is in boxes of its own: the memory of this task is there as
+    /// long as its client is held, nearly always to wait.
     async fn run(self: Arc<Self>, tx: Pusher, request: Hash) {
         if self.frontend.server.relay().is_none() {
             let (server, who) = (&self.frontend.server, &self.who);
-            server.meet(&who.org, &who.source).await;
-            server.end_orphans(&who.org, &who.source, who.cipher).await;
+            Box::pin(server.meet(&who.org, &who.source)).await;
+            Box::pin(server.end_orphans(&who.org, &who.source, who.cipher)).await;
         }
         let sabotage = self.frontend.server.env.sabotage;
         let deaf = sabotage.is(Mutant::IgnoreWake);
@@ -178,7 +180,7 @@ impl HeldReader {
             first = false;
             let (jobs, durable) = match skip {
                 true => (vec![], None),
-                false => self.next(reply).await,
+                false => Box::pin(self.next(reply)).await,
             };
             if let Some(t) = durable {
                 let mut all = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,7 +190,7 @@ impl HeldReader {
                 }
             }
             if !jobs.is_empty() {
-                match self.frontend.seal(&self.who, &jobs).await {
+                match Box::pin(self.frontend.seal(&self.who, &jobs)).await {
                     Ok(body) => {
                         self.frames
                             .lock()
@@ -218,12 +220,12 @@ impl HeldReader {
                     self.over.notified().await;
                     return;
                 }
-                () = self.leave.notified() => return self.let_go(&tx).await,
+                () = self.leave.notified() => return Box::pin(self.let_go(&tx)).await,
                 () = self.held.woken(), if !deaf => {}
                 () = tokio::time::sleep(LOOK) => {
                     if self.frontend.server.relay().is_none() {
                         let (server, who) = (&self.frontend.server, &self.who);
-                        server.end_orphans(&who.org, &who.source, who.cipher).await;
+                        Box::pin(server.end_orphans(&who.org, &who.source, who.cipher)).await;
                     }
                 }
             }

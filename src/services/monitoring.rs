@@ -38,6 +38,59 @@ struct Inner {
     server_changes: u64,
     /// Content hash (hex) to the versions that stand for it, oldest first.
     versions: Versions,
+    contents: Contents,
+}
+
+/// What the table comes to for clients with the same labels. Every client that is held is
+/// looked at now and then, and nearly always has what it should.
+#[derive(Debug, Default)]
+struct Contents {
+    /// The definitions that these were compiled from: [`Repository::version`].
+    ///
+    /// [`Repository::version`]: super::repository::Repository::version
+    repository: u64,
+    /// By the label events that apply.
+    of: BTreeMap<Vec<usize>, Content>,
+}
+
+#[derive(Debug, Clone)]
+struct Content {
+    /// Its hash, hex: the name of its versions.
+    key: String,
+    /// No query at all.
+    empty: bool,
+}
+
+impl Inner {
+    fn set(&mut self, table: ClientEventTable) {
+        self.table = table;
+        self.contents.of.clear();
+    }
+
+    /// Whether a client with these labels has what it should, as far as that is known.
+    fn is_current(&self, repository: u64, labels: &[String], claim: u64) -> bool {
+        let content = match self.contents.repository == repository {
+            true => self.contents.of.get(&applying(&self.table, labels)),
+            false => None,
+        };
+        content.is_some_and(|c| self.stands_for(c, claim))
+    }
+
+    fn stands_for(&self, c: &Content, claim: u64) -> bool {
+        let versions = self.versions.0.get(&c.key);
+        versions.is_some_and(|v| v.contains(&claim)) || (c.empty && claim == 0)
+    }
+
+    /// Notes what `table` was compiled to, unless it has been replaced meanwhile.
+    fn note(&mut self, repository: u64, table: &ClientEventTable, labels: &[String], c: Content) {
+        if self.table.version != table.version {
+            return;
+        }
+        if self.contents.repository != repository {
+            self.contents = Contents { repository, of: BTreeMap::new() };
+        }
+        self.contents.of.insert(applying(&self.table, labels), c);
+    }
 }
 
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
@@ -68,13 +121,20 @@ fn versions_path(server: &Server, org: &Org) -> String {
     format!("{}/event_versions/{}.json", super::server::fleet_dir(&server.tree.root), org.id)
 }
 
+/// Which label events apply to a client with these labels, in stored order.
+fn applying(table: &ClientEventTable, labels: &[String]) -> Vec<usize> {
+    let applies = |label: &str| labels.iter().any(|x| x.eq_ignore_ascii_case(label));
+    (table.label_events.iter().enumerate())
+        .filter(|(_, l)| applies(&l.label))
+        .map(|(i, _)| i)
+        .collect()
+}
+
 /// The specs that apply to a client with these labels, in stored order.
 fn specs_for(table: &ClientEventTable, labels: &[String]) -> Vec<ArtifactSpec> {
     let mut out: Vec<ArtifactSpec> = table.artifacts.iter().flat_map(compiler::specs).collect();
-    for l in &table.label_events {
-        if labels.iter().any(|x| x.eq_ignore_ascii_case(&l.label)) {
-            out.extend(l.artifacts.iter().flat_map(compiler::specs));
-        }
+    for l in applying(table, labels).into_iter().filter_map(|i| table.label_events.get(i)) {
+        out.extend(l.artifacts.iter().flat_map(compiler::specs));
     }
     out
 }
@@ -99,7 +159,7 @@ impl Server {
             ..Default::default()
         });
         org.monitoring.with(|i| {
-            i.table = table;
+            i.set(table);
             i.versions = versions;
             i.server = server;
             i.server_changes += 1;
@@ -155,7 +215,7 @@ impl Server {
         let before = org.monitoring.table().version;
         table.version = self.env.clock.nanos().max(before + 1);
         self.decided.set(&paths::client_monitoring(&org.id), &table).await?;
-        org.monitoring.with(|i| i.table = table);
+        org.monitoring.with(|i| i.set(table));
         self.sessions.wake_all(&org.id);
         Ok(())
     }
@@ -194,16 +254,26 @@ impl Server {
             let state = org.state();
             state.clients.get(client).map(|c| c.info.labels.clone()).unwrap_or_default()
         };
-        let specs = specs_for(&org.monitoring.table(), &labels);
-        let event = self.events_of(org, client, &specs)?;
+        // Before it is compiled: what changes meanwhile is looked at again.
+        let repository = org.repository.version();
+        if org.monitoring.with(|i| i.is_current(repository, &labels, claim)) {
+            return Ok(None);
+        }
+        let table = org.monitoring.table();
+        let event = self.events_of(org, client, &specs_for(&table, &labels))?;
         // The spread of waiting times differs per client and is not content.
         let mut content = VqlEventTable { event: event.clone(), version: 0 };
         for e in &mut content.event {
             e.max_wait = 0;
         }
         let key = hex::encode(hash(&content.encode_to_vec()));
-        let known = org.monitoring.with(|i| i.versions.0.get(&key).cloned().unwrap_or_default());
-        if known.contains(&claim) || (event.is_empty() && claim == 0) {
+        let content = Content { key: key.clone(), empty: event.is_empty() };
+        let (known, has) = org.monitoring.with(|i| {
+            let has = i.stands_for(&content, claim);
+            i.note(repository, &table, &labels, content);
+            (i.versions.0.get(&key).cloned().unwrap_or_default(), has)
+        });
+        if has {
             return Ok(None);
         }
         let version = match known.last() {

@@ -29,7 +29,7 @@ impl Queue {
     /// Tasks that wait, to which nobody has the right, and whose record is in one of
     /// these.
     pub fn waiting_in(&self, old: &BTreeSet<Arc<Segment>>) -> Vec<VeloMessage> {
-        let waits = |t: &&Task| {
+        let waits = |t: &&Box<Task>| {
             t.state == State::Queued
                 && !t.granted
                 && !t.filed
@@ -120,7 +120,7 @@ impl Queue {
 
     /// The tasks of this flow that wait may have been taken by a minion.
     pub fn may_be_elsewhere(&mut self, flow: &str) {
-        let queued = |t: &&mut Task| is_of(&t.session, flow) && t.state == State::Queued;
+        let queued = |t: &&mut Box<Task>| is_of(&t.session, flow) && t.state == State::Queued;
         for t in self.tasks.values_mut().filter(queued) {
             (t.state, t.filed) = (State::InFile, true);
         }

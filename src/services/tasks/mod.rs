@@ -98,7 +98,8 @@ struct Claim {
 /// A client's tasks and the flows it is known to work on.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
-    tasks: BTreeMap<u64, Task>,
+    /// Boxed: a map has room for eleven values as soon as it has one, and one takes kilobytes.
+    tasks: BTreeMap<u64, Box<Task>>,
     /// Sessions received and not ended: when something was last heard, µs.
     inflight: BTreeMap<String, u64>,
     asked: BTreeMap<String, u64>,
@@ -204,7 +205,7 @@ impl Queue {
             returned: None,
             pin,
         };
-        self.tasks.insert(task.message.task_id, task);
+        self.tasks.insert(task.message.task_id, Box::new(task));
     }
 
     /// The client may be working on a session of which something was heard at `at`,
@@ -449,7 +450,7 @@ impl Queue {
     /// have, so that a cancel must follow.
     pub fn withdraw(&mut self, flow: &str) -> BTreeSet<String> {
         let queued = |t: &Task| is_of(&t.session, flow) && t.state == State::Queued;
-        let begins = |t: &&Task| t.message.flow_request.is_some();
+        let begins = |t: &&Box<Task>| t.message.flow_request.is_some();
         let unsent: BTreeSet<String> = (self.tasks.values().filter(|t| queued(t)).filter(begins))
             .map(|t| t.session.clone())
             .collect();
