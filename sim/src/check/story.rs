@@ -5,10 +5,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Violation;
-use crate::ledger::{Content, Fate, Ledger, Task};
+use crate::ledger::{ClientBook, Content, Fate, Ledger, Task};
 
 /// Most lines told.
-const LINES: usize = 40;
+const LINES: usize = 60;
+
+/// Troubles are told as long before and after what happened to the flows.
+const AROUND: Duration = Duration::from_secs(30);
+
+/// A POST that takes so long is told too.
+const LONG: Duration = Duration::from_secs(1);
 
 /// Names of flows in a text.
 fn flows(text: &str) -> impl Iterator<Item = &str> {
@@ -21,12 +27,6 @@ pub fn tell(l: &Ledger, violations: &[Violation]) -> Vec<String> {
     let named: BTreeSet<&str> = violations.iter().take(4).flat_map(|v| flows(&v.story)).collect();
     let named = |session: &str| named.contains(session.split('/').next().unwrap_or_default());
     let mut all: Vec<(Duration, String)> = Vec::new();
-    for t in &l.troubles {
-        all.push((t.from, format!("trouble begins: {}", t.what)));
-        if let Some(to) = t.to {
-            all.push((to, format!("trouble and its aftermath over: {}", t.what)));
-        }
-    }
     for f in l.flows.iter().filter(|f| named(&f.flow)) {
         all.push((f.at, format!("{}: the user is told that it is scheduled", f.flow)));
         for r in &f.runs {
@@ -82,6 +82,31 @@ pub fn tell(l: &Ledger, violations: &[Violation]) -> Vec<String> {
             all.push((s.at, text));
         }
     }
+    let times = || all.iter().map(|(at, _)| *at);
+    let from = times().min().unwrap_or_default().saturating_sub(AROUND);
+    let to = times().max().map_or(Duration::MAX, |at| at + AROUND);
+    let mut around = Vec::new();
+    for t in &l.troubles {
+        around.push((t.from, format!("trouble begins: {}", t.what)));
+        if let Some(to) = t.to {
+            around.push((to, format!("trouble and its aftermath over: {}", t.what)));
+        }
+    }
+    // What its client said meanwhile, and how long it waited for answers.
+    let about = |b: &ClientBook| b.received.iter().any(|r| named(&r.session));
+    for (i, b) in l.clients.iter().enumerate().filter(|(_, b)| about(b)) {
+        for x in b.exchanges.iter().filter(|x| (from + AROUND..=to).contains(&x.from)) {
+            let short = x.to.is_some_and(|to| to < x.from + LONG);
+            if !x.reader && x.good && short {
+                continue;
+            }
+            let what = if x.reader { "poll" } else { "POST" };
+            let how = if x.good { "" } else { ", refused or unanswered" };
+            let text = format!("client {i} begins a {what}, over at {:?}{how}", x.to);
+            around.push((x.from, text));
+        }
+    }
+    all.extend(around.into_iter().filter(|(at, _)| (from..=to).contains(at)));
     all.sort();
     let skip = all.len().saturating_sub(LINES);
     all.into_iter().skip(skip).map(|(t, text)| format!("{t:>12.3?} {text}")).collect()
