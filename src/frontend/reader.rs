@@ -24,6 +24,7 @@ use crate::crypto::Opened;
 use crate::crypto::envelope::inflate_lists;
 use crate::env::Mutant;
 use crate::services::deliver::CheckIn;
+use crate::services::fleet::hub::Order;
 use crate::services::fleet::relay::Opening;
 use crate::services::flows::job::{Hash, hash};
 use crate::services::server::Counters;
@@ -148,8 +149,16 @@ impl Frontend {
         let check_in = CheckIn { time: now, remote: remote.to_owned(), table_claim: claim };
         self.server.note_check_in(&who.org, &who.source, &check_in);
         if let Some(request) = request {
-            let mut state = who.org.state();
-            state.clients.entry(&who.source).queue.checked_in(who.cipher, request, now);
+            let elsewhere = {
+                let mut state = who.org.state();
+                let queue = &mut state.clients.entry(&who.source).queue;
+                queue.checked_in(who.cipher, request, now);
+                !queue.away().is_empty()
+            };
+            if elsewhere {
+                // It was held by another frontend a moment ago.
+                self.server.order(Order::Recall(who.key(), Some((who.cipher, request))));
+            }
         }
         Ok(claim)
     }

@@ -45,8 +45,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// Something to be said to minions that comes from other services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Give back what is not sent of this client's tasks.
-    Recall(Key),
+    /// Give back what is not sent of this client's tasks. The client process may have
+    /// checked in here: with its cipher, and the hash of what it sent.
+    Recall(Key, Option<(Hash, Hash)>),
     /// The client was deleted or has another key: everybody forgets it.
     Forget(Key),
 }
@@ -316,7 +317,7 @@ impl Hub {
 
     fn carry_out(&self, order: Order) {
         match order {
-            Order::Recall(key) => self.recall(&key, None, None),
+            Order::Recall(key, here) => self.recall(&key, None, here),
             Order::Forget((org, client)) => {
                 let Some(org) = self.server.org(&org) else { return };
                 let frame = forget(&org, &client, org.state().clients.deleted.get(&client));

@@ -23,9 +23,12 @@ struct Given {
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
     given: BTreeMap<u64, Given>,
-    /// Questions and event tables: sent at most once, not reported on.
-    loose: Vec<(Hash, VeloMessage)>,
+    /// Questions and event tables. Of those it is told only that a question was not sent.
+    loose: Vec<Given>,
 }
+
+/// What is told of a question that was not sent: it has no number.
+const NOT_ASKED: Told = (0, What::Back);
 
 /// A task and what became of it.
 pub type Told = (u64, What);
@@ -34,12 +37,12 @@ impl Outbox {
     /// The master lets us send these to the client process `cipher`.
     pub fn give(&mut self, cipher: Hash, messages: Vec<VeloMessage>) {
         for message in messages {
-            if message.task_id == 0 {
-                self.loose.push((cipher, message));
+            let given = Given { message, cipher, reply: None };
+            if given.message.task_id == 0 {
+                self.loose.push(given);
             } else {
                 // A task that is here already is on its way: a repeat of the
                 // same frame changes nothing.
-                let given = Given { message, cipher, reply: None };
                 self.given.entry(given.message.task_id).or_insert(given);
             }
         }
@@ -61,24 +64,35 @@ impl Outbox {
             }
             true
         });
-        for (to, m) in std::mem::take(&mut self.loose) {
-            if to == cipher {
-                out.push(m);
-            }
+        told.extend(self.drop_loose(|g| g.cipher != cipher));
+        for g in self.loose.iter_mut().filter(|g| g.reply.is_none()) {
+            g.reply = Some(reply);
+            out.push(g.message.clone());
         }
         (out, told)
     }
 
+    fn drop_loose(&mut self, which: impl Fn(&Given) -> bool) -> Option<Told> {
+        let unsent = |g: &Given| g.reply.is_none() && g.message.flow_stats_request.is_some();
+        let lost = self.loose.iter().any(|g| which(g) && unsent(g));
+        self.loose.retain(|g| !which(g));
+        lost.then_some(NOT_ASKED)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Given> {
+        self.given.values_mut().chain(&mut self.loose)
+    }
+
     /// The reply did not go out whole: nothing of it was sent.
     pub fn give_back(&mut self, reply: Hash) {
-        for g in self.given.values_mut().filter(|g| g.reply.is_some_and(|r| r.id == reply)) {
+        for g in self.all_mut().filter(|g| g.reply.is_some_and(|r| r.id == reply)) {
             g.reply = None;
         }
     }
 
     /// The reply is on the socket since `now`, microseconds.
     pub fn written(&mut self, id: Hash, now: u64) {
-        for r in self.given.values_mut().filter_map(|g| g.reply.as_mut()) {
+        for r in self.all_mut().filter_map(|g| g.reply.as_mut()) {
             if r.id == id {
                 r.wrote(now);
             }
@@ -102,11 +116,19 @@ impl Outbox {
                 false
             }
         });
+        self.loose.retain_mut(|g| match g.reply {
+            Some(r) if r.answers(request) => {
+                g.reply = None;
+                true
+            }
+            sent => sent.is_none(),
+        });
         told
     }
 
     /// The client consumed this reply (WebSocket clients say so).
     pub fn consumed(&mut self, reply: Hash) -> Vec<Told> {
+        self.loose.retain(|g| g.reply.is_none_or(|r| r.id != reply));
         self.remove(|g| g.reply.is_some_and(|r| r.id == reply), What::Received)
     }
 
@@ -123,8 +145,8 @@ impl Outbox {
 
     /// The client is served elsewhere, or has not been seen here for some time.
     pub fn surrender(&mut self) -> Vec<Told> {
-        self.loose.clear();
         let mut told = self.remove(|g| g.reply.is_none(), What::Back);
+        told.extend(self.drop_loose(|_| true));
         told.extend(self.remove(|_| true, What::Doubt));
         told
     }
@@ -148,7 +170,7 @@ impl Outbox {
 
     /// Whether a reply could be made now.
     pub fn has_work(&self) -> bool {
-        !self.loose.is_empty() || self.given.values().any(|g| g.reply.is_none())
+        self.given.values().chain(&self.loose).any(|g| g.reply.is_none())
     }
 
     /// Whether nothing is here.
@@ -204,6 +226,49 @@ mod tests {
         o.take(A, reply([10; 16]));
         assert!(o.checked_in(A, [10; 16], 2).is_empty());
         assert_eq!(o.take(A, reply([10; 16])).0.len(), 1);
+    }
+
+    fn question() -> VeloMessage {
+        VeloMessage { flow_stats_request: Some(Default::default()), ..Default::default() }
+    }
+
+    #[test]
+    fn a_question_that_was_not_sent_is_told_of() {
+        let mut o = Outbox::default();
+        o.give(A, vec![question()]);
+        assert_eq!(o.surrender(), [NOT_ASKED]);
+        assert!(o.is_empty());
+
+        o.give(A, vec![question()]);
+        assert_eq!(o.take(B, reply([20; 16])).1, [NOT_ASKED], "it asked another process");
+
+        o.give(A, vec![question()]);
+        assert_eq!(o.take(A, reply([10; 16])).0.len(), 1);
+        assert_eq!(o.surrender(), [], "it is on its way");
+        assert!(o.is_empty());
+
+        // An event table is sent again when the client shows that it has it not.
+        o.give(A, vec![task(0)]);
+        assert_eq!(o.surrender(), []);
+    }
+
+    #[test]
+    fn a_question_that_was_not_read_is_sent_again() {
+        let mut o = Outbox::default();
+        o.give(A, vec![question()]);
+        o.take(A, reply([10; 16]));
+        assert!(!o.has_work());
+        o.give_back([10; 16]);
+        assert!(o.has_work());
+        o.take(A, reply([10; 16]));
+        assert!(o.checked_in(A, [10; 16], 2).is_empty(), "the same request again");
+        assert_eq!(o.take(A, reply([10; 16])).0.len(), 1);
+        assert!(o.checked_in(A, [11; 16], 2).is_empty());
+        assert!(o.is_empty(), "it was read");
+        o.give(A, vec![question()]);
+        o.take(A, Reply::frame([12; 16]));
+        o.consumed([12; 16]);
+        assert!(o.is_empty());
     }
 
     #[test]

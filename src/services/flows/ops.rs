@@ -247,7 +247,7 @@ impl Server {
         let away = elsewhere(&org.state());
         let cancel = CancelFlow { flow_id: flow.to_owned(), tasks, reason, away };
         self.decide(org, client, principal, Kind::Cancel(cancel)).await?;
-        self.order(Order::Recall((org.id.clone(), client.to_owned())));
+        self.order(Order::Recall((org.id.clone(), client.to_owned()), None));
         self.sessions.wake(&org.id, client);
         Ok(())
     }

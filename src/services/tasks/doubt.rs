@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use velociraptor_proto::proto::VeloMessage;
 
-use super::{ASK_AFTER, ASK_AT_ONCE, Asked, Batch, Queue, Reply, State, Task, Verdict, is_of};
+use super::{ASK_AFTER, ASK_AT_ONCE, Asked, Asks, Batch, Queue, State, Task, Verdict, is_of};
 use crate::services::flows::job::Hash;
 use crate::store::journal::ProcessId;
 
@@ -42,17 +42,17 @@ impl Queue {
         }
     }
 
-    pub(super) fn add_questions(&mut self, batch: &mut Batch, question: Asked) {
+    pub(super) fn add_questions(&mut self, batch: &mut Batch, question: &Asked) {
         let now = question.at;
         let going: BTreeSet<String> = batch.messages.iter().map(|m| m.session_id.clone()).collect();
         let mut ids: Vec<String> = Vec::new();
         for t in self.tasks.values_mut() {
             if let State::Unsure { asked, .. } = &mut t.state
-                && asked.is_none_or(|a| now > a.at + ASK_AFTER)
+                && asked.as_ref().is_none_or(|a| now > a.at + ASK_AFTER)
                 && !going.contains(&t.session)
                 && !ids.contains(&t.session)
             {
-                *asked = Some(question);
+                *asked = Some(question.clone());
                 ids.push(t.session.clone());
             }
         }
@@ -76,20 +76,27 @@ impl Queue {
         }
     }
 
-    /// What these replies asked nobody has read.
-    pub(super) fn not_asked(&mut self, which: impl Fn(&Reply) -> bool) {
+    /// What these asked nobody has read.
+    pub(super) fn not_asked(&mut self, which: impl Fn(&Asks) -> bool) {
         for t in self.tasks.values_mut() {
             if let State::Unsure { asked, .. } = &mut t.state
-                && asked.and_then(|a| a.reply).is_some_and(|r| which(&r))
+                && asked.as_ref().is_some_and(|a| which(&a.by))
             {
                 *asked = None;
             }
         }
     }
 
+    /// Questions that were left to `process` may never have got to the client. To be asked
+    /// twice does no harm.
+    pub(super) fn not_asked_through(&mut self, process: &ProcessId) {
+        self.not_asked(|by| matches!(by, Asks::Node(p) if p == process));
+    }
+
     /// What `process` has of this client's tasks after its stream was broken, and
     /// of which it has still to report: what is neither never reached it.
     pub fn reconcile(&mut self, process: &ProcessId, has: &BTreeSet<u64>, reports: &BTreeSet<u64>) {
+        self.not_asked_through(process);
         let lost: Vec<u64> = (self.tasks.iter())
             .filter(|(id, t)| {
                 matches!(&t.state, State::Away { process: p, .. } if p == process)
@@ -118,6 +125,7 @@ impl Queue {
     /// The process is gone, or cannot be asked: whether it sent what it had,
     /// only the client can tell.
     pub fn process_gone(&mut self, process: &ProcessId) {
+        self.not_asked_through(process);
         let had = self.tasks.iter().filter_map(|(id, t)| match &t.state {
             State::Away { process: p, cipher } if p == process => Some((*id, *cipher)),
             _ => None,
@@ -126,10 +134,13 @@ impl Queue {
         had.into_iter().for_each(|(id, cipher)| self.unsure(id, cipher));
     }
 
-    /// Other processes that have tasks of this client.
+    /// Other processes that have tasks of this client, or questions.
     pub fn away(&self) -> BTreeSet<&ProcessId> {
         let with = self.tasks.values().filter_map(|t| match &t.state {
-            State::Away { process, .. } => Some(process),
+            State::Away { process, .. }
+            | State::Unsure { asked: Some(Asked { by: Asks::Node(process), .. }), .. } => {
+                Some(process)
+            }
             _ => None,
         });
         with.collect()
@@ -158,7 +169,7 @@ impl Queue {
         }
         unsure.into_iter().for_each(|(id, cipher)| self.unsure(id, cipher));
         back.into_iter().for_each(|id| self.requeue(id));
-        self.not_asked(|r| r.answers(request));
+        self.not_asked(|by| matches!(by, Asks::Reply(r) if r.answers(request)));
     }
 
     /// The client consumed the oldest reply that is still on its way (WebSocket

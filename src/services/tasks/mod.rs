@@ -44,12 +44,20 @@ enum State {
 }
 
 /// A question about a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Asked {
     /// When, microseconds.
     at: u64,
-    /// The reply that carries it; `None`: another frontend process does.
-    reply: Option<Reply>,
+    by: Asks,
+}
+
+/// What carries a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Asks {
+    /// A reply of ours.
+    Reply(Reply),
+    /// Another frontend process, which reports a question that it never sent.
+    Node(ProcessId),
 }
 
 /// Whose hands a batch goes through.
@@ -316,11 +324,11 @@ impl Queue {
             batch.messages.push(t.message.clone());
         }
         if can_ask {
-            let reply = match way {
-                Way::Reply(reply) => Some(reply),
-                Way::Node(_) => None,
+            let by = match way {
+                Way::Reply(reply) => Asks::Reply(reply),
+                Way::Node(p) => Asks::Node(p.clone()),
             };
-            self.add_questions(&mut batch, Asked { at: now, reply });
+            self.add_questions(&mut batch, &Asked { at: now, by });
         }
         batch
     }
@@ -333,7 +341,7 @@ impl Queue {
             .map(|(id, _)| *id)
             .collect();
         back.into_iter().for_each(|id| self.requeue(id));
-        self.not_asked(|r| r.id == reply);
+        self.not_asked(|by| matches!(by, Asks::Reply(r) if r.id == reply));
     }
 
     /// The reply is on the socket since `now`, microseconds.
@@ -382,7 +390,12 @@ impl Queue {
     }
 
     /// What the frontend process `by`, which was given a task, says of it.
+    ///
+    /// Questions have no number: of those it says that one was not sent.
     pub fn reported(&mut self, by: &ProcessId, id: u64, what: What, now: u64) {
+        if id == 0 {
+            return self.not_asked_through(by);
+        }
         let Some(t) = self.tasks.get_mut(&id) else { return };
         // Proof is proof, whatever we believed; the rest only a grantee can say. Of
         // a task in a file only the minion speaks that has taken it.

@@ -225,6 +225,31 @@ fn a_question_in_a_reply_that_was_not_read_is_asked_again() {
 }
 
 #[test]
+fn a_question_that_another_frontend_did_not_put_is_asked_again() {
+    let process = |epoch: &str| ProcessId { node: "minion".into(), epoch: epoch.into() };
+    let (old, new) = (process("1"), process("2"));
+    let asks = |b: Batch| b.messages.iter().any(|m| m.flow_stats_request.is_some());
+    let lost: [&dyn Fn(&mut Queue); 3] = [
+        // Its client had gone elsewhere.
+        &|q| q.reported(&process("1"), 0, What::Back, 2),
+        // Its stream broke, with what was in it.
+        &|q| q.reconcile(&process("1"), &BTreeSet::new(), &BTreeSet::new()),
+        &|q| q.process_gone(&process("1")),
+    ];
+    for lost in lost {
+        let mut q = Queue::default();
+        q.push(flow(1), Some(A), None);
+        q.doubt_granted();
+        assert!(asks(q.take(A, Way::Node(&old), 1, 4, true)));
+        assert_eq!(q.away(), BTreeSet::from([&old]), "it is asked for what it has");
+        q.reported(&new, 0, What::Back, 2);
+        assert!(!asks(q.take(A, Way::Node(&new), 2, 4, true)), "the first may still be read");
+        lost(&mut q);
+        assert!(asks(q.take(A, Way::Node(&new), 3, 4, true)));
+    }
+}
+
+#[test]
 fn a_second_answer_does_not_end_what_is_sent_again() {
     let mut q = Queue::default();
     q.push(flow(1), Some(A), None);
