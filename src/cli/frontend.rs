@@ -51,8 +51,9 @@ pub struct FrontendArgs {
         value_parser = clap::value_parser!(u8).range(0..=19))]
     pub(super) clients_nice: u8,
 
-    /// Serve people and clients with the same threads, each waiting for the other. For the
-    /// measurement that shows what keeping them apart is worth.
+    /// Serve people and clients with the same threads, each waiting for the other, also while
+    /// much is read or computed for one of them. For the measurement that shows what keeping them
+    /// apart is worth.
     #[arg(long = "danger_no_isolation", hide = true)]
     pub(super) danger_no_isolation: bool,
 }

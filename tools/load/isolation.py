@@ -4,8 +4,8 @@
 One server on CPU 0, virtual clients and the probe on CPU 1. CALLS (default 2000) calls of the API that
 the GUI makes, while idle and while CLIENTS (default 400) clients send event rows as fast as they are
 taken; then goodput at half and twice the load. Then the same with a server whose people and clients share
-threads (`frontend --danger_no_isolation`), and with one that besides takes what all its clients send at
-once: what the separation is worth, and what the limit. Exit status 1 if the server was not saturated, so
+threads, on which long work is done in place (`frontend --danger_no_isolation`), and with one that besides
+takes what all its clients send at once: what the separation is worth, and what the limit. Exit status 1 if the server was not saturated, so
 that nothing was shown."""
 
 import sys
