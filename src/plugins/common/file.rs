@@ -142,6 +142,9 @@ async fn read_rows(scope: Scope, args: Args, emitter: vql::Emitter) -> Result<()
     Ok(())
 }
 
+/// What `hashselect` knows.
+const HASHES: [&str; 3] = ["MD5", "SHA1", "SHA256"];
+
 struct Wanted {
     md5: bool,
     sha1: bool,
@@ -153,6 +156,9 @@ struct Wanted {
 async fn hash_function(scope: Scope, args: Args) -> Result<Value, Error> {
     let (accessor, path) = named(&scope, &args, "path")?;
     let select = args.strings("hashselect")?;
+    if let Some(odd) = select.iter().find(|s| !HASHES.iter().any(|h| s.eq_ignore_ascii_case(h))) {
+        return Err(Error::failed(format!("no such hash: {odd}")));
+    }
     let wants = |n: &str| select.is_empty() || select.iter().any(|s| s.eq_ignore_ascii_case(n));
     let wanted = Wanted {
         md5: wants("MD5"),

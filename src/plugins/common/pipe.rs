@@ -127,11 +127,14 @@ impl Read for Reader {
     }
 }
 
+/// NULL is a word in a pipe.
+fn text(value: &Value) -> Str {
+    if value.is_null() { Str::from("Null") } else { value.to_str() }
+}
+
 fn first_column(row: Value) -> Str {
     match row {
-        Value::Dict(row) => {
-            row.values().next().map(Value::to_str).unwrap_or_else(|| Str::from("{}"))
-        }
+        Value::Dict(row) => row.values().next().map(text).unwrap_or_else(|| Str::from("{}")),
         other => other.to_str(),
     }
 }
@@ -139,8 +142,8 @@ fn first_column(row: Value) -> Str {
 impl Seek for Reader {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match to {
-            SeekFrom::Start(at) if at == self.at => Ok(at),
-            SeekFrom::Current(0) => Ok(self.at),
+            // Whoever asks for a place gets what comes next: reading at an offset reads all.
+            SeekFrom::Start(_) | SeekFrom::Current(_) => Ok(self.at),
             _ => Err(io::Error::new(io::ErrorKind::Unsupported, "a pipe has no places")),
         }
     }
@@ -158,15 +161,18 @@ mod tests {
         let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(env).build();
         let query = async |text: &str| Value::from(vql::run(text, &scope).await.unwrap()).to_json();
         let text = "LET P = pipe(query={ SELECT _value FROM range(end=3) }, sep='|') \
+            LET Nulls <= pipe(query={ SELECT NULL AS A FROM scope() }, sep=';') \
             LET Once <= pipe(query={ SELECT '' AS A, 'x' AS B FROM range(end=2) }) \
             LET Lines = pipe(query={ SELECT format(format='l %v', args=_value) AS L \
               FROM range(end=2) WHERE sleep(ms=1) }, sep='\n') \
             SELECT read_file(accessor='pipe', filename='P') AS A, \
               read_file(accessor='pipe', filename='P') AS B, \
+              read_file(accessor='pipe', filename='P', offset=1) AS O, \
+              read_file(accessor='pipe', filename='Nulls') AS N, \
               read_file(accessor='pipe', filename='Once') AS C, \
               read_file(accessor='pipe', filename='Nothing') AS D, P, \
               { SELECT Line FROM parse_lines(accessor='pipe', filename='Lines') } AS L FROM scope()";
-        let expected = "[{\"A\":\"0|1|2|\",\"B\":\"0|1|2|\",\"C\":\"\",\"D\":\"\",\"P\":{},\
+        let expected = "[{\"A\":\"0|1|2|\",\"B\":\"0|1|2|\",\"O\":\"0|1|2|\",\"N\":\"Null;\",\"C\":\"\",\"D\":\"\",\"P\":{},\
             \"L\":[\"l 0\",\"l 1\"]}]";
         assert_eq!(query(text).await, expected);
     }

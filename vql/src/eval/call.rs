@@ -2,10 +2,12 @@
 
 use super::argument::argument;
 use super::expr::evaluate;
+use super::refused::refused;
 use super::rows::drain;
 use super::stack::{STACK_OVERFLOW, fresh_stack};
 use super::truth::truth;
 use crate::args::{Args, Slot, Thunk, ThunkKind};
+use crate::error::Error;
 use crate::log::Level;
 use crate::query::Lambda;
 use crate::registry::{Function, report};
@@ -28,13 +30,16 @@ pub(crate) fn call_function(
     let slots = arguments(function.signature(), args, scope, true);
     slots.then(scope, move |scope, items| {
         let Some(items) = checked(function.signature(), &name, items, scope) else {
-            return Reply::Ready(Value::Null);
+            return Reply::Ready(refused(&name));
         };
         let args = Args { name: name.clone(), scope: scope.clone(), site, items };
         function.call(scope, args).then(scope, move |scope, result| {
             Reply::Ready(result.unwrap_or_else(|error| {
                 report(scope, &name, &error);
-                Value::Null
+                match error {
+                    Error::Arg(_) => refused(&name),
+                    _ => Value::Null,
+                }
             }))
         })
     })

@@ -12,6 +12,7 @@ mod matching;
 mod materialize;
 mod member;
 mod order;
+mod refused;
 mod rows;
 mod select;
 mod sorter;

@@ -37,7 +37,11 @@ pub(super) fn register(registry: &mut Registry) {
         .required("array", ArgType::Strings, "The texts.")
         .arg("sep", ArgType::String, "The separator.");
     registry.function_sync(join, |_, args| {
-        let texts: Vec<_> = args.list("array").iter().map(Value::text_or_null).collect();
+        // Unlike elsewhere a row of one column is not its value here, and NULL is a word.
+        let texts: Vec<_> = match args.any("array") {
+            Value::List(items) => items.iter().map(Value::text_or_null).collect(),
+            other => vec![other.text_or_null()],
+        };
         let separator = args.bytes("sep")?;
         let parts: Vec<&[u8]> = texts.iter().map(|t| t.as_bytes()).collect();
         Ok(parts.join(separator.as_bytes()).into())
@@ -101,6 +105,13 @@ mod tests {
         // A row of one column stands for its value.
         let rows = "filter(list={ SELECT * FROM range(end=3) }, condition='x=>x = 1')";
         assert_eq!(value(rows), "[1]");
+    }
+
+    #[test]
+    fn joined_texts() {
+        assert_eq!(value("join(array=('a', 1, NULL, 2.5), sep=',')"), r#""a,1,Null,2.5""#);
+        assert_eq!(value("join(array=NULL)"), r#""Null""#);
+        assert_eq!(value("join(array=dict(a=1))"), r#""{\"a\":1}""#);
     }
 
     #[test]

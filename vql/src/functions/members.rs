@@ -111,8 +111,16 @@ async fn get_member(scope: &Scope, args: &Args) -> Result<Value, Error> {
         value = match (&value, &step) {
             (Value::List(items), index) => match index_of(index) {
                 Some(index) => element(items, index),
-                None => dereference(value, &step.to_text(), scope).await,
+                None => match dereference(value, &step.to_text(), scope).await {
+                    // None of the elements has it.
+                    Value::List(found) if found.is_empty() => Value::Null,
+                    found => found,
+                },
             },
+            (Value::Str(text), Value::Int(index)) => {
+                let at = usize::try_from(*index).ok();
+                at.and_then(|at| text.as_bytes().get(at)).map_or(Value::Null, |b| (*b).into())
+            }
             (Value::Object(o), Value::Int(index)) => o.index(*index).unwrap_or_default(),
             _ => dereference(value, &step.to_text(), scope).await,
         };
@@ -136,6 +144,27 @@ fn has_member(value: &Value, step: &Value) -> bool {
             Value::Int(_) => true,
             name => o.member(&name.to_text()).is_some(),
         },
+        Value::List(items) => !items.is_empty(),
+        Value::Str(text) => match step {
+            Value::Int(index) => usize::try_from(*index).is_ok_and(|at| at < text.len()),
+            _ => false,
+        },
+        Value::Bool(_) | Value::Int(_) | Value::UInt(_) | Value::Float(_) => false,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::value;
+
+    #[test]
+    fn what_has_no_members_gives_the_default() {
+        assert_eq!(value("get(item=5, member='x', default='q')"), r#""q""#);
+        assert_eq!(value("get(item=dict(a=1), member='a.b.c', default='q')"), r#""q""#);
+        assert_eq!(value("get(item='abc', field=1, default='q')"), "98");
+        assert_eq!(value("get(item='abc', field=7, default='q')"), r#""q""#);
+        assert_eq!(value("get(item=(1, 2), member='x', default='q')"), "null");
+        assert_eq!(value("get(item=array(), field=0, default='q')"), r#""q""#);
     }
 }

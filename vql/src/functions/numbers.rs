@@ -22,7 +22,8 @@ pub(super) fn register(registry: &mut Registry) {
         Ok(match args.any("string") {
             Value::Int(i) => Value::Int(i),
             Value::Float(f) => Value::Int(f as i64),
-            other => whole(other.to_text().trim()).into(),
+            Value::Bool(b) => Value::Int(b.into()),
+            other => whole(&other.to_text()).into(),
         })
     });
 
@@ -56,6 +57,9 @@ mod tests {
 
     #[test]
     fn texts_of_numbers() {
+        let parted = ["1_000", "0x_ff", "0_7", "_1", "1__0", "1_"];
+        assert_eq!(parted.map(whole), [1000, 255, 7, 0, 0, 0]);
+        assert_eq!(crate::tests::value("(atoi(string=' 5'), atoi(string=TRUE))"), "[0,1]");
         assert_eq!((whole("12"), whole("-0x10"), whole("x9"), whole("")), (12, -16, 0, 0));
         assert_eq!(
             (whole("99999999999999999999"), whole("-99999999999999999999")),

@@ -1,6 +1,7 @@
 //! path_join, path_split, basename, dirname, relpath: paths as text of a type.
 //! A host with a path type of its own replaces these.
 
+use crate::args::Args;
 use crate::error::Error;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
@@ -8,11 +9,9 @@ use crate::value::Value;
 
 pub(super) fn register(registry: &mut Registry) {
     let kind = |signature: Signature| {
-        signature.arg("sep", ArgType::String, "Accepted; the type decides.").arg(
-            "path_type",
-            ArgType::String,
-            "linux, windows, registry, ntfs or generic.",
-        )
+        signature
+            .arg("sep", ArgType::String, "A backslash means windows when no type is given.")
+            .arg("path_type", ArgType::String, "linux, windows, registry, ntfs or generic.")
     };
     let join = Signature::new("path_join", "Joins path components.").required(
         "components",
@@ -20,14 +19,19 @@ pub(super) fn register(registry: &mut Registry) {
         "The components.",
     );
     registry.function_sync(kind(join), |_, args| {
-        let style = Style::new(args.opt_string("path_type")?)?;
+        let style = Style::of(args)?;
         let texts = args.list("components").into_iter().map(|c| c.to_text());
         let parts: Vec<String> = texts.flat_map(|text| style.split(&text)).collect();
         Ok(style.join(&parts).into())
     });
 
     let path = |name, doc| Signature::new(name, doc).required("path", ArgType::Path, "The path.");
-    registry.function_sync(kind(path("path_split", "The components of a path.")), |_, args| {
+    let split = path("path_split", "The components of a path.").arg(
+        "path_type",
+        ArgType::String,
+        "linux, windows, registry, ntfs or generic.",
+    );
+    registry.function_sync(split, |_, args| {
         let style = Style::new(args.opt_string("path_type")?)?;
         Ok(style.split(&args.any("path").to_text()).into())
     });
@@ -42,7 +46,7 @@ pub(super) fn register(registry: &mut Registry) {
         Ok(last.unwrap_or_default().into())
     });
     registry.function_sync(kind(path("dirname", "All but the last component.")), |_, args| {
-        let style = Style::new(args.opt_string("path_type")?)?;
+        let style = Style::of(args)?;
         let mut parts = style.split(&args.any("path").to_text());
         parts.pop();
         Ok(style.join(&parts).into())
@@ -76,6 +80,13 @@ struct Style {
 }
 
 impl Style {
+    /// What the arguments `path_type` and `sep` ask for.
+    fn of(args: &Args) -> Result<Style, Error> {
+        let named = args.opt_string("path_type")?;
+        let backslash = named.is_none() && args.string("sep")? == "\\";
+        Style::new(named.or_else(|| backslash.then(|| "windows".into())))
+    }
+
     fn new(path_type: Option<String>) -> Result<Style, Error> {
         Ok(match path_type.as_deref() {
             None | Some("linux" | "auto" | "file") => {

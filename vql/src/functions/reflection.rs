@@ -185,7 +185,7 @@ struct ScopeObject(Scope);
 
 impl Object for ScopeObject {
     fn type_name(&self) -> &'static str {
-        "*vfilter.Scope"
+        "*scope.Scope"
     }
     fn as_any(&self) -> &dyn Any {
         self
@@ -208,6 +208,7 @@ mod tests {
     #[test]
     fn types_and_versions() {
         assert_eq!(value("typeof(a={ SELECT * FROM scope() })"), r#""[]types.Row""#);
+        assert_eq!(value("typeof(a=scope())"), r#""*scope.Scope""#);
         assert_eq!(value("version(function='log')"), "2");
         assert_eq!(value("version(function='cache')"), "2");
         assert_eq!(value("version(function='nothing')"), "null");

@@ -1,6 +1,7 @@
 //! fifo(): the recent rows of an event query, which keeps running.
 
 use crate::log::Level;
+use crate::query::QuerySource;
 use crate::registry::Registry;
 use crate::scope::Scope;
 use crate::session::lock;
@@ -27,10 +28,10 @@ pub(super) fn register(registry: &mut Registry) {
     registry.plugin_stream(fifo, |scope, args| {
         let age = args.opt_int("max_age")?.filter(|n| *n > 0).unwrap_or(MAX_AGE);
         let rows = args.opt_int("max_rows")?.filter(|n| *n > 0).unwrap_or(MAX_ROWS);
-        let key = args.any("query").go_text();
+        let query = args.any("query");
         let flush = args.bool("flush")?;
         let limits = (rows as usize, Duration::from_secs(age.unsigned_abs()));
-        let buffer = scope.session().fifos.start(key, limits, scope, || args.rows("query"));
+        let buffer = scope.session().fifos.start(&query, limits, scope, || args.rows("query"));
         let mut held = lock(&buffer);
         let found: Vec<Value> = held.iter().map(|(_, row)| row.clone()).collect();
         if flush {
@@ -42,23 +43,47 @@ pub(super) fn register(registry: &mut Registry) {
 
 type Buffer = Arc<Mutex<VecDeque<(Instant, Value)>>>;
 
-/// The running event queries of a session, by their text.
+/// The running event queries of a session, each by the place where it is written: two queries of
+/// the same text run each for itself, and one that is written in a LET runs once however often
+/// the LET is mentioned.
 #[derive(Default)]
-pub(crate) struct Fifos(Mutex<BTreeMap<String, (Buffer, AbortOnDropHandle<()>)>>);
+pub(crate) struct Fifos(Mutex<BTreeMap<usize, Running>>);
+
+struct Running {
+    buffer: Buffer,
+    /// Keeps the place from being taken by another query.
+    _query: Value,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Where a query is written. One made anew for each call, as with arguments bound, is nowhere
+/// else, and so are values which are no queries.
+fn place(query: &Value) -> usize {
+    match query {
+        Value::Query(query) => match &query.source {
+            QuerySource::Select(select) if query.captured.is_none() => Arc::as_ptr(select).addr(),
+            _ => Arc::as_ptr(query).addr(),
+        },
+        Value::List(rows) => Arc::as_ptr(rows).addr(),
+        Value::Object(object) => Arc::as_ptr(object).cast::<()>().addr(),
+        _ => 0,
+    }
+}
 
 impl Fifos {
     fn start(
         &self,
-        key: String,
+        query: &Value,
         (capacity, age): (usize, Duration),
         scope: &Scope,
         rows: impl FnOnce() -> RowStream,
     ) -> Buffer {
         let mut running = lock(&self.0);
-        if let Some((buffer, _)) = running.get(&key) {
-            return buffer.clone();
+        let place = place(query);
+        if let Some(found) = running.get(&place) {
+            return found.buffer.clone();
         }
-        scope.log(Level::Default, format!("Creating FIFO for {key}"));
+        scope.log(Level::Default, format!("Creating FIFO for {}", query.go_text()));
         let buffer = Buffer::default();
         let (target, cancel, mut rows) = (buffer.clone(), scope.cancellation().clone(), rows());
         let pump = async move {
@@ -73,7 +98,8 @@ impl Fifos {
             }
         };
         let task = AbortOnDropHandle::new(tokio::spawn(pump));
-        running.insert(key, (buffer.clone(), task));
+        let kept = Running { buffer: buffer.clone(), _query: query.clone(), _task: task };
+        running.insert(place, kept);
         buffer
     }
 

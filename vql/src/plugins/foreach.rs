@@ -45,7 +45,8 @@ pub(super) fn register(registry: &mut Registry) {
                 Some(name) => member(&row, name).unwrap_or_default(),
                 None => row,
             };
-            if row.is_null() {
+            // A missing member is a row without columns; without a column NULL is no row.
+            if row.is_null() && column.is_none() {
                 continue;
             }
             scope.charge_op().await;

@@ -122,7 +122,8 @@ fn csv_options(args: &Args) -> Result<CsvOptions, Error> {
 
 fn patterns(args: &Args, name: &str) -> Result<Vec<GoRegex>, Error> {
     let texts = args.strings(name)?;
-    texts.iter().map(|p| compile(p, true).map_err(Error::failed)).collect()
+    // The case of names counts here, as it does where columns are named.
+    texts.iter().map(|p| compile(p, false).map_err(Error::failed)).collect()
 }
 
 #[cfg(test)]
@@ -140,6 +141,17 @@ mod tests {
         assert_eq!(rows(by_rows), r#"[{"V":[0,1,2]},{"V":[3]}]"#);
         let ten = "SELECT len(list=rows) AS N FROM batch(query={ SELECT * FROM range(end=12) })";
         assert_eq!(rows(ten), r#"[{"N":10},{"N":2}]"#);
+    }
+
+    #[test]
+    fn columns_are_told_apart_by_case() {
+        let of = |args: &str| {
+            rows(&format!(
+                "SELECT * FROM column_filter({args}, query={{ SELECT 1 AS A, 2 AS B FROM scope() }})"
+            ))
+        };
+        assert_eq!(of("exclude=('a', 'B')"), r#"[{"A":1}]"#);
+        assert_eq!(of("include=('a', 'B')"), r#"[{"B":2}]"#);
     }
 
     /// The alarm runs from the last batch on, not from its first row: what comes a second after

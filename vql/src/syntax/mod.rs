@@ -2,6 +2,7 @@
 
 pub mod ast;
 mod calls;
+mod comments;
 mod error;
 mod format;
 mod layout;

@@ -513,9 +513,14 @@ pub(crate) fn parse_int(text: &str) -> Option<i64> {
         [b'0', _, ..] => (8, &lower[1..]),
         _ => (10, &lower[..]),
     };
-    if !digits.bytes().all(|b| b.is_ascii_alphanumeric()) {
+    // Underscores part digits from each other, or from what tells the radix.
+    let prefixed = digits.len() < lower.len();
+    let parted = if prefixed { digits.strip_prefix('_').unwrap_or(digits) } else { digits };
+    let fits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    if !parted.split('_').all(fits) {
         return None;
     }
-    let value = i128::from(u64::from_str_radix(digits, radix).ok()?);
+    let digits = parted.replace('_', "");
+    let value = i128::from(u64::from_str_radix(&digits, radix).ok()?);
     i64::try_from(if negative { -value } else { value }).ok()
 }

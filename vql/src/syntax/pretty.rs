@@ -2,8 +2,10 @@
 //! written in several ways, each is tried and the narrow one, then the short one, is taken.
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use super::ast::*;
+use super::comments::{Comment, comments};
 use super::error::ParseError;
 use super::lexer::tokenize;
 use super::parser::parse;
@@ -13,35 +15,45 @@ const WIDTH: usize = 80;
 /// Names further to the right begin a line of their own.
 const FAR: usize = 50;
 
-/// Lays a text of statements out with a clause, and a column, a line. Comments are kept where
-/// [`super::reformat`] would keep them, which then lays out the whole text.
+/// Lays a text of statements out with a clause, and a column, a line. Comments stand before
+/// what they stood before: a statement, a query, a column, an argument or a value. With comments
+/// elsewhere [`super::reformat`] lays out the whole text.
 pub fn one_per_line(text: &str) -> Result<String, ParseError> {
     let statements = parse(text)?;
-    let mut end = 0;
-    for token in tokenize(text)? {
-        if !text[end..token.offset].trim().is_empty() {
-            return super::layout::reformat(text);
-        }
-        end = token.offset + token.text.len();
+    let (tokens, comments) = comments(text)?;
+    let page = pretty(&statements, &comments);
+    let mut out = page.text();
+    // Those behind everything stay there.
+    let rest = comments.get(page.comment..).unwrap_or_default();
+    let elsewhere = page.tokens != tokens || rest.iter().any(|c| c.tokens != tokens);
+    if !comments.is_empty() && (elsewhere || !same_meaning(&out, &statements)) {
+        return super::layout::reformat(text);
     }
-    Ok(pretty(&statements))
+    for comment in rest {
+        out.push_str(comment.text);
+        out.push('\n');
+    }
+    Ok(out)
 }
 
-/// The text of statements, an empty line between them.
-fn pretty(statements: &[Statement]) -> String {
-    let mut page = Page { indents: vec![0], lines: 1, ..Page::default() };
-    page.breaks = true;
+fn same_meaning(text: &str, statements: &[Statement]) -> bool {
+    let texts = |s: &[Statement]| s.iter().map(ToString::to_string).collect::<Vec<_>>();
+    parse(text).is_ok_and(|again| texts(&again) == texts(statements))
+}
+
+/// Statements on a page, an empty line between them.
+fn pretty<'a>(statements: &[Statement], comments: &Arc<[Comment<'a>]>) -> Page<'a> {
+    let page = Page { indents: vec![0], lines: 1, ..Page::default() };
+    let mut page = Page { breaks: true, comments: comments.clone(), ..page };
     for statement in statements {
         page.statement(statement);
         page.line();
     }
-    let text = page.parts.concat();
-    let lines: Vec<&str> = text.split('\n').map(|l| l.trim_end_matches(' ')).collect();
-    lines.join("\n")
+    page
 }
 
 #[derive(Clone, Default)]
-struct Page {
+struct Page<'a> {
     /// What was written, piece by piece: breaking a line takes a blank piece back.
     parts: Vec<String>,
     /// Where lines begin, innermost last.
@@ -52,13 +64,51 @@ struct Page {
     widest: usize,
     /// Whether lines are broken at all.
     breaks: bool,
+    comments: Arc<[Comment<'a>]>,
+    /// The next of them.
+    comment: usize,
+    /// Tokens written.
+    tokens: usize,
 }
 
-type Way<'a> = &'a dyn Fn(&mut Page);
+type Way<'w, 'a> = &'w dyn Fn(&mut Page<'a>);
 
-impl Page {
+impl<'a> Page<'a> {
+    fn text(&self) -> String {
+        let text = self.parts.concat();
+        let lines: Vec<&str> = text.split('\n').map(|l| l.trim_end_matches(' ')).collect();
+        lines.join("\n")
+    }
+
+    /// The comments before the token that is written next. Those of an argument end their line
+    /// even where lines are not broken.
+    fn before(&mut self, argument: bool) {
+        while let Some(comment) = self.comments.get(self.comment).copied() {
+            if comment.tokens != self.tokens {
+                break;
+            }
+            self.comment += 1;
+            if comment.is_block() {
+                for part in ["\n", comment.text, "\n"] {
+                    self.parts.push(part.into());
+                }
+                self.at = 0;
+                continue;
+            }
+            self.put(comment.text);
+            if argument && !self.breaks {
+                self.breaks = true;
+                self.parts.push("\n".into());
+                self.parts.push(" ".repeat(self.indent()));
+            } else {
+                self.line();
+            }
+        }
+    }
+
     fn put(&mut self, part: impl Into<String>) {
         let part = part.into();
+        self.tokens += tokenize(&part).map_or(0, |tokens| tokens.len().saturating_sub(1));
         self.at += part.len();
         self.widest = self.widest.max(self.at);
         self.parts.push(part);
@@ -69,7 +119,7 @@ impl Page {
     }
 
     /// Runs `body` with lines that begin at `indent`.
-    fn within(&mut self, indent: usize, body: impl FnOnce(&mut Page)) {
+    fn within(&mut self, indent: usize, body: impl FnOnce(&mut Page<'a>)) {
         self.indents.push(indent);
         body(self);
         self.indents.pop();
@@ -104,8 +154,8 @@ impl Page {
     }
 
     /// Takes the best of several ways to go on.
-    fn choose(&mut self, ways: &[Way<'_>]) {
-        let mut best: Option<Page> = None;
+    fn choose(&mut self, ways: &[Way<'_, 'a>]) {
+        let mut best: Option<Page<'a>> = None;
         for way in ways {
             let mut page = self.clone();
             way(&mut page);
@@ -126,8 +176,8 @@ impl Page {
         }
     }
 
-    fn is_better(&self, best: &Page) -> bool {
-        let (fits, wide) = (|p: &Page| p.widest < WIDTH, |p: &Page| p.widest > WIDTH);
+    fn is_better(&self, best: &Page<'_>) -> bool {
+        let (fits, wide) = (|p: &Page<'_>| p.widest < WIDTH, |p: &Page<'_>| p.widest > WIDTH);
         if wide(self) && fits(best) {
             return false;
         }
@@ -146,6 +196,7 @@ impl Page {
     }
 
     fn statement(&mut self, statement: &Statement) {
+        self.before(false);
         match statement {
             Statement::Select(select) => self.select(select),
             Statement::Let(v) => {
@@ -184,6 +235,7 @@ impl Page {
     }
 
     fn select(&mut self, select: &Select) {
+        self.before(false);
         if select.explain > 0 {
             self.put("EXPLAIN ");
         }
@@ -232,6 +284,7 @@ impl Page {
     }
 
     fn columns(&mut self, columns: &[Column]) {
+        self.before(false);
         let mut columns = columns;
         if let [first, rest @ ..] = columns
             && matches!(first.value, ColumnValue::Star)
@@ -251,6 +304,7 @@ impl Page {
     }
 
     fn column(&mut self, column: &Column, i: usize) {
+        self.before(false);
         let alias = |page: &mut Page| {
             if let Some(alias) = &column.alias {
                 page.put(" AS ");
@@ -306,9 +360,9 @@ impl Page {
             self.put("()");
             return;
         }
-        let each = |page: &mut Page| {
+        let each = |page: &mut Page<'a>, apart: bool| {
             for (i, arg) in args.iter().enumerate() {
-                if i > 0 && page.breaks {
+                if i > 0 && apart {
                     page.line();
                 }
                 page.arg(arg);
@@ -320,17 +374,17 @@ impl Page {
             &|page| {
                 page.breaks = false;
                 page.put("(");
-                each(page);
+                each(page, false);
             },
             &|page| {
                 page.put("(");
-                page.within(page.at, each);
+                page.within(page.at, |page| each(page, true));
             },
             &|page| {
                 page.put("(");
                 page.within(page.indent() + 2, |page| {
                     page.line();
-                    each(page);
+                    each(page, true);
                 });
             },
         ]);
@@ -340,6 +394,7 @@ impl Page {
         if self.at > FAR {
             self.line();
         }
+        self.before(true);
         self.put(&*arg.name.text);
         match &arg.value {
             ArgValue::Expr(expr) => {
@@ -416,6 +471,7 @@ impl Page {
             }
             Expr::Or(first, rest) => self.operands(first, rest, |word| word),
             Expr::Not(e) => {
+                self.before(false);
                 self.put("NOT ");
                 self.expr(e);
             }
@@ -436,6 +492,7 @@ impl Page {
             }
             Expr::Symbol(symbol) => self.symbol(symbol),
             Expr::Paren(list) => {
+                self.before(false);
                 self.put("(");
                 let indent = self.indent() + 2;
                 self.within(indent, |page| page.list(list));
@@ -446,6 +503,7 @@ impl Page {
     }
 
     fn plain(&mut self, item: &dyn Display) {
+        self.before(false);
         self.put(item.to_string());
     }
 
@@ -476,6 +534,7 @@ impl Page {
             self.indents.push(self.indent() + 2);
             self.line();
         }
+        self.before(false);
         let path: Vec<&str> = symbol.path.iter().map(|i| &*i.text).collect();
         self.put(format!("{}{}", if symbol.negated { "-" } else { "" }, path.join(".")));
         self.call(&symbol.args);
@@ -485,7 +544,7 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse, pretty};
+    use super::{one_per_line, parse, same_meaning};
 
     #[test]
     fn comments_are_kept() {
@@ -498,14 +557,33 @@ mod tests {
         );
     }
 
+    #[test]
+    fn comments_stay_before_what_they_were_before() {
+        let out = laid_out("-- c\nSELECT -- a\nA, -- b\n-- b2\nB FROM info() WHERE -- w\n A");
+        let want = "-- c\nSELECT -- a\n       A,\n       -- b\n       -- b2\n       B\n\
+            FROM info()\nWHERE -- w\nA";
+        assert_eq!(out.trim(), want);
+        let out = laid_out("SELECT *\nFROM func(\n-- about a\na=1,\n-- about b\nb=2)");
+        assert_eq!(out.trim(), "SELECT *\nFROM func(-- about a\na=1, -- about b\nb=2)");
+        let out = laid_out(
+            "LET X = SELECT * FROM foreach(\n-- row\nrow={ SELECT * FROM info() },\n\
+            -- query\nquery={ SELECT A, B FROM scope() })",
+        );
+        let want = "LET X = SELECT *\n  FROM foreach(-- row\n  row={\n    SELECT *\n    \
+            FROM info()\n  }, -- query\n  query={\n    SELECT A,\n           B\n    \
+            FROM scope()\n  })";
+        assert_eq!(out.trim(), want);
+        let out = one_per_line("SELECT A, /* b */ B FROM info()").unwrap();
+        assert_eq!(out.trim(), "SELECT A,\n\n/* b */\nB\nFROM info()");
+        let out = one_per_line("SELECT A FROM info() -- end").unwrap();
+        assert_eq!(out.trim(), "SELECT A\nFROM info()\n\n-- end");
+    }
+
     fn laid_out(text: &str) -> String {
-        let statements = parse(text).unwrap();
-        let out = pretty(&statements);
+        let out = one_per_line(text).unwrap();
         // The meaning stays, and what is laid out stays as it is.
-        let again = parse(&out).unwrap();
-        let texts = |s: &[super::Statement]| s.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(texts(&statements), texts(&again), "{out}");
-        assert_eq!(pretty(&again), out);
+        assert!(same_meaning(&out, &parse(text).unwrap()), "{out}");
+        assert_eq!(one_per_line(&out).unwrap(), out);
         out
     }
 

@@ -326,6 +326,13 @@ fn event_plugins() {
     let script = "LET F = SELECT * FROM fifo(query={SELECT * FROM range(end=5)}, max_rows=2)
         LET _ <= SELECT * FROM F LET _ <= sleep(ms=20) SELECT * FROM F SELECT * FROM F";
     assert_eq!(rows(script), r#"[{"_value":3},{"_value":4},{"_value":3},{"_value":4}]"#);
+    // The same text elsewhere is another query, which has only begun.
+    let script = "LET F <= SELECT * FROM fifo(query={SELECT * FROM range(end=2)})
+        LET _ <= sleep(ms=20) SELECT * FROM fifo(query={SELECT * FROM range(end=2)})";
+    assert_eq!(rows(script), "[]");
+    // A member that is missing is a row without columns.
+    let script = "SELECT *, 1 AS A FROM foreach(row={SELECT * FROM range(end=1)}, column='Z')";
+    assert_eq!(rows(script), r#"[{"A":1}]"#);
 }
 
 #[test]
@@ -355,7 +362,7 @@ fn tables_and_addresses() {
     );
     assert_eq!(
         rows(
-            "SELECT * FROM column_filter(exclude='A', query={SELECT 1 AS a, 2 AS b FROM scope()})"
+            "SELECT * FROM column_filter(exclude='a', query={SELECT 1 AS a, 2 AS b FROM scope()})"
         ),
         r#"[{"b":2}]"#
     );
