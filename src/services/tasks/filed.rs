@@ -29,13 +29,13 @@ impl Queue {
     /// Tasks that wait, to which nobody has the right, and whose record is in one of
     /// these.
     pub fn waiting_in(&self, old: &BTreeSet<Arc<Segment>>) -> Vec<VeloMessage> {
-        let waits = |t: &&Box<Task>| {
+        let waits = |t: &Task| {
             t.state == State::Queued
                 && !t.granted
                 && !t.filed
                 && t.pin.as_ref().is_some_and(|p| old.contains(p))
         };
-        self.tasks.values().filter(waits).map(|t| t.message.clone()).collect()
+        self.tasks.values().filter(|t| waits(t)).map(|t| t.message.clone()).collect()
     }
 
     /// A task that waits has a file of the stock queue: its record is not needed. If
@@ -120,8 +120,8 @@ impl Queue {
 
     /// The tasks of this flow that wait may have been taken by a minion.
     pub fn may_be_elsewhere(&mut self, flow: &str) {
-        let queued = |t: &&mut Box<Task>| is_of(&t.session, flow) && t.state == State::Queued;
-        for t in self.tasks.values_mut().filter(queued) {
+        let queued = |t: &Task| is_of(&t.session, flow) && t.state == State::Queued;
+        for t in self.tasks.values_mut().filter(|t| queued(t)) {
             (t.state, t.filed) = (State::InFile, true);
         }
     }

@@ -463,12 +463,12 @@ impl Queue {
     /// have, so that a cancel must follow.
     pub fn withdraw(&mut self, flow: &str) -> BTreeSet<String> {
         let queued = |t: &Task| is_of(&t.session, flow) && t.state == State::Queued;
-        let begins = |t: &&Box<Task>| t.message.flow_request.is_some();
-        let unsent: BTreeSet<String> = (self.tasks.values().filter(|t| queued(t)).filter(begins))
+        let begins = |t: &Task| t.message.flow_request.is_some();
+        let unsent: BTreeSet<String> = (self.tasks.values().filter(|t| queued(t) && begins(t)))
             .map(|t| t.session.clone())
             .collect();
         self.tasks.retain(|_, t| !queued(t));
-        let out = self.tasks.values().filter(|t| is_of(&t.session, flow)).filter(begins);
+        let out = self.tasks.values().filter(|t| is_of(&t.session, flow) && begins(t));
         let works = self.inflight.keys().filter(|s| is_of(s, flow) && !unsent.contains(*s));
         out.map(|t| t.session.clone()).chain(works.cloned()).collect()
     }
