@@ -11,12 +11,14 @@ use super::*;
 use crate::cluster::Uplink;
 use crate::comms::server::Answer;
 use crate::services::fleet::claimer::Claimer;
+use crate::services::fleet::hub::Order;
 use crate::services::fleet::processes::Processes;
 use crate::services::fleet::relay::{Opening, Relay};
 use crate::services::fleet::task_files::TaskFile;
 use crate::services::flows::job::Hash;
 use crate::services::tasks::{Reply, Way, What};
 use crate::services::{Options, Role};
+use crate::store::journal::ProcessId;
 use velociraptor_proto::proto::*;
 
 const FLOW: &str = "F.Task";
@@ -433,4 +435,35 @@ async fn ended(master: &Clients, client: &TestClient) {
         assert!(tokio::time::Instant::now() < end, "{context:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// A minion was given a task as its client's poll there ended, and the client comes to the master:
+/// the task is called back at once.
+#[tokio::test]
+async fn what_a_minion_has_for_a_client_that_comes_to_the_master_is_called_back() {
+    let (w, master, client) = tasked().await;
+    let (s, org) = server(&master);
+    let (to, mut orders) = tokio::sync::mpsc::unbounded_channel();
+    s.set_orders(to);
+    let minion = ProcessId::new("minion", "1");
+    let give = || {
+        let mut state = org.state();
+        let queue = &mut state.clients.entry(&client.id).queue;
+        queue.take([7; 16], Way::Node(&minion), 1, 4, true).messages.len()
+    };
+    assert_eq!(give(), 1);
+    assert!(poll(&master, &w, &client, 0).await.is_empty(), "a minion has it");
+    match orders.try_recv() {
+        Ok(Order::Recall(key, Some((cipher, _)))) => {
+            assert_eq!(key, (org.id.clone(), client.id.clone()));
+            assert_ne!(cipher, [7; 16], "that of the process which came");
+        }
+        other => panic!("{other:?}"),
+    }
+
+    // With that minion gone nothing is elsewhere, and nobody is asked.
+    org.state().clients.entry(&client.id).queue.process_gone(&minion);
+    assert!(org.state().clients.entry(&client.id).queue.away().is_empty());
+    poll(&master, &w, &client, 0).await;
+    assert!(orders.try_recv().is_err());
 }

@@ -1,5 +1,7 @@
 //! What a callable takes: for validation, help and completion.
 
+use crate::value::Value;
+
 /// The kind of a parameter; it decides how an argument is coerced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArgType {
@@ -91,12 +93,22 @@ pub struct Signature {
     pub namespace: bool,
     /// What `version()` reports; 0 is unversioned.
     pub version: u32,
+    /// What a call of the function gives whose arguments are refused.
+    pub refused: Value,
 }
 
 impl Signature {
     /// A declaration without parameters.
     pub fn new(name: &'static str, doc: &'static str) -> Signature {
-        Signature { name, doc, args: vec![], free_form: false, namespace: false, version: 0 }
+        Signature {
+            name,
+            doc,
+            args: vec![],
+            free_form: false,
+            namespace: false,
+            version: 0,
+            refused: Value::Null,
+        }
     }
 
     /// Adds an optional parameter.
@@ -131,6 +143,13 @@ impl Signature {
     #[must_use]
     pub fn version(mut self, version: u32) -> Signature {
         self.version = version;
+        self
+    }
+
+    /// A refused call gives this and not NULL: queries tell one nothing from another.
+    #[must_use]
+    pub fn refused(mut self, value: impl Into<Value>) -> Signature {
+        self.refused = value.into();
         self
     }
 

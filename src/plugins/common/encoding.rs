@@ -9,7 +9,7 @@ const LIMIT: u64 = 100 << 20;
 
 /// Adds the callables of this module.
 pub fn register(registry: &mut Registry) {
-    let gunzip = Signature::new("gunzip", "Decompresses what gzip compressed.");
+    let gunzip = Signature::new("gunzip", "Decompresses what gzip compressed.").refused(false);
     registry.function_sync(
         gunzip.required("string", ArgType::String, "The compressed text."),
         |_, args| {
@@ -33,6 +33,7 @@ pub fn register(registry: &mut Registry) {
         Ok(text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into())
     });
     let rc4 = Signature::new("crypto_rc4", "RC4; what encrypts also decrypts.")
+        .refused(false)
         .required("string", ArgType::String, "The text.")
         .required("key", ArgType::String, "The key, of 1 to 256 bytes.");
     registry.function_sync(rc4, |_, args| {

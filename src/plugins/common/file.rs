@@ -40,6 +40,7 @@ pub fn register(registry: &mut Registry) {
     });
 
     let read = Signature::new("read_file", "Read a file into a string.")
+        .refused("")
         .required("filename", ArgType::Path, "The file.")
         .arg("length", ArgType::Int, "Most bytes to read.")
         .arg("offset", ArgType::Int, "Where to begin.")

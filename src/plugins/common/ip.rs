@@ -12,6 +12,7 @@ struct Ip(IpAddr);
 /// Adds `ip`.
 pub fn register(registry: &mut Registry) {
     let signature = Signature::new("ip", "Format or parse an IP address.")
+        .refused(false)
         .arg("parse", ArgType::String, "The text of an address.")
         .arg("netaddr4_le", ArgType::Int, "An IPv4 address, low byte first.")
         .arg("netaddr4_be", ArgType::Int, "An IPv4 address, high byte first.");

@@ -7,7 +7,8 @@ use super::path::OsPath;
 
 /// Adds `pathspec`.
 pub fn register(registry: &mut Registry) {
-    let mut signature = Signature::new("pathspec", "A path from its parts.").version(2);
+    let mut signature =
+        Signature::new("pathspec", "A path from its parts.").refused(false).version(2);
     for (name, doc) in [
         ("DelegateAccessor", "How to read what the path is inside of."),
         ("DelegatePath", "What the path is inside of."),

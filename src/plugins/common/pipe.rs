@@ -18,6 +18,7 @@ use super::path::OsPath;
 /// Adds `pipe`.
 pub fn register(registry: &mut Registry) {
     let pipe = Signature::new("pipe", "Lets the accessor pipe read the first column of a query.")
+        .refused(false)
         .required("query", ArgType::Query, "The rows.")
         .arg("name", ArgType::String, "Accepted: the variable that holds the pipe names it.")
         .arg("sep", ArgType::String, "What follows each row.");

@@ -11,7 +11,8 @@ use crate::env::Env;
 
 /// Adds the callables of this module.
 pub fn register(registry: &mut Registry) {
-    let rand = Signature::new("rand", "A number from 0 up to, not including, range.");
+    let rand =
+        Signature::new("rand", "A number from 0 up to, not including, range.").refused(false);
     registry.function_sync(rand.arg("range", ArgType::Int, "How many numbers."), |scope, args| {
         let env = scope.extension::<Env>();
         let env = env.ok_or_else(|| Error::failed("no environment in this scope"))?;
@@ -51,7 +52,8 @@ pub fn register(registry: &mut Registry) {
         Ok(expanded(&args.string("path")?, &|name| all.get(&name.to_uppercase()).cloned()).into())
     });
 
-    let mut url = Signature::new("url", "A URL from its parts, or its parts.").version(2);
+    let mut url =
+        Signature::new("url", "A URL from its parts, or its parts.").refused(false).version(2);
     for part in ["scheme", "host", "path", "fragment"] {
         url = url.arg(part, ArgType::String, "A part.");
     }

@@ -8,6 +8,7 @@ use vql::{ArgType, Registry, Signature, Value};
 /// Adds the callables of this module.
 pub fn register(registry: &mut Registry) {
     let sleep = Signature::new("sleep", "Wait for a while; gives true.")
+        .refused(false)
         .arg("time", ArgType::Int, "Seconds.")
         .arg("ms", ArgType::Int, "Milliseconds.");
     registry.function_async(sleep, |_scope, args| async move {

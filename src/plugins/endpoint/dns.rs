@@ -11,6 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Adds `host`.
 pub fn register(registry: &mut Registry) {
     let host = Signature::new("host", "The addresses of a name.")
+        .refused(false)
         .required("name", ArgType::String, "The name.")
         .arg("server", ArgType::String, "Not offered: the host's own resolver is asked.")
         .arg("type", ArgType::String, "A alone is offered.")

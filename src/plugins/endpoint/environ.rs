@@ -4,7 +4,7 @@ use vql::{ArgType, Dict, Registry, Signature, Value};
 
 /// Adds `environ`, as function and as plugin.
 pub fn register(registry: &mut Registry) {
-    let function = Signature::new("environ", "An environment variable.").required(
+    let function = Signature::new("environ", "An environment variable.").refused(false).required(
         "var",
         ArgType::String,
         "Its name.",

@@ -2,7 +2,6 @@
 
 use super::argument::argument;
 use super::expr::evaluate;
-use super::refused::refused;
 use super::rows::drain;
 use super::stack::{STACK_OVERFLOW, fresh_stack};
 use super::truth::truth;
@@ -30,14 +29,15 @@ pub(crate) fn call_function(
     let slots = arguments(function.signature(), args, scope, true);
     slots.then(scope, move |scope, items| {
         let Some(items) = checked(function.signature(), &name, items, scope) else {
-            return Reply::Ready(refused(&name));
+            return Reply::Ready(function.signature().refused.clone());
         };
         let args = Args { name: name.clone(), scope: scope.clone(), site, items };
+        let refused = function.signature().refused.clone();
         function.call(scope, args).then(scope, move |scope, result| {
             Reply::Ready(result.unwrap_or_else(|error| {
                 report(scope, &name, &error);
                 match error {
-                    Error::Arg(_) => refused(&name),
+                    Error::Arg(_) => refused,
                     _ => Value::Null,
                 }
             }))

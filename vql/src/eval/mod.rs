@@ -12,7 +12,6 @@ mod matching;
 mod materialize;
 mod member;
 mod order;
-mod refused;
 mod rows;
 mod select;
 mod sorter;

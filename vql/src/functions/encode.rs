@@ -17,17 +17,21 @@ pub(super) fn register(registry: &mut Registry) {
         Ok(plain.ok_or_else(|| Error::failed("not base64"))?.into())
     });
 
-    registry.function_sync(text("unhex", "Decodes hexadecimal digits."), |_, args| {
-        let text = args.bytes("string")?;
-        let digit = |b: u8| (b as char).to_digit(16);
-        let digits = text.as_bytes();
-        let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
-        let digits: Vec<u8> = digits.iter().copied().filter(|b| *b != b' ').collect();
-        // What precedes the first fault is decoded.
-        let pairs = digits.chunks_exact(2);
-        let bytes = pairs.map_while(|pair| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8));
-        Ok(bytes.collect::<Vec<u8>>().into())
-    });
+    registry.function_sync(
+        text("unhex", "Decodes hexadecimal digits.").refused(false),
+        |_, args| {
+            let text = args.bytes("string")?;
+            let digit = |b: u8| (b as char).to_digit(16);
+            let digits = text.as_bytes();
+            let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
+            let digits: Vec<u8> = digits.iter().copied().filter(|b| *b != b' ').collect();
+            // What precedes the first fault is decoded.
+            let pairs = digits.chunks_exact(2);
+            let bytes =
+                pairs.map_while(|pair| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8));
+            Ok(bytes.collect::<Vec<u8>>().into())
+        },
+    );
 
     registry.function_sync(text("utf16", "Decodes UTF-16."), |_, args| {
         let bytes = args.bytes("string")?;
@@ -59,7 +63,7 @@ pub(super) fn register(registry: &mut Registry) {
         }
     });
 
-    let xor = text("xor", "Combines bytes with a repeated key by exclusive or.");
+    let xor = text("xor", "Combines bytes with a repeated key by exclusive or.").refused(false);
     registry.function_sync(xor.required("key", ArgType::String, "The key."), |_, args| {
         let (text, key) = (args.bytes("string")?, args.bytes("key")?);
         if key.is_empty() {

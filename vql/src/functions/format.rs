@@ -7,6 +7,7 @@ use crate::value::Value;
 
 pub(super) fn register(registry: &mut Registry) {
     let format = Signature::new("format", "Formats values with verbs such as %v, %d or %x.")
+        .refused(false)
         .required("format", ArgType::String, "The format.")
         .arg("args", ArgType::Any, "The values; anything but a list is one value.");
     registry.function_sync(format, |_, args| {

@@ -6,6 +6,7 @@ use crate::signature::{ArgType, Signature};
 
 pub(super) fn register(registry: &mut Registry) {
     let humanize = Signature::new("humanize", "Formats a number or time for people.")
+        .refused(false)
         .arg("bytes", ArgType::Int, "A size, in powers of 1000.")
         .arg("ibytes", ArgType::Int, "A size, in powers of 1024.")
         .arg("time", ArgType::Time, "A time, relative to now.")

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 pub(super) fn register(registry: &mut Registry) {
     let ip = Signature::new("ip", "An IP address.")
+        .refused(false)
         .arg("parse", ArgType::String, "The address as text.")
         .arg("netaddr4_le", ArgType::Int, "An IPv4 address as little endian number.")
         .arg("netaddr4_be", ArgType::Int, "An IPv4 address as big endian number.");

@@ -34,6 +34,7 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let join = Signature::new("join", "Joins texts with a separator.")
+        .refused(false)
         .required("array", ArgType::Strings, "The texts.")
         .arg("sep", ArgType::String, "The separator.");
     registry.function_sync(join, |_, args| {

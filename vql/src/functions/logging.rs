@@ -16,6 +16,7 @@ const DEDUPLICATE_ALERTS: i64 = 7200;
 
 pub(super) fn register(registry: &mut Registry) {
     let log = Signature::new("log", "Writes to the log of the query; always true.")
+        .refused(false)
         .required("message", ArgType::String, "The message, a format when args are given.")
         .arg("dedup", ArgType::Int, "Seconds to suppress the same message; -1 for never.")
         .arg("args", ArgType::Any, "Values to format.")
@@ -80,6 +81,7 @@ pub(super) fn register(registry: &mut Registry) {
     );
 
     let sleep = Signature::new("sleep", "Waits; always true.")
+        .refused(false)
         .arg("time", ArgType::Int, "Seconds.")
         .arg("ms", ArgType::Int, "Milliseconds.");
     registry.function_async(sleep, |_, args| async move {

@@ -32,25 +32,31 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let text = |name, doc| Signature::new(name, doc).arg("string", ArgType::String, "The text.");
-    registry.function_sync(text("rot13", "Turns letters by half the alphabet."), |_, args| {
-        let turn = |b: &u8| match b {
-            b'a'..=b'z' => (b - b'a' + 13) % 26 + b'a',
-            b'A'..=b'Z' => (b - b'A' + 13) % 26 + b'A',
-            other => *other,
-        };
-        Ok(args.bytes("string")?.as_bytes().iter().map(turn).collect::<Vec<u8>>().into())
-    });
-    registry.function_sync(text("entropy", "Shannon entropy in bits per byte."), |_, args| {
-        let text = args.bytes("string")?;
-        let mut counts = [0usize; 256];
-        for byte in text.as_bytes() {
-            counts[usize::from(*byte)] += 1;
-        }
-        let share = |n: &usize| *n as f64 / text.len() as f64;
-        let bits = counts.iter().filter(|n| **n > 0).map(share).map(|p| -p * p.log2());
-        // Two digits are what it is given with.
-        Ok(((bits.sum::<f64>() * 100.0).floor() / 100.0).into())
-    });
+    registry.function_sync(
+        text("rot13", "Turns letters by half the alphabet.").refused(false),
+        |_, args| {
+            let turn = |b: &u8| match b {
+                b'a'..=b'z' => (b - b'a' + 13) % 26 + b'a',
+                b'A'..=b'Z' => (b - b'A' + 13) % 26 + b'A',
+                other => *other,
+            };
+            Ok(args.bytes("string")?.as_bytes().iter().map(turn).collect::<Vec<u8>>().into())
+        },
+    );
+    registry.function_sync(
+        text("entropy", "Shannon entropy in bits per byte.").refused(false),
+        |_, args| {
+            let text = args.bytes("string")?;
+            let mut counts = [0usize; 256];
+            for byte in text.as_bytes() {
+                counts[usize::from(*byte)] += 1;
+            }
+            let share = |n: &usize| *n as f64 / text.len() as f64;
+            let bits = counts.iter().filter(|n| **n > 0).map(share).map(|p| -p * p.log2());
+            // Two digits are what it is given with.
+            Ok(((bits.sum::<f64>() * 100.0).floor() / 100.0).into())
+        },
+    );
 
     let cidr = Signature::new("cidr_contains", "True when an address is in any of the ranges.")
         .required("ip", ArgType::String, "The address.")
@@ -61,6 +67,7 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let similarity = Signature::new("similarity", "The share of equal members of two sets.")
+        .refused(0)
         .required("set1", ArgType::Any, "One set.")
         .required("set2", ArgType::Any, "The other.");
     registry.function_sync(similarity, |_, args| {

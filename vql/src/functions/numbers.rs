@@ -6,7 +6,8 @@ use crate::syntax::parse_int;
 use crate::value::Value;
 
 pub(super) fn register(registry: &mut Registry) {
-    let int = Signature::new("int", "A number truncated or a text parsed; otherwise 0.");
+    let int =
+        Signature::new("int", "A number truncated or a text parsed; otherwise 0.").refused(false);
     registry.function_sync(int.arg("int", ArgType::Any, "A number or text."), |_, args| {
         Ok(match args.any("int") {
             Value::Int(i) => Value::Int(i),

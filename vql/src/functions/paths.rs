@@ -13,7 +13,7 @@ pub(super) fn register(registry: &mut Registry) {
             .arg("sep", ArgType::String, "A backslash means windows when no type is given.")
             .arg("path_type", ArgType::String, "linux, windows, registry, ntfs or generic.")
     };
-    let join = Signature::new("path_join", "Joins path components.").required(
+    let join = Signature::new("path_join", "Joins path components.").refused(false).required(
         "components",
         ArgType::Paths,
         "The components.",
@@ -26,7 +26,7 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let path = |name, doc| Signature::new(name, doc).required("path", ArgType::Path, "The path.");
-    let split = path("path_split", "The components of a path.").arg(
+    let split = path("path_split", "The components of a path.").refused(Vec::<Value>::new()).arg(
         "path_type",
         ArgType::String,
         "linux, windows, registry, ntfs or generic.",
@@ -35,24 +35,31 @@ pub(super) fn register(registry: &mut Registry) {
         let style = Style::new(args.opt_string("path_type")?)?;
         Ok(style.split(&args.any("path").to_text()).into())
     });
-    registry.function_sync(kind(path("basename", "The last component.")), |_, args| {
-        let (path, named) = (args.any("path"), args.opt_string("path_type")?);
-        // Text of no type may be of any system; a path knows what it is.
-        let style = match &path {
-            Value::Str(_) if named.is_none() => Style::new(Some("generic".into()))?,
-            _ => Style::new(named)?,
-        };
-        let last = style.split(&path.to_text()).pop();
-        Ok(last.unwrap_or_default().into())
-    });
-    registry.function_sync(kind(path("dirname", "All but the last component.")), |_, args| {
-        let style = Style::of(args)?;
-        let mut parts = style.split(&args.any("path").to_text());
-        parts.pop();
-        Ok(style.join(&parts).into())
-    });
+    registry.function_sync(
+        kind(path("basename", "The last component.").refused(false)),
+        |_, args| {
+            let (path, named) = (args.any("path"), args.opt_string("path_type")?);
+            // Text of no type may be of any system; a path knows what it is.
+            let style = match &path {
+                Value::Str(_) if named.is_none() => Style::new(Some("generic".into()))?,
+                _ => Style::new(named)?,
+            };
+            let last = style.split(&path.to_text()).pop();
+            Ok(last.unwrap_or_default().into())
+        },
+    );
+    registry.function_sync(
+        kind(path("dirname", "All but the last component.").refused(false)),
+        |_, args| {
+            let style = Style::of(args)?;
+            let mut parts = style.split(&args.any("path").to_text());
+            parts.pop();
+            Ok(style.join(&parts).into())
+        },
+    );
 
     let relpath = path("relpath", "The path seen from another.")
+        .refused(false)
         .required("base", ArgType::Path, "Where it is seen from.")
         .arg("sep", ArgType::String, "Accepted; the type decides.");
     registry.function_sync(relpath, |_, args| {
@@ -146,4 +153,18 @@ fn split_quoted(path: &str, separators: &[char]) -> Vec<String> {
         parts.push(part);
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::value;
+
+    #[test]
+    fn a_backslash_as_separator_means_windows() {
+        assert_eq!(value(r"path_join(components=('C:', 'a', 'b'), sep='\\')"), r#""C:\\a\\b""#);
+        assert_eq!(value(r"dirname(path='C:\\a\\b', sep='\\')"), r#""C:\\a""#);
+        // A type decides.
+        let linux = r"path_join(components=('a', 'b'), sep='\\', path_type='linux')";
+        assert_eq!(value(linux), r#""/a/b""#);
+    }
 }

@@ -6,7 +6,7 @@ use crate::signature::{ArgType, Signature};
 use crate::value::Value;
 
 pub(super) fn register(registry: &mut Registry) {
-    let str_ = Signature::new("str", "The text of any value.");
+    let str_ = Signature::new("str", "The text of any value.").refused(false);
     registry.function_sync(str_.required("str", ArgType::Any, "The value."), |_, args| {
         Ok(match args.any("str") {
             Value::Null => "Null".into(),
@@ -49,6 +49,7 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let strip = text("strip", "Removes a prefix and a suffix, or white space at both ends.")
+        .refused(false)
         .arg("prefix", ArgType::String, "The prefix.")
         .arg("suffix", ArgType::String, "The suffix.");
     registry.function_sync(strip, |_, args| {
@@ -63,6 +64,7 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let split = Signature::new("commandline_split", "Splits a command line into arguments.")
+        .refused(Vec::<Value>::new())
         .required("command", ArgType::String, "The command line.")
         .arg("bash_style", ArgType::Bool, "By the rules of a Unix shell.");
     registry.function_sync(split, |_, args| {

@@ -31,7 +31,11 @@ pub(super) fn register(registry: &mut Registry) {
         let query = args.any("query");
         let flush = args.bool("flush")?;
         let limits = (rows as usize, Duration::from_secs(age.unsigned_abs()));
-        let buffer = scope.session().fifos.start(&query, limits, scope, || args.rows("query"));
+        let fifos = &scope.session().fifos;
+        let Some(buffer) = fifos.running_or_start(&query, limits, scope, || args.rows("query"))
+        else {
+            return Ok(from_rows(Vec::new()));
+        };
         let mut held = lock(&buffer);
         let found: Vec<Value> = held.iter().map(|(_, row)| row.clone()).collect();
         if flush {
@@ -71,17 +75,19 @@ fn place(query: &Value) -> usize {
 }
 
 impl Fifos {
-    fn start(
+    /// The rows of a query that runs. The first use only starts it: there are none yet, however
+    /// quick it is.
+    fn running_or_start(
         &self,
         query: &Value,
         (capacity, age): (usize, Duration),
         scope: &Scope,
         rows: impl FnOnce() -> RowStream,
-    ) -> Buffer {
+    ) -> Option<Buffer> {
         let mut running = lock(&self.0);
         let place = place(query);
         if let Some(found) = running.get(&place) {
-            return found.buffer.clone();
+            return Some(found.buffer.clone());
         }
         scope.log(Level::Default, format!("Creating FIFO for {}", query.go_text()));
         let buffer = Buffer::default();
@@ -98,9 +104,8 @@ impl Fifos {
             }
         };
         let task = AbortOnDropHandle::new(tokio::spawn(pump));
-        let kept = Running { buffer: buffer.clone(), _query: query.clone(), _task: task };
-        running.insert(place, kept);
-        buffer
+        running.insert(place, Running { buffer, _query: query.clone(), _task: task });
+        None
     }
 
     /// Stops all of them.

@@ -348,6 +348,15 @@ fn memoize_looks_rows_up() {
 }
 
 #[test]
+fn refused_calls_give_what_their_function_gives() {
+    assert_eq!(value("join(array=(1, 2), prefix='a')"), "false");
+    assert_eq!(value("format()"), "false");
+    assert_eq!(value("str(text='x')"), "false");
+    assert_eq!(value("path_split(path='/a', sep='/')"), "[]");
+    assert_eq!(value("len(array=(1, 2))"), "null");
+}
+
+#[test]
 fn tables_and_addresses() {
     assert_eq!(
         rows("SELECT * FROM parse_csv(filename='a,b\n1,x\n', accessor='data')"),

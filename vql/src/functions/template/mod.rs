@@ -12,6 +12,7 @@ use crate::signature::{ArgType, Signature};
 
 pub(super) fn register(registry: &mut Registry) {
     let template = Signature::new("template", "Fills the placeholders of a template.")
+        .refused(false)
         .required("template", ArgType::String, "The template, in Go's notation.")
         .arg("expansion", ArgType::Any, "What the dot of the template is.");
     registry.function_async(template, |scope, args| async move {
