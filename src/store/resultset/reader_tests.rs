@@ -240,26 +240,6 @@ proptest::proptest! {
     }
 }
 
-/// Prints how fast rows are read; run it by name with `--release --ignored`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn speed_of_reading() {
-    let (_d, t) = scratch();
-    let at = results(&Org::root());
-    let (data, index) = (t.root.file(&at).unwrap(), t.root.file(&at.index()).unwrap());
-    let mut w = SetWriter::create(&*t.fs, &data, &index).await.unwrap();
-    let row = br#"{"Pid":1234,"Name":"svchost.exe","CommandLine":"C:\\Windows\\system32\\svchost.exe -k netsvcs","User":"NT AUTHORITY","n":[1,2,3],"t":"2026-01-02T03:04:05Z"}"#;
-    for _ in 0..400_000 {
-        w.row(row).await.unwrap();
-    }
-    let n = w.finish().await.unwrap();
-    let start = tokio::time::Instant::now();
-    let s = ResultSet::open(&t, &at).await.unwrap();
-    assert_eq!(s.scan_rows().await.unwrap(), n.rows);
-    let took = start.elapsed();
-    println!("{} rows, {} MB in {took:?}", n.rows, n.bytes / 1_000_000);
-}
-
 #[tokio::test]
 async fn spans_have_the_rows_that_pages_have() {
     let (_d, t) = scratch();
