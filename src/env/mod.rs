@@ -16,9 +16,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod cpu;
 pub mod fs;
 pub mod real;
 pub mod sabotage;
+mod sided;
 
 pub use fs::{Details, DirEntry, File, FileSystem, Meta, Open};
 pub use sabotage::{Mutant, Sabotage};

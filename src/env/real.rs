@@ -11,9 +11,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::cpu::{CpuPool, InPlace};
 use super::fs::parent;
+use super::sided::Sided;
 use super::{
-    Clock, Conn, Cpu, Details, DirEntry, Entropy, Env, File, FileSystem, Listener, Meta, Net, Open,
+    Clock, Conn, Details, DirEntry, Entropy, Env, File, FileSystem, Listener, Meta, Net, Open,
     Side, Spawn,
 };
 
@@ -46,8 +48,8 @@ pub fn env_with(runtimes: Option<Runtimes>) -> Env {
         net: Arc::new(TokioNet),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(OsEntropy(crypto.secure_random)),
-        fs: Arc::new(OsFs { slots: Slots::new(FS_POOL, FS_POOL_GUI, runtimes.as_ref()) }),
-        cpu: Arc::new(CpuPool { slots: Slots::new(cores(), cores(), runtimes.as_ref()) }),
+        fs: Arc::new(OsFs { slots: slots(FS_POOL, FS_POOL_GUI, runtimes.as_ref()) }),
+        cpu: Arc::new(CpuPool::new(cores(), runtimes.as_ref())),
         tasks: Arc::new(Sides(runtimes)),
         crypto,
         sabotage: super::Sabotage::NONE,
@@ -102,58 +104,13 @@ impl Spawn for Sides {
     }
 }
 
-/// So many at once, counted for each side by itself: whoever runs on the runtime of
+/// File operations at once, counted for each side by itself: whoever runs on the runtime of
 /// the GUI does not queue behind clients.
-#[derive(Debug)]
-struct Slots {
-    frontend: Arc<Semaphore>,
-    gui: Option<(tokio::runtime::Id, Arc<Semaphore>)>,
-}
+type Slots = Sided<Arc<Semaphore>>;
 
-impl Slots {
-    fn new(frontend: usize, gui: usize, runtimes: Option<&Runtimes>) -> Arc<Self> {
-        let own = runtimes.filter(|r| r.gui.id() != r.frontend.id());
-        Arc::new(Self {
-            frontend: Arc::new(Semaphore::new(frontend)),
-            gui: own.map(|r| (r.gui.id(), Arc::new(Semaphore::new(gui)))),
-        })
-    }
-
-    /// Those of the side this is called on.
-    fn here(&self) -> &Arc<Semaphore> {
-        match &self.gui {
-            Some((id, slots))
-                if tokio::runtime::Handle::try_current().is_ok_and(|h| h.id() == *id) =>
-            {
-                slots
-            }
-            _ => &self.frontend,
-        }
-    }
-}
-
-struct CpuPool {
-    slots: Arc<Slots>,
-}
-
-impl Cpu for CpuPool {
-    fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
-        let run = blocking(&self.slots, move || {
-            work();
-            Ok(())
-        });
-        // A panic in the work drops its result channel; the caller sees that.
-        run.map(drop).boxed()
-    }
-}
-
-/// Work is done by whoever asks for it.
-struct InPlace;
-
-impl Cpu for InPlace {
-    fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
-        async move { work() }.boxed()
-    }
+fn slots(frontend: usize, gui: usize, runtimes: Option<&Runtimes>) -> Arc<Slots> {
+    let so_many = |n| Arc::new(Semaphore::new(n));
+    Arc::new(Sided::new(runtimes, so_many(frontend), so_many(gui)))
 }
 
 struct TokioNet;
@@ -464,31 +421,6 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_call_that_nobody_looks_after_keeps_nobody_waiting() {
-        let pool = CpuPool { slots: Slots::new(1, 1, None) };
-        let (go, wait) = mpsc::channel::<()>();
-        let mut running = pool.run(Box::new(move || {
-            let _ = wait.recv();
-        }));
-        let mut queued = pool.run(Box::new(|| {}));
-        assert!(futures::poll!(&mut running).is_pending());
-        assert!(futures::poll!(&mut queued).is_pending());
-        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let mark = done.clone();
-        let mut given_up =
-            pool.run(Box::new(move || mark.store(true, std::sync::atomic::Ordering::SeqCst)));
-        assert!(futures::poll!(&mut given_up).is_pending());
-        drop(given_up);
-        go.send(()).unwrap();
-        // Nobody asks for the first two.
-        let other = pool.run(Box::new(|| {}));
-        tokio::time::timeout(Duration::from_secs(60), other).await.unwrap();
-        running.await;
-        queued.await;
-        assert!(!done.load(std::sync::atomic::Ordering::SeqCst), "nobody wanted it");
-    }
-
     #[test]
     fn a_task_runs_on_its_side_wherever_it_is_started() {
         let runtime = |name: &str| {
@@ -534,7 +466,7 @@ mod tests {
         };
         let (clients, people) = (runtime(), runtime());
         let sides = Runtimes { frontend: clients.handle().clone(), gui: people.handle().clone() };
-        let slots = [Slots::new(2, 2, Some(&sides)), Slots::new(2, 2, None)];
+        let slots = [slots(2, 2, Some(&sides)), slots(2, 2, None)];
         let (done, told) = mpsc::channel();
         let (begun, has_begun) = mpsc::channel();
         let (end, ended) = tokio::sync::watch::channel(());

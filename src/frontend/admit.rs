@@ -247,11 +247,16 @@ impl Admission {
         paced(&self.enrol, &self.enrolments).await
     }
 
+    /// Whether a client may have to wait before it sends so much.
+    pub(super) fn paces(&self, bytes: u64) -> bool {
+        self.limits.client_bytes != 0 && bytes > SMALL
+    }
+
     /// Waits until a client may send another `bytes`. `false`: it has to come
     /// again. What is waited for is what it sent before, so that a POST which takes
     /// longer than anybody waits passes in its turn.
     pub(super) async fn bytes(&self, client: &str, bytes: u64) -> bool {
-        if self.limits.client_bytes == 0 || bytes <= SMALL {
+        if !self.paces(bytes) {
             return true;
         }
         let pacer = {

@@ -11,14 +11,13 @@ use velociraptor_proto::journal::{JobMeta, Post, PostClass, SpillRef};
 use velociraptor_proto::proto::VeloMessage;
 
 use super::Frontend;
+use super::letter::{Content, Letter};
 use super::open::{OpenError, Who};
 use super::quarantine::Parked;
-use crate::crypto::envelope::inflate_lists;
 use crate::crypto::{Compression, Opened};
 use crate::env::{File, Mutant};
 use crate::services::Org;
-use crate::services::flows::job::{self, Hash, Job, hash};
-use crate::services::flows::unknown_in;
+use crate::services::flows::job::{self, Hash, Job};
 use crate::services::ids::Session;
 use crate::services::server::Counters;
 use crate::services::state::{Known, PostFacts};
@@ -82,6 +81,27 @@ fn worth(incoming: &[Incoming]) -> Worth {
 }
 
 impl Frontend {
+    /// What a POST says, read unless it was as it was opened.
+    pub(super) async fn read(
+        &self,
+        class: PostClass,
+        letter: Letter,
+    ) -> Result<Content, IngestError> {
+        let content = match letter {
+            Letter::Read(content) => content,
+            Letter::Opened(opened) => {
+                let size = opened.lists.iter().map(Bytes::len).sum();
+                let limits = self.limits.packet;
+                self.heavy(class == PostClass::Urgent, size, move || {
+                    Content::read(&opened, &limits)
+                })
+                .await
+                .map_err(|e| interrupted(&e))?
+            }
+        };
+        content.map_err(|e| IngestError::Never(e.to_string()))
+    }
+
     /// Stores what a proved client sent. Returns once it is durable.
     ///
     /// The same POST arriving again while it is being committed waits for that
@@ -91,31 +111,16 @@ impl Frontend {
         who: &Who,
         class: PostClass,
         remote: &str,
-        opened: Opened,
+        content: Content,
     ) -> Result<(), IngestError> {
-        let size: usize = opened.lists.iter().map(Bytes::len).sum();
-        let limits = self.limits.packet;
-        let urgent = class == PostClass::Urgent;
-        let jobs = self
-            .heavy(urgent, size, move || {
-                let jobs = inflate_lists(&opened, &limits)?;
-                let hashes: Vec<Hash> = jobs.iter().map(|j| hash(j)).collect();
-                Ok::<_, crate::crypto::EnvelopeError>((jobs, hashes))
-            })
-            .await
-            .map_err(|e| interrupted(&e))?;
-        let (jobs, hashes) = match jobs {
-            Ok(x) => x,
-            Err(e) => return Err(IngestError::Never(e.to_string())),
-        };
-        if jobs.is_empty() {
+        if content.jobs.is_empty() {
             return Ok(());
         }
-        let post = hash(hashes.concat().as_slice());
+        let post = content.post;
         // A reader's check-in repeats by nature; only what else it carries counts.
         let known = who.org.state().clients.entry(&who.source).ring(class).has(&post);
         let known = known && !self.server.env.sabotage.is(Mutant::ForgetRing);
-        if known && !self.tells_of_loss(who, &jobs) {
+        if known && !self.tells_of_loss(who, &content) {
             Counters::inc(&self.server.counters.duplicates);
             return Ok(());
         }
@@ -134,7 +139,7 @@ impl Frontend {
                     let (this, who, remote, k) =
                         (self.clone(), who.clone(), remote.to_owned(), key.clone());
                     let work = async move {
-                        let done = this.store(&who, class, &remote, jobs, hashes, post).await;
+                        let done = this.store(&who, class, &remote, content).await;
                         this.inflight.lock().unwrap_or_else(PoisonError::into_inner).remove(&k);
                         done
                     };
@@ -152,8 +157,8 @@ impl Frontend {
     /// Whether a POST that came before may tell of a lost flow all the same; see
     /// [`OrgState::tells_of_loss`](crate::services::state::OrgState::tells_of_loss). On a
     /// minion that is for the master to know.
-    fn tells_of_loss(&self, who: &Who, jobs: &[Bytes]) -> bool {
-        let unknown = unknown_in(jobs.iter().cloned());
+    fn tells_of_loss(&self, who: &Who, content: &Content) -> bool {
+        let unknown = content.unknown_flows();
         match self.server.is_master() {
             true => who.org.state().tells_of_loss(&who.source, who.cipher, &unknown),
             false => !unknown.is_empty(),
@@ -185,7 +190,8 @@ impl Frontend {
             nonce: String::new(),
         };
         let class = if urgent { PostClass::Urgent } else { PostClass::Normal };
-        self.ingest(&who, class, "", opened).await
+        let content = self.read(class, Letter::Opened(opened)).await?;
+        self.ingest(&who, class, "", content).await
     }
 
     async fn store(
@@ -193,12 +199,11 @@ impl Frontend {
         who: &Who,
         class: PostClass,
         remote: &str,
-        jobs: Vec<Bytes>,
-        hashes: Vec<Hash>,
-        post: Hash,
+        content: Content,
     ) -> Result<(), IngestError> {
         let received = self.server.env.clock.micros();
-        let incoming = self.parse(who, class, remote, jobs, hashes).await?;
+        let post = content.post;
+        let incoming = self.sift(who, remote, content).await?;
         if !self.server.is_master() {
             return self.store_for_master(who, class, remote, received, post, incoming).await;
         }
@@ -347,33 +352,15 @@ impl Frontend {
         }
     }
 
-    /// Parses jobs, drops what is no data (check-ins) and sets aside what can
-    /// never be stored.
-    async fn parse(
+    /// Drops what is no data (check-ins) and sets aside what can never be stored.
+    async fn sift(
         &self,
         who: &Who,
-        class: PostClass,
         remote: &str,
-        jobs: Vec<Bytes>,
-        hashes: Vec<Hash>,
+        content: Content,
     ) -> Result<Vec<Incoming>, IngestError> {
-        let size = jobs.iter().map(Bytes::len).sum();
-        let urgent = class == PostClass::Urgent;
-        let parsed = self
-            .heavy(urgent, size, move || {
-                let nowhere = Arc::new(Segment::of_path(""));
-                let mut out = Vec::with_capacity(jobs.len());
-                for (raw, hash) in jobs.into_iter().zip(hashes) {
-                    let extent = Extent { segment: nowhere.clone(), offset: 0, len: 0 };
-                    let job = job::parse(&raw, hash, extent, None);
-                    out.push((raw, job));
-                }
-                out
-            })
-            .await
-            .map_err(|e| interrupted(&e))?;
-        let mut out = Vec::with_capacity(parsed.len());
-        for (raw, job) in parsed {
+        let mut out = Vec::with_capacity(content.jobs.len());
+        for (raw, job) in content.jobs {
             match job {
                 Ok(mut job) => {
                     if job.message.foreman_checkin.is_some() || job.message.csr.is_some() {

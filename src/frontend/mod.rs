@@ -6,6 +6,7 @@
 pub mod admit;
 mod enrol;
 mod ingest;
+mod letter;
 mod open;
 mod peers;
 mod public;

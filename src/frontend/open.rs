@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::letter::Letter;
 use super::peers::Known;
 use super::{Frontend, stored_key};
 use crate::crypto::envelope::{self, Packet};
@@ -78,7 +79,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub enum Sender {
     /// The signature matches the enrolled key.
-    Proved(Who, Opened),
+    Proved(Who, Letter),
     /// No key is enrolled for this client, or another one is.
     Stranger {
         /// The organisation its nonce names.
@@ -105,14 +106,21 @@ impl Frontend {
         let api_version = packet.api_version();
         if let Some(known) = self.peers.inbound(&cipher) {
             let keys = known.keys.clone();
-            let opened = self
-                .heavy(urgent, packet.payload_len(), move || envelope::open_with(&keys, packet))
+            let size = packet.payload_len();
+            // What has to wait for its turn waits as it came, and not ten times as large.
+            let wait = self.admission.paces(size as u64);
+            let (nonce, limits) = (known.who.org.nonce.clone(), self.limits.packet);
+            let letter = self
+                .heavy(urgent, size, move || {
+                    let opened = envelope::open_with(&keys, packet)?;
+                    if opened.nonce != nonce {
+                        return Err(OpenError::Nonce);
+                    }
+                    Ok(if wait { Letter::Opened(opened) } else { Letter::read(&opened, &limits) })
+                })
                 .await??;
-            if opened.nonce != known.who.org.nonce {
-                return Err(OpenError::Nonce);
-            }
             self.check_alive(&known.who)?;
-            return Ok(Sender::Proved(known.who.clone(), opened));
+            return Ok(Sender::Proved(known.who.clone(), letter));
         }
         let keys = self.identity.keys.clone();
         // Until it is known who speaks: a herd of new sessions, or of strangers, has
@@ -142,7 +150,7 @@ impl Frontend {
                 self.check_alive(&who)?;
                 let known = Known { keys: session.keys.clone(), who: who.clone() };
                 self.peers.set_inbound(cipher, Arc::new(known));
-                Ok(Sender::Proved(who, opened))
+                Ok(Sender::Proved(who, Letter::Opened(opened)))
             }
             key => Ok(Sender::Stranger { org, client, wrong_key: key.is_some(), session, opened }),
         }

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use velociraptor_proto::journal::PostClass;
 use velociraptor_proto::proto::VeloMessage;
 
+use super::ingest::IngestError;
+use super::letter::Letter;
 use super::open::{Sender, Who};
 use super::quarantine::Parked;
 use super::steer::{LEAVING, Leave};
@@ -20,8 +22,6 @@ use super::{Frontend, service};
 use crate::comms::server::{
     Answer, End, Hold, Proof, Push, Pusher, ReaderAnswer, ReaderSession, Request, Transport, pushes,
 };
-use crate::crypto::Opened;
-use crate::crypto::envelope::inflate_lists;
 use crate::env::Mutant;
 use crate::services::deliver::CheckIn;
 use crate::services::fleet::hub::Order;
@@ -67,8 +67,8 @@ impl Frontend {
     pub(super) async fn check_in(self: &Arc<Self>, request: Request) -> ReaderAnswer {
         let (head, body) = (request.head, request.body);
         let id = hash(&body);
-        let (who, opened) = match self.open(body.clone(), false).await {
-            Ok(Sender::Proved(who, opened)) => (who, opened),
+        let (who, letter) = match self.open(body.clone(), false).await {
+            Ok(Sender::Proved(who, letter)) => (who, letter),
             Ok(stranger) => {
                 let parked = Parked { class: PostClass::Reader, remote: head.remote, body };
                 return ReaderAnswer::Done(self.stranger(stranger, parked).await);
@@ -78,7 +78,7 @@ impl Frontend {
         if let Some(refused) = self.too_old(&who) {
             return ReaderAnswer::Done(refused);
         }
-        let claim = match self.take_check_in(&who, &head.remote, opened, Some(id)).await {
+        let claim = match self.take_check_in(&who, &head.remote, letter, Some(id)).await {
             Ok(claim) => claim,
             Err(answer) => return ReaderAnswer::Done(answer),
         };
@@ -126,17 +126,16 @@ impl Frontend {
         self: &Arc<Self>,
         who: &Who,
         remote: &str,
-        opened: Opened,
+        letter: Letter,
         request: Option<Hash>,
     ) -> Result<Option<u64>, Answer> {
-        let jobs = inflate_lists(&opened, &self.limits.packet)
-            .map_err(|e| Answer::Status(403, e.to_string()))?;
-        let claim = jobs
-            .iter()
-            .filter_map(|j| VeloMessage::decode(j.clone()).ok()?.foreman_checkin)
-            .map(|f| f.last_event_table_version)
-            .next_back();
-        self.ingest(who, PostClass::Reader, remote, opened)
+        let content = match self.read(PostClass::Reader, letter).await {
+            Ok(content) => content,
+            Err(IngestError::Never(why)) => return Err(Answer::Status(403, why)),
+            Err(e) => return Err(service::not_stored(&e)),
+        };
+        let claim = content.table_claim();
+        self.ingest(who, PostClass::Reader, remote, content)
             .await
             .map_err(|e| service::not_stored(&e))?;
         let now = self.server.env.clock.micros();
@@ -398,15 +397,15 @@ impl ReaderSession for HeldReader {
     fn message(&self, request: Request) -> BoxFuture<'_, Answer> {
         Box::pin(async move {
             let (head, body) = (request.head, request.body);
-            let (who, opened) = match self.frontend.open(body, false).await {
-                Ok(Sender::Proved(who, opened)) => (who, opened),
+            let (who, letter) = match self.frontend.open(body, false).await {
+                Ok(Sender::Proved(who, letter)) => (who, letter),
                 Ok(Sender::Stranger { .. }) => return Answer::Status(406, "Please Enrol".into()),
                 Err(e) => return service::refusal(&e),
             };
             if who.source != self.who.source {
                 return Answer::Status(403, "another client speaks on this socket".into());
             }
-            let claim = match self.frontend.take_check_in(&who, &head.remote, opened, None).await {
+            let claim = match self.frontend.take_check_in(&who, &head.remote, letter, None).await {
                 Ok(claim) => claim,
                 Err(a) => return a,
             };

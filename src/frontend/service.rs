@@ -57,8 +57,8 @@ impl Frontend {
             },
         };
         let (remote, body) = (request.head.remote, request.body);
-        let (who, opened) = match self.open(body.clone(), urgent).await {
-            Ok(Sender::Proved(who, opened)) => (who, opened),
+        let (who, letter) = match self.open(body.clone(), urgent).await {
+            Ok(Sender::Proved(who, letter)) => (who, letter),
             Ok(stranger) => {
                 return self.stranger(stranger, Parked { class, remote, body }).await;
             }
@@ -73,7 +73,11 @@ impl Frontend {
         if !self.admission.bytes(&who.source, body.len() as u64).await {
             return Answer::Status(500, "Over the upload rate of a client".into());
         }
-        match self.ingest(&who, class, &remote, opened).await {
+        let stored = match self.read(class, letter).await {
+            Ok(content) => self.ingest(&who, class, &remote, content).await,
+            Err(e) => Err(e),
+        };
+        match stored {
             Ok(()) => {}
             Err(IngestError::Never(why)) => {
                 let parked = Parked { class, remote, body };
