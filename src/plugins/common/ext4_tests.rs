@@ -186,8 +186,9 @@ fn images_that_lie() {
         }
     };
     let good = image(128);
-    let places =
-        (BLOCK..BLOCK + 110).chain(2 * BLOCK..2 * BLOCK + 64).chain(TABLE * BLOCK..7 * BLOCK);
+    let places = (BLOCK..BLOCK + 110)
+        .chain(2 * BLOCK..2 * BLOCK + 64)
+        .chain(TABLE * BLOCK + 10 * 128..TABLE * BLOCK + 15 * 128);
     for at in places.chain(20 * BLOCK..20 * BLOCK + 64).chain(55 * BLOCK..55 * BLOCK + 24) {
         for change in [0xff, 0x01, 0x80] {
             let mut bad = good.clone();
