@@ -14,6 +14,7 @@ use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
 use super::content::Content;
 use super::ewf::Ewf;
+use super::ext4::Ext4Images;
 use super::fat::FatFiles;
 use super::inside::{Gzip, Offset};
 use super::ntfs::{NtfsFiles, RecordFiles};
@@ -363,6 +364,7 @@ impl Accessors {
         "mft",
         "offset",
         "ranged",
+        "raw_ext4",
         "raw_ntfs",
         "raw_reg",
         "sparse",
@@ -390,6 +392,7 @@ impl Accessors {
             add("offset", Arc::new(Offset(below.clone())));
             add("ranged", Arc::new(Ranged(below.clone())));
             add("sparse", Arc::new(Sparse(below.clone())));
+            add("raw_ext4", Arc::new(Ext4Images::new(below.clone())));
             add("raw_ntfs", Arc::new(NtfsFiles::new(below.clone())));
             add("raw_reg", Arc::new(RegistryFiles::new(below.clone())));
             add("vhdx", Arc::new(Vhdx(below.clone())));
@@ -424,6 +427,17 @@ impl Accessors {
 
     /// Opens what a path is inside of; a path by itself is that file.
     pub fn open_outer(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
+        let (accessor, path) = self.outer_of(path)?;
+        accessor.open(&path)
+    }
+
+    /// Facts about what a path is inside of.
+    pub fn stat_outer(&self, path: &OsPath) -> io::Result<FileInfo> {
+        let (accessor, path) = self.outer_of(path)?;
+        accessor.stat(&path)
+    }
+
+    fn outer_of(&self, path: &OsPath) -> io::Result<(Arc<dyn Accessor>, OsPath)> {
         let (name, text) = match &path.delegate {
             Some(d) => (d.accessor.as_str(), d.path.as_bytes().to_vec()),
             None => ("", path.inner_bytes()),
@@ -431,7 +445,8 @@ impl Accessors {
         let accessor = self
             .get(name)
             .ok_or_else(|| io::Error::other(format!("Unknown filesystem accessor {name}")))?;
-        accessor.open(&accessor.read(&text))
+        let path = accessor.read(&text);
+        Ok((accessor, path))
     }
 
     /// Their names; the empty one stands for `auto`.

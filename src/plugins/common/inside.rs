@@ -1,11 +1,11 @@
-//! Accessors that give one file out of another: `gzip` its content unpacked,
-//! `offset` what follows a place in it.
+//! Accessors that give one file out of another: `gzip` its content unpacked (or as it is where
+//! nothing is packed), `offset` what follows a place in it.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use vql::{Scope, Str};
 
-use super::accessor::{Accessor, Accessors, ReadSeek};
+use super::accessor::{Accessor, Accessors, FileInfo, ReadSeek};
 use super::path::OsPath;
 
 /// Largest content that is unpacked, in bytes; it is held in memory.
@@ -19,10 +19,11 @@ impl Accessor for Gzip {
         let mut packed = self.0.open_outer(path)?;
         let mut magic = Vec::new();
         (&mut packed).take(2).read_to_end(&mut magic)?;
-        if magic != [0x1f, 0x8b] {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not packed by gzip"));
-        }
         packed.seek(SeekFrom::Start(0))?;
+        // Of files like those of a log some are packed and some not yet.
+        if magic != [0x1f, 0x8b] {
+            return Ok(packed);
+        }
         let mut out = Vec::new();
         let unpacked =
             flate2::read::MultiGzDecoder::new(packed).take(LIMIT + 1).read_to_end(&mut out);
@@ -36,6 +37,14 @@ impl Accessor for Gzip {
             true => Err(io::Error::other(format!("more than {LIMIT} bytes unpacked"))),
             false => Ok(Box::new(Cursor::new(out))),
         }
+    }
+
+    fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
+        let mut file = self.open(path)?;
+        let packed = self.0.stat_outer(path)?;
+        let mut info = FileInfo::plain(path.clone(), file.seek(SeekFrom::End(0))?);
+        (info.mode, info.times) = (packed.mode, packed.times);
+        Ok(info)
     }
 }
 
@@ -107,7 +116,8 @@ mod tests {
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packer.write_all(b"0123456789").unwrap();
         std::fs::write(dir.path().join("a.gz"), packer.finish().unwrap()).unwrap();
-        std::fs::write(dir.path().join("broken.gz"), b"no").unwrap();
+        std::fs::write(dir.path().join("plain.gz"), b"no").unwrap();
+        std::fs::write(dir.path().join("broken.gz"), b"\x1f\x8bno").unwrap();
         let mut registry = vql::Registry::standard();
         super::super::register(&mut registry);
         let env = Arc::new(crate::env::real::env());
@@ -119,7 +129,14 @@ mod tests {
               DelegatePath=Dir + '/a.gz', Path='/4'), length=3) AS B, \
             stat(accessor='offset', filename=pathspec(DelegateAccessor='data', \
               DelegatePath='abcdef', Path='0x2')).Size AS C, \
-            read_file(accessor='gzip', filename=Dir + '/broken.gz') AS D FROM scope()";
-        assert_eq!(query(text).await, r#"[{"A":"0123456789","B":"456","C":4,"D":""}]"#);
+            read_file(accessor='gzip', filename=Dir + '/broken.gz') AS D, \
+            read_file(accessor='gzip', filename=Dir + '/plain.gz') AS E FROM scope()";
+        let expected = r#"[{"A":"0123456789","B":"456","C":4,"D":"","E":"no"}]"#;
+        assert_eq!(query(text).await, expected);
+        // What is known of the file holds for its content, but for the size.
+        let text = "LET P = Dir + '/a.gz' LET A = stat(accessor='gzip', filename=P) \
+            LET B = stat(filename=P) \
+            SELECT A.Size AS S, A.Mode.String = B.Mode.String AS M, A.Mtime = B.Mtime AS T FROM scope()";
+        assert_eq!(query(text).await, r#"[{"S":10,"M":true,"T":true}]"#);
     }
 }

@@ -12,6 +12,7 @@ pub mod documents;
 pub mod encoding;
 pub mod evtx;
 pub mod ewf;
+pub mod ext4;
 pub mod fat;
 pub mod fields;
 pub mod file;

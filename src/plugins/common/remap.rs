@@ -175,7 +175,15 @@ fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
         drop(seen);
         disable(scope, r);
     }
-    Ok(Value::from(Dict::new().with("remappings", config.remappings.len())))
+    Ok(Value::from(told(&text)))
+}
+
+/// What was asked for, as it is understood.
+fn told(text: &str) -> Dict {
+    let mut all: serde_json::Value = yaml_serde::from_str(text).unwrap_or_default();
+    let list = all.get_mut("remappings").map(serde_json::Value::take);
+    let list = list.filter(|l| l.as_array().is_some_and(|l| !l.is_empty()));
+    list.map_or_else(Dict::new, |l| Dict::new().with("remappings", Value::from_json_plain(l)))
 }
 
 /// Callables of the machine that must not answer for the one that is seen.
@@ -360,6 +368,17 @@ remappings:
         assert_eq!(out[6], r#"[{"E":"C:\\W\\x","K":null}]"#);
         assert_eq!(out[7], "[]");
         assert_eq!(out[8], r#"[{"D":""}]"#);
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_is_given_back() {
+        let out = session(&[
+            "SELECT remap(config='remappings: []') AS R FROM scope()",
+            "SELECT remap(config='remappings: [{type: impersonation, os: linux, hostname: h}]') AS R FROM scope()",
+        ])
+        .await;
+        let told = r#"{"remappings":[{"type":"impersonation","os":"linux","hostname":"h"}]}"#;
+        assert_eq!(out, [r#"[{"R":{}}]"#.to_owned(), format!(r#"[{{"R":{told}}}]"#)]);
     }
 
     #[tokio::test]

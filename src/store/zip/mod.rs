@@ -221,18 +221,20 @@ fn told_time(id: u16, body: &[u8]) -> Option<i64> {
     }
 }
 
+/// Unix seconds of a date and time; months and days out of range count on, so that what has no date
+/// is the last day of November of the year before the first.
 fn dos_time(date: u16, time: u16) -> i64 {
-    let year = 1980 + (date >> 9) as i16;
-    let day = jiff::civil::Date::new(year, (date >> 5 & 15) as i8, (date & 31) as i8);
-    let clock = jiff::civil::Time::new(
-        (time >> 11) as i8,
-        (time >> 5 & 63) as i8,
-        ((time & 31) * 2) as i8,
-        0,
-    );
-    let (Ok(day), Ok(clock)) = (day, clock) else { return 0 };
-    let moment = day.to_datetime(clock).to_zoned(jiff::tz::TimeZone::UTC);
-    moment.map_or(0, |z| z.timestamp().as_second())
+    let (year, month, day) = (1980 + (date >> 9) as i16, (date >> 5 & 15) as i16, date & 31);
+    let (year, month) = match month {
+        0 => (year - 1, 12),
+        13.. => (year + 1, month - 12),
+        _ => (year, month),
+    };
+    let first = jiff::civil::Date::new(year, month as i8, 1).unwrap_or_default();
+    let days = first.duration_since(jiff::civil::date(1970, 1, 1)).as_secs() / 86_400;
+    let days = days + i64::from(day) - 1;
+    let [hour, minute, second] = [time >> 11, time >> 5 & 63, (time & 31) * 2].map(i64::from);
+    ((days * 24 + hour) * 60 + minute) * 60 + second
 }
 
 /// Date and time of Unix seconds, as if the clock were UTC; what cannot be told is
@@ -298,6 +300,13 @@ pub(crate) fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_out_of_range_count_on() {
+        assert_eq!(dos_time(0, 0), 312_768_000);
+        assert_eq!(dos_time(14 << 5 | 1, 0), dos_time(1 << 9 | 2 << 5 | 1, 0));
+        assert_eq!(dos_time(0x5821, 0x6000), 1_704_110_400);
+    }
     use std::io::Cursor;
 
     #[test]

@@ -16,7 +16,7 @@ const MAX_SIZE: usize = 256 << 10;
 pub(super) fn register(registry: &mut Registry) {
     let grok = Signature::new(
         "grok",
-        "The fields a pattern of named patterns finds; NULL without a match.",
+        "The fields a pattern of named patterns finds; none without a match.",
     )
     .required("grok", ArgType::String, "The pattern.")
     .required("data", ArgType::String, "The text.")
@@ -33,17 +33,19 @@ pub(super) fn register(registry: &mut Registry) {
             caches.get(put.text.as_bytes(), || crate::go_regex::compile(&put.text, false));
         let regex = regex.map_err(|e| Error::failed(format!("the pattern: {e}")))?;
         let data = args.bytes("data")?;
-        let Some(found) = regex.on(data.as_bytes()).captures(data.as_bytes()) else {
-            return Ok(Value::Null);
-        };
         let mut fields: BTreeMap<&str, Value> = BTreeMap::new();
-        for (i, field) in put.fields.iter().enumerate() {
-            let matched = found.name(&format!("g{i}")).map(|m| Value::from(m.as_bytes()));
-            // A field may stand in several branches; the one that matched counts.
-            match (fields.get(field.as_str()), matched) {
-                (None, None) => drop(fields.insert(field, "".into())),
-                (_, Some(value)) => drop(fields.insert(field, value)),
-                (Some(_), None) => {}
+        if let Some(found) = regex.on(data.as_bytes()).captures(data.as_bytes()) {
+            let of = |name: &str| {
+                found.name(name).map_or(Value::from(""), |m| Value::from(m.as_bytes()))
+            };
+            // A field may stand in several places or branches; the first that matched anything
+            // counts. A group that the pattern names itself is a field too.
+            let groups = put.fields.iter().map(|(group, field)| (field.as_str(), of(group)));
+            for (field, value) in groups {
+                let known = fields.entry(field).or_insert_with(|| value.clone());
+                if known.to_text().is_empty() {
+                    *known = value;
+                }
             }
         }
         let dict = fields.into_iter().fold(Dict::new(), |d, (k, v)| d.with(Key::new(k), v));
@@ -51,10 +53,48 @@ pub(super) fn register(registry: &mut Registry) {
     });
 }
 
-/// An expression with a group `g0`, `g1`... for each field.
+/// An expression with a group of its own for each field.
 struct Put {
     text: String,
-    fields: Vec<String>,
+    /// Groups and the fields they are, in the order of the expression.
+    fields: Vec<(String, String)>,
+}
+
+impl Put {
+    /// Opens a group for a field.
+    fn open(&mut self, field: &str) {
+        let group = format!("g{}", self.fields.len());
+        let _ = write!(self.text, "(?P<{group}>");
+        self.fields.push((group, field.to_owned()));
+    }
+
+    /// Takes in what stands between patterns. Groups named there get names of their own, for one
+    /// name may be given twice.
+    fn literal(&mut self, text: &str) {
+        let mut rest = text;
+        while let Some(at) = rest.find('(') {
+            let escaped = rest[..at].bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1;
+            let named = rest[at..].strip_prefix("(?P<").or_else(|| rest[at..].strip_prefix("(?<"));
+            let named = named.and_then(|n| n.split_once('>')).filter(|(name, _)| is_name(name));
+            match named.filter(|_| !escaped) {
+                Some((name, after)) => {
+                    self.text.push_str(&rest[..at]);
+                    self.open(name);
+                    rest = after;
+                }
+                None => {
+                    self.text.push_str(&rest[..=at]);
+                    rest = &rest[at + 1..];
+                }
+            }
+        }
+        self.text.push_str(rest);
+    }
+}
+
+/// Whether a group may be called so. What follows `(?<` may also look behind.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn put_together(grok: &str, own: &BTreeMap<String, String>, all: bool) -> Result<Put, Error> {
@@ -76,7 +116,7 @@ fn expand(
     let mut rest = pattern;
     while let Some(at) = rest.find("%{") {
         let Some(length) = rest[at..].find('}') else { break };
-        put.text.push_str(&rest[..at]);
+        put.literal(&rest[..at]);
         let inner = &rest[at + 2..at + length];
         rest = &rest[at + length + 1..];
         // What a field is to become is of no use here: all are texts.
@@ -86,27 +126,27 @@ fn expand(
         let known = own.get(name).map(String::as_str).or_else(|| library(name));
         let known = known.ok_or_else(|| Error::failed(format!("no pattern is called {name}")))?;
         match field.or(all.then_some(name)) {
-            Some(field) => {
-                let _ = write!(put.text, "(?P<g{}>", put.fields.len());
-                put.fields.push(field.to_owned());
-            }
+            Some(field) => put.open(field),
             None => put.text.push_str("(?:"),
         }
         expand(known, own, all, depth + 1, put)?;
         put.text.push(')');
     }
-    put.text.push_str(rest);
+    put.literal(rest);
     Ok(())
 }
 
 /// The patterns everybody uses, by the names everybody knows.
 fn library(name: &str) -> Option<&'static str> {
     Some(match name {
-        "USERNAME" | "USER" => "[a-zA-Z0-9._-]+",
+        "USERNAME" => "[a-zA-Z0-9._-]+",
+        "USER" => "%{USERNAME}",
+        "HTTPDUSER" => "%{EMAILADDRESS}|%{USER}",
         "EMAILLOCALPART" => "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~.-]+",
         "EMAILADDRESS" => "%{EMAILLOCALPART}@%{HOSTNAME}",
         "INT" => "[+-]?[0-9]+",
-        "BASE10NUM" | "NUMBER" => r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)",
+        "BASE10NUM" => r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)",
+        "NUMBER" => "%{BASE10NUM}",
         "BASE16NUM" => "[+-]?(?:0x)?[0-9A-Fa-f]+",
         "POSINT" => r"\b[1-9][0-9]*\b",
         "NONNEGINT" => r"\b[0-9]+\b",
@@ -117,7 +157,10 @@ fn library(name: &str) -> Option<&'static str> {
         "GREEDYDATA" => ".*",
         "QUOTEDSTRING" | "QS" => r#""(?:\\.|[^\\"])*"|'(?:\\.|[^\\'])*'"#,
         "UUID" => "[A-Fa-f0-9]{8}-(?:[A-Fa-f0-9]{4}-){3}[A-Fa-f0-9]{12}",
-        "MAC" => r"(?:[A-Fa-f0-9]{2}[:-]){5}[A-Fa-f0-9]{2}|(?:[A-Fa-f0-9]{4}\.){2}[A-Fa-f0-9]{4}",
+        "MAC" => "%{CISCOMAC}|%{WINDOWSMAC}|%{COMMONMAC}",
+        "CISCOMAC" => r"(?:[A-Fa-f0-9]{4}\.){2}[A-Fa-f0-9]{4}",
+        "WINDOWSMAC" => "(?:[A-Fa-f0-9]{2}-){5}[A-Fa-f0-9]{2}",
+        "COMMONMAC" => "(?:[A-Fa-f0-9]{2}:){5}[A-Fa-f0-9]{2}",
         "IPV4" => {
             r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
         }
@@ -133,7 +176,7 @@ fn library(name: &str) -> Option<&'static str> {
         "WINPATH" => r"(?:[A-Za-z]+:|\\)(?:\\[^\\?*]*)+",
         "TTY" => r"/dev/(?:pts|tty(?:[pq])?)(?:\w+)?/?(?:[0-9]+)",
         "URIPROTO" => "[A-Za-z]+(?:[+][A-Za-z+]+)?",
-        "URIHOST" => "%{IPORHOST}(?::%{POSINT})?",
+        "URIHOST" => "%{IPORHOST}(?::%{POSINT:port})?",
         "URIPATH" => r"(?:/[A-Za-z0-9$.+!*'(){},~:;=@#%&_-]*)+",
         "URIPARAM" => r"\?[A-Za-z0-9$.+!*'|(){},~@#%&/=:;_?\[\]<>-]*",
         "URIPATHPARAM" => "%{URIPATH}(?:%{URIPARAM})?",
@@ -142,6 +185,7 @@ fn library(name: &str) -> Option<&'static str> {
             r"\b(?:[Jj]an(?:uary)?|[Ff]eb(?:ruary)?|[Mm]ar(?:ch)?|[Aa]pr(?:il)?|[Mm]ay|[Jj]une?|[Jj]uly?|[Aa]ug(?:ust)?|[Ss]ep(?:tember)?|[Oo]ct(?:ober)?|[Nn]ov(?:ember)?|[Dd]ec(?:ember)?)\b"
         }
         "MONTHNUM" => "0?[1-9]|1[0-2]",
+        "MONTHNUM2" => "0[1-9]|1[0-2]",
         "MONTHDAY" => "0[1-9]|[12][0-9]|3[01]|[1-9]",
         "DAY" => {
             "Mon(?:day)?|Tue(?:sday)?|Wed(?:nesday)?|Thu(?:rsday)?|Fri(?:day)?|Sat(?:urday)?|Sun(?:day)?"
@@ -161,6 +205,11 @@ fn library(name: &str) -> Option<&'static str> {
             "%{YEAR}-%{MONTHNUM}-%{MONTHDAY}[T ]%{HOUR}:?%{MINUTE}(?::?%{SECOND})?(?:%{ISO8601_TIMEZONE})?"
         }
         "DATESTAMP_RFC822" => "%{DAY} %{MONTH} %{MONTHDAY} %{YEAR} %{TIME} %{TZ}",
+        "ISO8601_SECOND" => "%{SECOND}|60",
+        "DATESTAMP_RFC2822" => "%{DAY}, %{MONTHDAY} %{MONTH} %{YEAR} %{TIME} %{ISO8601_TIMEZONE}",
+        "DATESTAMP_OTHER" => "%{DAY} %{MONTH} %{MONTHDAY} %{TIME} %{TZ} %{YEAR}",
+        "DATESTAMP_EVENTLOG" => "%{YEAR}%{MONTHNUM2}%{MONTHDAY}%{HOUR}%{MINUTE}%{SECOND}",
+        "HTTPDERROR_DATE" => "%{DAY} %{MONTH} %{MONTHDAY} %{TIME} %{YEAR}",
         "HTTPDATE" => "%{MONTHDAY}/%{MONTH}/%{YEAR}:%{TIME} %{INT}",
         "SYSLOGTIMESTAMP" => "%{MONTH} +%{MONTHDAY} %{TIME}",
         "PROG" => r"[\x21-\x5a\x5c\x5e-\x7e]+",
@@ -174,7 +223,7 @@ fn library(name: &str) -> Option<&'static str> {
             "(?i:alert|trace|debug|notice|info|warn(?:ing)?|err(?:or)?|crit(?:ical)?|fatal|severe|emerg(?:ency)?)"
         }
         "COMMONAPACHELOG" => {
-            r#"%{IPORHOST:clientip} %{USER:ident} %{USER:auth} \[%{HTTPDATE:timestamp}\] "(?:%{WORD:verb} %{NOTSPACE:request}(?: HTTP/%{NUMBER:httpversion})?|%{DATA:rawrequest})" %{NUMBER:response} (?:%{NUMBER:bytes}|-)"#
+            r#"%{IPORHOST:clientip} %{HTTPDUSER:ident} %{USER:auth} \[%{HTTPDATE:timestamp}\] "(?:%{WORD:verb} %{NOTSPACE:request}(?: HTTP/%{NUMBER:httpversion})?|%{DATA:rawrequest})" %{NUMBER:response} (?:%{NUMBER:bytes}|-)"#
         }
         "COMBINEDAPACHELOG" => r#"%{COMMONAPACHELOG} %{QS:referrer} %{QS:agent}"#,
         _ => return None,
@@ -215,7 +264,46 @@ mod tests {
         let own = "SELECT grok(grok='%{N:a.b} %{WORD}', data='7x y', patterns=dict(N='[0-9]x')) AS G, \
                    grok(grok='%{INT:n}', data='none') AS Lost, \
                    grok(grok='%{INT} %{INT:n}', data='1 2', all_captures=TRUE) AS All FROM scope()";
-        assert_eq!(run(own), r#"[{"G":{"a.b":"7x"},"Lost":null,"All":{"INT":"1","n":"2"}}]"#);
+        assert_eq!(run(own), r#"[{"G":{"a.b":"7x"},"Lost":{},"All":{"INT":"1","n":"2"}}]"#);
+    }
+
+    #[test]
+    fn groups_named_in_the_pattern_are_fields() {
+        let of = |grok: &str, data: &str| {
+            run(&format!("SELECT grok(grok='{grok}', data='{data}') AS G FROM scope()"))
+        };
+        let found = r#"[{"G":{"day":"x","host":"y"}}]"#;
+        assert_eq!(of("%{WORD:day} (?P<host>[a-z])", "x y"), found);
+        assert_eq!(of("%{WORD:day} (?<host>[a-z])", "x y"), found);
+        // One that is not there is empty; the first that matched anything counts.
+        assert_eq!(of("(?P<q>b)?a", "a"), r#"[{"G":{"q":""}}]"#);
+        assert_eq!(of("%{WORD:a} %{WORD:a}", "x y"), r#"[{"G":{"a":"x"}}]"#);
+        assert_eq!(of("a%{WORD:x}?|b %{WORD:x}", "b q"), r#"[{"G":{"x":"q"}}]"#);
+        assert_eq!(of("(?P<x>b) %{WORD:x}", "b q"), r#"[{"G":{"x":"b"}}]"#);
+        assert_eq!(of("[(]%{WORD:x}[)]", "(q)"), r#"[{"G":{"x":"q"}}]"#);
+    }
+
+    #[test]
+    fn patterns_of_the_library_that_name_others() {
+        let of = |name: &str, data: &str| {
+            run(&format!("SELECT grok(grok='%{{{name}:x}}', data='{data}').x AS X FROM scope()"))
+        };
+        for (name, text) in [
+            ("HTTPDUSER", "frank"),
+            ("CISCOMAC", "0011.2233.4455"),
+            ("WINDOWSMAC", "00-11-22-33-44-55"),
+            ("MAC", "00:11:22:33:44:55"),
+            ("MONTHNUM2", "09"),
+            ("ISO8601_SECOND", "59"),
+            ("DATESTAMP_RFC2822", "Mon, 2 Jan 2020 12:34:56 +01:00"),
+            ("DATESTAMP_OTHER", "Mon Jan 2 12:34:56 UTC 2020"),
+            ("DATESTAMP_EVENTLOG", "20200102030405"),
+            ("HTTPDERROR_DATE", "Mon Jan 02 12:34:56 2020"),
+        ] {
+            assert_eq!(of(name, text), format!(r#"[{{"X":"{text}"}}]"#), "{name}");
+        }
+        let port = "SELECT grok(grok='%{URIHOST:x}', data='a.b:80') AS G FROM scope()";
+        assert_eq!(run(port), r#"[{"G":{"port":"80","x":"a.b:80"}}]"#);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The accessors `raw_ntfs` and `mft`: files of an NTFS volume in an image, also those that
 //! its system hides. `raw_ntfs` finds them by name, further streams as `file:stream`; `mft`
 //! by number, as `46` or `46-128-5`: record, type and id of an attribute. Reads only; what
-//! the file system compressed or encrypted is refused.
+//! the file system compressed is unpacked, what it encrypted is not.
 
 mod index;
 mod links;
+mod packed;
 mod records;
 mod usn;
 mod volume;
@@ -149,7 +150,7 @@ impl Accessor for NtfsFiles {
         let volume = self.volume(path)?;
         let file = self.find(&volume, &path.clone().as_kind(Kind::Ntfs))?;
         match file.data() {
-            Some(data) => Ok(Box::new(volume.stream(data.clone())?)),
+            Some(data) => Ok(Box::new(volume.stream(data.clone()))),
             None if file.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
             None if file.stream.is_empty() => Ok(Box::new(Cursor::new(Vec::new()))),
             None => Err(io::ErrorKind::NotFound.into()),
@@ -254,7 +255,7 @@ impl Accessor for RecordFiles {
 
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
         let (volume, _, found) = self.find(path)?;
-        Ok(Box::new(volume.stream(found.ok_or(io::ErrorKind::NotFound)?)?))
+        Ok(Box::new(volume.stream(found.ok_or(io::ErrorKind::NotFound)?)))
     }
 
     fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
@@ -273,6 +274,7 @@ impl Accessor for RecordFiles {
 #[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
+    use std::io::{Read, Seek, SeekFrom};
 
     const CLUSTER: usize = 512;
 
@@ -436,6 +438,33 @@ mod tests {
         put(&mut data, 40 * CLUSTER, &block);
         data[50 * CLUSTER..51 * CLUSTER].fill(b'x');
         data
+    }
+
+    #[test]
+    fn packed_content() {
+        let mut data = image();
+        data.resize(76 * CLUSTER, b'r');
+        put(&mut data, 51 * CLUSTER, &[5, 0xb0, 8, b'a', b'b', b'c', 9, 0x20]);
+        // Units of 16 clusters: one packed in one, one as it is, one that was never written.
+        let list = [0x11, 1, 51, 0x01, 15, 0x11, 16, 9, 0x01, 16, 0];
+        let size = 32 * CLUSTER as u64 + 9;
+        let mut content = on_disk(0x80, 1, "", [size; 2], &list);
+        (content[12], content[34]) = (1, 4);
+        put(&mut data, 4 * CLUSTER + 8 * 1024, &record(&[content]));
+        let volume = Volume::open(Box::new(Cursor::new(data))).unwrap();
+        let content = volume.attributes(8).unwrap().pop().unwrap();
+        let mut out = Vec::new();
+        volume.stream(content.clone()).read_to_end(&mut out).unwrap();
+        assert_eq!(out.len() as u64, size);
+        let (first, rest) = out.split_at(16 * CLUSTER);
+        assert_eq!(&first[..17], b"abcabcabcabcabc\0\0");
+        assert!(rest[..16 * CLUSTER].iter().all(|b| *b == b'r'));
+        assert_eq!(rest[16 * CLUSTER..], [0; 9]);
+        let mut part = [0; 4];
+        let mut file = volume.stream(content);
+        file.seek(SeekFrom::Start(2)).unwrap();
+        file.read_exact(&mut part).unwrap();
+        assert_eq!(&part, b"cabc");
     }
 
     #[tokio::test]

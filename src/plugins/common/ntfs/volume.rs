@@ -4,6 +4,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::packed;
 use crate::plugins::common::accessor::{ReadSeek, sought};
 use crate::plugins::common::fields::{Fields, wide};
 
@@ -85,7 +86,8 @@ enum Place {
     Disk {
         runs: Vec<Run>,
         written: u64,
-        packed: bool,
+        /// Bytes that are packed together; 0 where the content is as it is.
+        unit: u64,
     },
 }
 
@@ -233,6 +235,28 @@ impl Volume {
         Ok(length)
     }
 
+    /// A unit of packed content. One without a hole is stored as it is, one that is a hole is
+    /// zero; of others what is stored is packed.
+    fn unit(&self, runs: &[Run], start: u64, unit: u64) -> io::Result<Vec<u8>> {
+        let end = start.saturating_add(unit);
+        let hole = |r: &&Run| r.at.is_none() && r.start < end && r.start + r.length > start;
+        let stored = runs.iter().find(hole).map_or(unit, |r| r.start.saturating_sub(start));
+        let mut data = vec![0; stored as usize];
+        let mut done = 0;
+        while done < data.len() {
+            match self.read_runs(runs, start + done as u64, &mut data[done..]) {
+                Ok(read) => done += read,
+                // The last unit need not be whole.
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        match stored == unit {
+            true => Ok(data),
+            false => Ok(packed::unpack(&data, unit as usize)),
+        }
+    }
+
     /// A file record as it was written.
     fn record(&self, number: u64) -> io::Result<Vec<u8>> {
         let mut data = vec![0; self.record];
@@ -276,7 +300,15 @@ impl Volume {
         let runs = runs(b.get(usize::from(b.u16(32)?)..)?, first, self.cluster)?;
         // Only the first part of a long list of clusters tells sizes.
         let (size, written) = if first == 0 { (b.u64(48)?, b.u64(56)?) } else { (0, 0) };
-        let place = Place::Disk { runs, written, packed: b.u16(12)? & 0xff != 0 };
+        let unit = match b.u16(12)? & 0xff {
+            0 => 0,
+            // Later parts of a long list do not tell; nearly always it is 16.
+            _ => self.cluster << if (1..=8).contains(&b[34]) { b[34] } else { 4 },
+        };
+        if unit > LARGEST * 8 {
+            return None;
+        }
+        let place = Place::Disk { runs, written, unit };
         Some(Attribute { kind, id, name, size, start: first, place })
     }
 
@@ -331,14 +363,8 @@ impl Volume {
     }
 
     /// The content of an attribute as a file.
-    pub fn stream(self: &Arc<Volume>, attribute: Attribute) -> io::Result<Stream> {
-        if matches!(attribute.place, Place::Disk { packed: true, .. }) {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "the file is compressed or encrypted by its file system",
-            ));
-        }
-        Ok(Stream { volume: self.clone(), attribute, at: 0 })
+    pub fn stream(self: &Arc<Volume>, attribute: Attribute) -> Stream {
+        Stream { volume: self.clone(), attribute, at: 0, unpacked: None }
     }
 }
 
@@ -429,6 +455,8 @@ pub struct Stream {
     volume: Arc<Volume>,
     attribute: Attribute,
     at: u64,
+    /// The unit of packed content that was read last, and where it begins.
+    unpacked: Option<(u64, Vec<u8>)>,
 }
 
 impl Read for Stream {
@@ -448,6 +476,20 @@ impl Read for Stream {
             }
             Place::Disk { written, .. } if self.at >= *written => {
                 into[..length].fill(0);
+                length
+            }
+            Place::Disk { runs, written, unit: unit @ 1.. } => {
+                let length = length.min(usize::try_from(*written - self.at).unwrap_or(usize::MAX));
+                let start = self.at - self.at % unit;
+                let kept = self.unpacked.take().filter(|(of, _)| *of == start);
+                let content = match kept {
+                    Some((_, content)) => content,
+                    None => self.volume.unit(runs, start, *unit)?,
+                };
+                let rest = &content[(self.at - start) as usize..];
+                let length = length.min(rest.len());
+                into[..length].copy_from_slice(&rest[..length]);
+                self.unpacked = Some((start, content));
                 length
             }
             Place::Disk { runs, written, .. } => {
