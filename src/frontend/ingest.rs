@@ -81,7 +81,7 @@ fn worth(incoming: &[Incoming]) -> Worth {
 }
 
 impl Frontend {
-    /// What a POST says, read unless it was as it was opened.
+    /// What a POST says; read here unless that was done when it was opened.
     pub(super) async fn read(
         &self,
         class: PostClass,
@@ -100,6 +100,18 @@ impl Frontend {
             }
         };
         content.map_err(|e| IngestError::Never(e.to_string()))
+    }
+
+    /// Reads what a proved client sent if that is not done yet, and stores it.
+    pub(super) async fn ingest_letter(
+        self: &Arc<Self>,
+        who: &Who,
+        class: PostClass,
+        remote: &str,
+        letter: Letter,
+    ) -> Result<(), IngestError> {
+        let content = self.read(class, letter).await?;
+        self.ingest(who, class, remote, content).await
     }
 
     /// Stores what a proved client sent. Returns once it is durable.
@@ -190,8 +202,7 @@ impl Frontend {
             nonce: String::new(),
         };
         let class = if urgent { PostClass::Urgent } else { PostClass::Normal };
-        let content = self.read(class, Letter::Opened(opened)).await?;
-        self.ingest(&who, class, "", content).await
+        self.ingest_letter(&who, class, "", Letter::Opened(opened)).await
     }
 
     async fn store(

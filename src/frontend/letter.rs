@@ -20,13 +20,6 @@ pub enum Letter {
     Read(Result<Content, EnvelopeError>),
 }
 
-impl Letter {
-    /// Opened and read at once.
-    pub(super) fn read(opened: &Opened, limits: &Limits) -> Self {
-        Self::Read(Content::read(opened, limits))
-    }
-}
-
 /// The jobs of a POST.
 #[derive(Debug)]
 pub struct Content {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::letter::Letter;
+use super::letter::{Content, Letter};
 use super::peers::Known;
 use super::{Frontend, stored_key};
 use crate::crypto::envelope::{self, Packet};
@@ -116,7 +116,11 @@ impl Frontend {
                     if opened.nonce != nonce {
                         return Err(OpenError::Nonce);
                     }
-                    Ok(if wait { Letter::Opened(opened) } else { Letter::read(&opened, &limits) })
+                    Ok(if wait {
+                        Letter::Opened(opened)
+                    } else {
+                        Letter::Read(Content::read(&opened, &limits))
+                    })
                 })
                 .await??;
             self.check_alive(&known.who)?;

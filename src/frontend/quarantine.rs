@@ -265,11 +265,7 @@ impl Frontend {
         match self.open(body, false).await {
             Ok(Sender::Proved(who, letter)) => {
                 let (class, remote) = (post.about.class(), &post.about.remote_addr);
-                let stored = match self.read(class, letter).await {
-                    Ok(content) => self.ingest(&who, class, remote, content).await,
-                    Err(e) => Err(e),
-                };
-                if let Err(e) = stored {
+                if let Err(e) = self.ingest_letter(&who, class, remote, letter).await {
                     tracing::error!(client = who.source, error = %e, "kept batch not stored; tried again");
                     if !matches!(e, IngestError::Never(_)) {
                         self.server.handover().again(post);

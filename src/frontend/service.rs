@@ -73,11 +73,7 @@ impl Frontend {
         if !self.admission.bytes(&who.source, body.len() as u64).await {
             return Answer::Status(500, "Over the upload rate of a client".into());
         }
-        let stored = match self.read(class, letter).await {
-            Ok(content) => self.ingest(&who, class, &remote, content).await,
-            Err(e) => Err(e),
-        };
-        match stored {
+        match self.ingest_letter(&who, class, &remote, letter).await {
             Ok(()) => {}
             Err(IngestError::Never(why)) => {
                 let parked = Parked { class, remote, body };

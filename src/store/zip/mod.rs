@@ -299,6 +299,8 @@ pub(crate) fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     #[test]
@@ -307,7 +309,6 @@ mod tests {
         assert_eq!(dos_time(14 << 5 | 1, 0), dos_time(1 << 9 | 2 << 5 | 1, 0));
         assert_eq!(dos_time(0x5821, 0x6000), 1_704_110_400);
     }
-    use std::io::Cursor;
 
     #[test]
     fn times_of_further_fields() {
