@@ -256,7 +256,7 @@ async fn schedule(slot: &Shared<Arc<Server>>, client: &str) -> Result<String, Fa
         artifacts: vec!["Custom.Sim.Rows".into()],
         ..Default::default()
     };
-    server.compile_into(&org, &mut request)?;
+    server.compile_into(&org, &mut request).await?;
     Ok(server.schedule(&org, "script", request).await?)
 }
 

@@ -7,7 +7,7 @@ use velociraptor_proto::proto::set_artifact_request::Operation;
 use velociraptor_proto::proto::{
     Artifact, ArtifactCollectorArgs, ArtifactDescriptors, ClientEventTable, GetArtifactRequest,
     GetArtifactResponse, GetArtifactsRequest, GetClientMonitoringStateRequest, SetArtifactRequest,
-    SetArtifactResponse, Tool,
+    SetArtifactResponse,
 };
 
 use super::status::status;
@@ -68,29 +68,6 @@ impl Api {
             None => return Err(Status::not_found("Not Found")),
         };
         Ok(GetArtifactResponse { artifact })
-    }
-
-    /// A tool as definitions describe it: the first that has an address, and all of
-    /// them as its versions.
-    pub(super) fn tool(&self, caller: &Caller, asked: &Tool) -> Result<Tool, Status> {
-        caller.require(Permission::ReadResults)?;
-        let all = caller.org.repository.all();
-        let wanted = |t: &&Tool| {
-            t.name == asked.name && (asked.version.is_empty() || asked.version == t.version)
-        };
-        let versions: Vec<Tool> = all
-            .iter()
-            .filter(|a| !a.is_alias)
-            .flat_map(|a| {
-                let of = |t: &Tool| Tool { artifact: a.name.clone(), ..t.clone() };
-                a.tools.iter().filter(wanted).map(of).collect::<Vec<_>>()
-            })
-            .collect();
-        let first = versions.iter().find(|t| !t.url.is_empty()).or_else(|| versions.first());
-        let first = first.cloned().ok_or_else(|| {
-            Status::not_found(format!("no definition here names the tool `{}`", asked.name))
-        })?;
-        Ok(Tool { versions, ..first })
     }
 
     /// What is wrong with a definition is in the answer, not in the status.

@@ -4,6 +4,7 @@
 //! means, who a client is or what is stored. Effects go through `Env`.
 
 pub mod agent;
+pub mod fetch;
 pub mod server;
 pub mod tls;
 pub mod ws;

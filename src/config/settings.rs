@@ -37,6 +37,8 @@ pub struct Settings {
     pub forward: Vec<Forward>,
     /// Archives of collections and hunts.
     pub exports: Exports,
+    /// Programs of others that artifacts need on endpoints.
+    pub tools: Tools,
 }
 
 /// `journal`.
@@ -264,6 +266,25 @@ impl Forward {
             }
         }
         Ok(())
+    }
+}
+
+/// `tools`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tools {
+    /// Most bytes of a tool that is fetched or uploaded.
+    pub max_bytes: u64,
+    /// Seconds that fetching one may take.
+    pub fetch_seconds: u64,
+    /// Where questions about GitHub's releases go.
+    pub github_api: String,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        let github_api = "https://api.github.com".into();
+        Self { max_bytes: 2 << 30, fetch_seconds: 600, github_api }
     }
 }
 

@@ -21,8 +21,8 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::jwt::{self, Expected, Keys};
+use crate::comms::fetch::{Request, send};
 use crate::env::Env;
-use crate::plugins::common::http::client::{Request, send};
 
 /// How long what a provider says of itself is believed.
 const FRESH: Duration = Duration::from_secs(3600);

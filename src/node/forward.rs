@@ -12,8 +12,8 @@ use http_body_util::BodyExt;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::comms::fetch::{Request, send};
 use crate::config::settings;
-use crate::plugins::common::http::client::{Request, send};
 use crate::services::Server;
 use crate::services::forward::{Backlog, Batch, Line, Sink};
 

@@ -101,12 +101,11 @@ fn provider(a: &Authenticator) -> Provider {
 }
 
 /// Where clients reach the frontend by HTTP.
-fn public_base(urls: &[String]) -> String {
-    let first = urls.first().map(String::as_str).unwrap_or_default();
-    let http = match first.split_once("://") {
+pub(super) fn public_base(url: &str) -> String {
+    let http = match url.split_once("://") {
         Some(("wss", rest)) => format!("https://{rest}"),
         Some(("ws", rest)) => format!("http://{rest}"),
-        _ => first.to_owned(),
+        _ => url.to_owned(),
     };
     http.trim_end_matches('/').to_owned()
 }
@@ -157,7 +156,7 @@ impl Node {
         let limits = RestOptions {
             max_body: size(s.body_bytes),
             max_upload: size(s.upload_bytes),
-            public_base: public_base(&c.client.server_urls),
+            public_base: c.client.server_urls.first().map(|u| public_base(u)).unwrap_or_default(),
             live_streams: size(s.live_streams).min(tokio::sync::Semaphore::MAX_PERMITS),
             ..RestOptions::default()
         };

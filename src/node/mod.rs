@@ -150,6 +150,13 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             password: c.mail.auth_password.clone(),
             skip_verify: c.mail.skip_verify,
         },
+        tools: crate::services::inventory::Options {
+            public_bases: c.client.server_urls.iter().map(|u| gui::public_base(u)).collect(),
+            max_bytes: s.tools.max_bytes,
+            fetch_timeout: Duration::from_secs(s.tools.fetch_seconds),
+            github_api: s.tools.github_api.clone(),
+            offline: c.tools_offline(),
+        },
         forward: s.forward.iter().map(forward::sink).collect(),
         exports: crate::services::exports::Options {
             at_once: usize::try_from(s.exports.at_once).unwrap_or(1),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use velociraptor_proto::proto::{ArtifactCollectorArgs, ArtifactCollectorResponse, VqlEnv};
+use velociraptor_proto::proto::{ArtifactCollectorArgs, ArtifactCollectorResponse, Tool, VqlEnv};
 
 use super::acl::Policy;
 use super::audit::audit;
-use super::compiler::{self, CompileOptions};
+use super::compiler::{self, CompileOptions, FindTool};
 use super::ids::Session;
 use super::server::{Org, Server, ServiceError};
 
@@ -65,7 +65,7 @@ impl Server {
             open_session(org, &mut request);
         }
         self.name_flow(org, &mut request).await?;
-        self.compile_into(org, &mut request)?;
+        self.compile_into(org, &mut request).await?;
         request.creator = principal.to_owned();
         let flow_id = self.schedule(org, principal, request.clone()).await?;
         if request.flow_id.is_empty() {
@@ -115,16 +115,27 @@ impl Server {
         Err(ServiceError::Invalid(text))
     }
 
-    /// Fills in `compiled_collector_args` and the limits that were left open.
-    pub fn compile_into(
+    /// Fills in `compiled_collector_args` and the limits that were left open. Tools that
+    /// are not known yet are fetched.
+    pub async fn compile_into(
         &self,
         org: &Org,
         request: &mut ArtifactCollectorArgs,
     ) -> Result<(), ServiceError> {
         let metadata = BTreeMap::new();
         let hide = |name: &str| self.hide(name);
-        let options = self.compile_options(&hide, &metadata);
-        let compiled = compiler::compile(&org.repository, request, &options)?;
+        let mut fetched = Vec::new();
+        let compiled = loop {
+            let done = {
+                let find = self.find_tool(org, &fetched);
+                let options = self.compile_options(&hide, &metadata, &find);
+                compiler::compile(&org.repository, request, &options)
+            };
+            match done {
+                Err(e) => self.mend(org, &e, &mut fetched).await.ok_or(e)??,
+                Ok(compiled) => break compiled,
+            }
+        };
         request.artifacts = compiler::specs(request).into_iter().map(|s| s.artifact).collect();
         compiled.limits.write_to(request);
         request.compiled_collector_args = compiled.requests;
@@ -136,13 +147,43 @@ impl Server {
         self.names.hide(name).unwrap_or_else(|| name.to_owned())
     }
 
+    /// How tools are found while something is compiled: those fetched for it, and those known.
+    pub(super) fn find_tool<'a>(
+        &'a self,
+        org: &'a Org,
+        fetched: &'a [(Tool, Tool)],
+    ) -> impl Fn(&Tool) -> Option<Tool> + Send + Sync + 'a {
+        move |definition| {
+            let just = fetched.iter().find(|(d, _)| d == definition).map(|(_, t)| t.clone());
+            just.or_else(|| self.ready_tool(org, definition))
+        }
+    }
+
+    /// If something did not compile for want of a tool: fetches that, so that it may be tried
+    /// once more. `None` for any other reason.
+    pub(super) async fn mend(
+        &self,
+        org: &Org,
+        error: &compiler::CompileError,
+        fetched: &mut Vec<(Tool, Tool)>,
+    ) -> Option<Result<(), ServiceError>> {
+        let compiler::CompileError::ToolUnavailable { artifact, tool } = error else { return None };
+        let done = self.prepare_tool(org, tool).await.map_err(|e| match e {
+            ServiceError::Invalid(why) => ServiceError::Invalid(format!("{artifact}: {why}")),
+            e => e,
+        });
+        Some(done.map(|ready| fetched.push(((**tool).clone(), ready))))
+    }
+
     /// What the configuration says about compiling.
     pub fn compile_options<'a>(
         &self,
         hide: &'a (dyn Fn(&str) -> String + Send + Sync),
         server_metadata: &'a BTreeMap<String, String>,
+        find_tool: &'a FindTool<'a>,
     ) -> CompileOptions<'a> {
         CompileOptions {
+            find_tool: Some(find_tool),
             obfuscate: self.options.obfuscate.then_some(hide),
             server_metadata: Some(server_metadata),
             ..Default::default()

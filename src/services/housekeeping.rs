@@ -28,6 +28,9 @@ const AT_ONCE: usize = 16;
 /// How often files of forms are looked at for old ones.
 const FORMS: Duration = Duration::from_secs(6 * 3600);
 
+/// How often tools that event queries wait for are fetched.
+const TOOLS: Duration = Duration::from_secs(300);
+
 /// Failures of one pass that speak against the store, and not against what failed.
 const ILL: usize = 32;
 
@@ -52,6 +55,7 @@ impl Server {
         let mut last_snapshot = tokio::time::Instant::now();
         let mut last_garbage = last_snapshot;
         let mut last_forms = last_snapshot;
+        let mut last_tools = last_snapshot;
         let mut pause = self.options.settle_every;
         loop {
             tokio::select! {
@@ -82,6 +86,12 @@ impl Server {
                 if let Err(error) = self.remove_old_form_files().await {
                     tracing::warn!(%error, "old files of forms were not removed; tried again later");
                 }
+            }
+            if last_tools.elapsed() >= TOOLS {
+                last_tools = tokio::time::Instant::now();
+                let server = self.clone();
+                // Fetching may take long, and settling must not wait for it.
+                self.env.spawn(async move { server.prepare_wanted().await });
             }
             if last_garbage.elapsed() >= GARBAGE {
                 last_garbage = tokio::time::Instant::now();

@@ -19,7 +19,7 @@ impl Server {
             urgent: true,
             ..Default::default()
         };
-        self.compile_into(org, &mut request)?;
+        self.compile_into(org, &mut request).await?;
         self.schedule(org, "InterrogationService", request).await
     }
 

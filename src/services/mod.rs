@@ -31,6 +31,7 @@ pub mod hunts;
 pub mod ids;
 pub mod inspect;
 pub mod interrogate;
+pub mod inventory;
 pub mod load;
 pub mod mail;
 pub mod messages;

@@ -10,10 +10,11 @@ use std::sync::{Mutex, PoisonError};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use velociraptor_proto::proto::{
-    ArtifactCollectorArgs, ArtifactSpec, ClientEventTable, VeloMessage, VqlEventTable,
+    ArtifactCollectorArgs, ArtifactSpec, ClientEventTable, Tool, VeloMessage, VqlCollectorArgs,
+    VqlEventTable,
 };
 
-use super::compiler::{self, EventDefaults};
+use super::compiler::{self, CompileError, EventDefaults};
 use super::flows::job::hash;
 use super::server::{Org, Server, ServiceError};
 use super::state::MONITORING;
@@ -180,7 +181,7 @@ impl Server {
                 return Err(ServiceError::NotFound(format!("artifact {}", spec.artifact)));
             }
         }
-        self.events_of(org, SERVER_CLIENT, &specs)?;
+        self.check_events(org, SERVER_CLIENT, &specs).await?;
         self.tree.set(&paths::server_monitoring(&org.id), &table).await?;
         org.monitoring.with(|i| {
             i.server = table;
@@ -203,14 +204,11 @@ impl Server {
         mut table: ClientEventTable,
     ) -> Result<(), ServiceError> {
         for spec in table.artifacts.iter().flat_map(compiler::specs) {
-            self.events_of(org, "", std::slice::from_ref(&spec))?;
+            self.check_events(org, "", std::slice::from_ref(&spec)).await?;
         }
         for l in &table.label_events {
-            self.events_of(
-                org,
-                "",
-                &l.artifacts.iter().flat_map(compiler::specs).collect::<Vec<_>>(),
-            )?;
+            let specs: Vec<_> = l.artifacts.iter().flat_map(compiler::specs).collect();
+            self.check_events(org, "", &specs).await?;
         }
         let before = org.monitoring.table().version;
         table.version = self.env.clock.nanos().max(before + 1);
@@ -220,12 +218,51 @@ impl Server {
         Ok(())
     }
 
+    /// Whether a table compiles; tools that are not known yet are fetched.
+    async fn check_events(
+        &self,
+        org: &Org,
+        client: &str,
+        specs: &[ArtifactSpec],
+    ) -> Result<(), ServiceError> {
+        let mut fetched = Vec::new();
+        loop {
+            let (_, missing) = self.compile_events(org, client, specs, &fetched)?;
+            let mut waiting = missing.iter();
+            let Some(tool) = waiting.find(|e| matches!(e, CompileError::ToolUnavailable { .. }))
+            else {
+                return Ok(());
+            };
+            if let Some(done) = self.mend(org, tool, &mut fetched).await {
+                done?;
+            }
+        }
+    }
+
+    /// The events of a table that can run now.
     fn events_of(
         &self,
         org: &Org,
         client: &str,
         specs: &[ArtifactSpec],
-    ) -> Result<Vec<velociraptor_proto::proto::VqlCollectorArgs>, ServiceError> {
+    ) -> Result<Vec<VqlCollectorArgs>, ServiceError> {
+        let (events, missing) = self.compile_events(org, client, specs, &[])?;
+        for why in missing {
+            tracing::warn!(%why, "event artifact left out");
+            if let CompileError::ToolUnavailable { tool, .. } = why {
+                org.inventory.want(*tool);
+            }
+        }
+        Ok(events)
+    }
+
+    fn compile_events(
+        &self,
+        org: &Org,
+        client: &str,
+        specs: &[ArtifactSpec],
+        fetched: &[(Tool, Tool)],
+    ) -> Result<(Vec<VqlCollectorArgs>, Vec<CompileError>), ServiceError> {
         let (max_wait, jitter) = self.options.event_max_wait;
         let defaults = match client {
             // Its rows have no way to go: nothing is gained by waiting for more.
@@ -234,13 +271,9 @@ impl Server {
         };
         let hide = |name: &str| self.hide(name);
         let metadata = BTreeMap::new();
-        let options = self.compile_options(&hide, &metadata);
-        let (events, missing) =
-            compiler::event_requests(&org.repository, specs, client, defaults, &options)?;
-        for name in missing {
-            tracing::warn!(artifact = name, "event artifact is not defined; left out");
-        }
-        Ok(events)
+        let find = self.find_tool(org, fetched);
+        let options = self.compile_options(&hide, &metadata, &find);
+        Ok(compiler::event_requests(&org.repository, specs, client, defaults, &options)?)
     }
 
     /// The table a client must get, if what it claims to have is another.
@@ -255,7 +288,7 @@ impl Server {
             state.clients.get(client).map(|c| c.info.labels.clone()).unwrap_or_default()
         };
         // Before it is compiled: what changes meanwhile is looked at again.
-        let repository = org.repository.version();
+        let repository = org.repository.version().wrapping_add(org.inventory.version());
         if org.monitoring.with(|i| i.is_current(repository, &labels, claim)) {
             return Ok(None);
         }

@@ -22,6 +22,7 @@ use super::gates::Gates;
 use super::handover::{Handed, Handover, RecoveredPost};
 use super::hunts::{Hunts, Recruitment};
 use super::ids::{OrgId, new_org_id};
+use super::inventory::{self, Inventory};
 use super::monitoring::Monitoring;
 use super::repository::{self, Repository};
 use super::sessions::Sessions;
@@ -89,6 +90,8 @@ pub struct Options {
     pub default_server_monitoring: Vec<String>,
     /// The mail server.
     pub mail: super::mail::Options,
+    /// How tools are fetched and kept.
+    pub tools: inventory::Options,
     /// First parts of paths in the datastore that are nobody's to read.
     pub denied_prefixes: Vec<String>,
     /// Stores outside that event rows go to.
@@ -132,6 +135,7 @@ impl Default for Options {
             exports: Default::default(),
             forward: Vec::new(),
             mail: Default::default(),
+            tools: Default::default(),
             denied_prefixes: DENIED_PREFIXES.map(str::to_owned).into(),
             event_max_wait: (120, 20),
             definitions: Vec::new(),
@@ -218,6 +222,8 @@ pub struct Org {
     pub nonce: String,
     /// Its artifact definitions.
     pub repository: Arc<Repository>,
+    /// The tools its artifacts need.
+    pub inventory: Inventory,
     /// Its event tables.
     pub monitoring: Monitoring,
     /// Order between what is added to its flows and what is decided about them.
@@ -508,6 +514,7 @@ impl Server {
         }
         for org in self.orgs() {
             repository::custom::load(&self.tree, &org.id, &org.repository).await?;
+            self.load_inventory(&org).await?;
             self.load_monitoring(&org).await?;
         }
         Ok(())
@@ -537,6 +544,7 @@ impl Server {
             name,
             nonce: record.nonce.clone(),
             repository: self.repository_of(&id),
+            inventory: Inventory::default(),
             monitoring: Monitoring::default(),
             gates: Gates::default(),
             browsing: tokio::sync::Mutex::default(),
@@ -599,6 +607,7 @@ impl Server {
                 name: String::new(),
                 nonce: self.options.root_nonce.clone(),
                 repository: self.repository.clone(),
+                inventory: Inventory::default(),
                 monitoring: Monitoring::default(),
                 gates: Gates::default(),
                 browsing: tokio::sync::Mutex::default(),

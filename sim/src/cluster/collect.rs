@@ -40,7 +40,7 @@ fn scheduled(
                 urgent,
                 ..Default::default()
             };
-            server.compile_into(&org, &mut request).map_err(|e| e.to_string())?;
+            server.compile_into(&org, &mut request).await.map_err(|e| e.to_string())?;
             let flow = server.schedule(&org, "user", request).await.map_err(|e| e.to_string())?;
             Ok((flow, now()))
         })

@@ -8,11 +8,9 @@ use serde_json::json;
 use tonic::Code;
 
 const SECRETS: &str = "it keeps no secrets";
-const TOOLS: &str =
-    "it keeps no tools; clients fetch a tool from the address in the definition that names it";
 
 /// Why a stock call is not here, by its name.
-const ABSENT: [(&str, &str); 10] = [
+const ABSENT: [(&str, &str); 8] = [
     ("AddSecret", SECRETS),
     ("AnnotateTimeline", "timelines are worked with in queries (timeline_add, timeline)"),
     ("GetSecret", SECRETS),
@@ -21,8 +19,6 @@ const ABSENT: [(&str, &str); 10] = [
     ("ModifySecret", SECRETS),
     ("ResumeFlow", "uploads that were broken off are collected again"),
     ("SearchDocs", "it holds no documentation to search"),
-    ("SetToolInfo", TOOLS),
-    ("UploadTool", TOOLS),
 ];
 
 /// Answers any call that has no route.

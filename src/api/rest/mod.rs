@@ -34,6 +34,7 @@ mod notebooks;
 mod personal;
 mod stock;
 mod table;
+mod tools;
 mod traits;
 mod uploads;
 mod users;
@@ -120,6 +121,7 @@ impl Rest {
             .merge(events::routes(self))
             .merge(notebooks::routes(self))
             .merge(personal::routes(self))
+            .merge(tools::routes(self))
             .merge(users::routes(self))
             .merge(vfs::routes(self))
             .route("/v1/{*call}", any(absent::call));

@@ -9,7 +9,7 @@ use velociraptor_proto::proto::{
     ApiFlowRequest, ArtifactCollectorArgs, ClientEventTable, CreateDownloadRequest,
     GetArtifactRequest, GetArtifactsRequest, GetClientMonitoringStateRequest, GetClientRequest,
     GetReportRequest, GetTableRequest, LabelClientsRequest, LoadArtifactPackRequest,
-    NotificationRequest, SearchClientsRequest, SetArtifactRequest, SetClientMetadataRequest, Tool,
+    NotificationRequest, SearchClientsRequest, SetArtifactRequest, SetClientMetadataRequest,
 };
 
 use super::{Rest, download, on_file, on_get, on_post, text, traits, uploads};
@@ -152,10 +152,6 @@ pub(super) fn routes(rest: &Rest) -> Router {
                 }
                 text(&done)
             }),
-        )
-        .route(
-            "/v1/GetToolInfo",
-            on_get(rest, |r, c, m: Tool| async move { text(&r.api.tool(&c, &m)?) }),
         )
         .route(
             "/v1/GetReport",

@@ -27,9 +27,9 @@ use crate::store::{FilePath, paths};
 const MAX_NAME: usize = 250;
 
 /// Longest `_params_` of a form, bytes.
-const MAX_PARAMS: usize = 64 << 10;
+pub(super) const MAX_PARAMS: usize = 64 << 10;
 /// Room for what stands between the parts of a form, bytes.
-const MAX_BETWEEN: usize = 64 << 10;
+pub(super) const MAX_BETWEEN: usize = 64 << 10;
 
 /// What people upload, since the start of the process.
 #[derive(Debug)]
@@ -147,9 +147,11 @@ impl Rest {
         };
         let (mut asked, mut file) = (None, None);
         while let Some(part) = form.next_field().await.map_err(wrong)? {
-            let name = part.file_name().map(written);
             match part.name() {
-                Some("file") => file = name.zip(Some(part.bytes().await.map_err(wrong)?)),
+                Some("file") => {
+                    let name = file_name(part.file_name())?;
+                    file = Some((name, part.bytes().await.map_err(wrong)?));
+                }
                 _ => asked = Some(part.bytes().await.map_err(wrong)?),
             }
         }
@@ -157,13 +159,21 @@ impl Rest {
         let read = serde_json::from_slice::<Value>(&asked);
         read.map_err(|e| invalid(format!("_params_: {e}")))?;
         let (name, data) = file.ok_or_else(|| invalid("the form has no file".into()))?;
-        let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
-        if matches!(name, "" | "." | "..") || name.len() > MAX_NAME {
-            return Err(invalid(format!("a file needs a name of 1 to {MAX_NAME} bytes")));
-        }
         self.uploads.take(data.len());
-        Ok((name.to_owned(), data))
+        Ok((name, data))
     }
+}
+
+/// The last part of a file's name in a form.
+pub(super) fn file_name(given: Option<&str>) -> Result<String, Status> {
+    let name = given.map(written).unwrap_or_default();
+    let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    if matches!(name, "" | "." | "..") || name.len() > MAX_NAME {
+        return Err(Status::invalid_argument(format!(
+            "a file needs a name of 1 to {MAX_NAME} bytes"
+        )));
+    }
+    Ok(name.to_owned())
 }
 
 /// A name as somebody gave it: browsers write three characters as codes.

@@ -136,6 +136,7 @@ pub struct Defaults {
     export_max_timeout_sec: i64,
     /// Metadata fields that can be searched.
     pub indexed_client_metadata: Vec<String>,
+    disable_inventory_service_external_access: bool,
 }
 
 fn positive(value: i64, default: u64) -> u64 {
@@ -190,9 +191,16 @@ pub struct Security {
     /// Whether agents that speak protocol versions below 4 are served. Stock
     /// takes an absent key for no; here only `false` is.
     pub allow_ancient_clients: Option<bool>,
+    disable_inventory_service_external_access: bool,
 }
 
 impl Config {
+    /// Whether the server must not fetch tools from elsewhere.
+    pub fn tools_offline(&self) -> bool {
+        self.security.disable_inventory_service_external_access
+            || self.defaults.disable_inventory_service_external_access
+    }
+
     /// Lifetime of new server certificates, days.
     pub fn certificate_validity_days(&self) -> u32 {
         let days = positive(self.security.certificate_validity_days, 0);

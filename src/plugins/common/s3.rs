@@ -14,9 +14,9 @@ use vql::{ArgType, Args, Error, Level, Registry, Scope, Signature, Value};
 
 use super::accessor::ReadSeek;
 use super::file::named;
-use super::http::client::{Request, send};
 use super::upload::UploadResult;
 use super::{OsPath, blocking};
+use crate::comms::fetch::{Request, send};
 use crate::env::Env;
 
 /// Bytes of a part.
@@ -255,7 +255,7 @@ impl Bucket {
             root_ca: String::new(),
             socket: None,
         };
-        let (response, _) = send(env, request).await?;
+        let (response, _) = send(env, request).await.map_err(Error::failed)?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, ANSWER).collect().await.map_err(Error::failed)?.to_bytes();
         if !head.status.is_success() {

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use vql::Error;
 
-use super::http::client::{Trust, encrypt};
+use crate::comms::fetch::{Trust, encrypt};
 use crate::env::{Conn, Env};
 
 /// Longest time for all of it.
@@ -178,7 +178,7 @@ async fn deliver(env: &Env, mail: &Mail, message: &str) -> Result<(), Error> {
     let mut io = env.net.connect(&mail.server, mail.port).await.map_err(Error::failed)?;
     let secure = mail.port == SECURE;
     if secure {
-        io = encrypt(env, io, &mail.server, &trust).await?;
+        io = encrypt(env, io, &mail.server, &trust).await.map_err(Error::failed)?;
     }
     let mut talk = Talk { io: BufReader::new(io), secure };
     talk.expect(2).await?;
@@ -190,7 +190,9 @@ async fn deliver(env: &Env, mail: &Mail, message: &str) -> Result<(), Error> {
     if !talk.secure && has(&can, "STARTTLS") {
         talk.say("STARTTLS\r\n", 2).await?;
         // What came before the encryption does not count after it.
-        let io = encrypt(env, talk.io.into_inner(), &mail.server, &trust).await?;
+        let io = encrypt(env, talk.io.into_inner(), &mail.server, &trust)
+            .await
+            .map_err(Error::failed)?;
         talk = Talk { io: BufReader::new(io), secure: true };
         can = talk.say("EHLO localhost\r\n", 2).await?;
     }

@@ -10,7 +10,7 @@ use vql::{Args, Dict, Emitter, Error, Limits, Registry, Scope, Signature, Value}
 
 use super::session::Session;
 use crate::services::acl::Permission;
-use crate::services::compiler::conversions;
+use crate::services::compiler::{conversions, tool_variables};
 use crate::services::repository::{self, Kind, Repository, source_name};
 
 /// Nested calls beyond this are a definition that calls itself.
@@ -82,6 +82,9 @@ async fn call(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error
         }
     }
     bind(&artifact, given, &inner)?;
+    if let Some(session) = &session {
+        bind_tools(&artifact, session, &inner).await?;
+    }
     for text in preamble(&repository, &artifact) {
         run(vql::parse(&text).map_err(Error::failed)?, &inner).await;
     }
@@ -129,6 +132,18 @@ fn bind(artifact: &Arc<Artifact>, mut given: Dict, scope: &Scope) -> Result<(), 
         None => Ok(()),
         Some(key) => Err(Error::Arg(format!("{} has no parameter {key}", artifact.name))),
     }
+}
+
+/// Sets the variables of the tools an artifact needs; tools not known yet are fetched.
+async fn bind_tools(artifact: &Artifact, session: &Session, scope: &Scope) -> Result<(), Error> {
+    for tool in &artifact.tools {
+        let ready = session.server.prepare_tool(&session.org, tool).await;
+        let ready = ready.map_err(|e| Error::failed(format!("{}: {e}", artifact.name)))?;
+        for (name, value) in tool_variables(&tool.name, &ready) {
+            scope.set(name, value);
+        }
+    }
+    Ok(())
 }
 
 /// Conversions of parameters, then exports.

@@ -19,6 +19,7 @@ mod flows;
 mod guard;
 pub mod hunt_results;
 mod hunts;
+mod inventory;
 mod mail;
 mod monitoring;
 mod notebooks;
@@ -52,6 +53,7 @@ pub fn register(registry: &mut Registry) {
     files::register(registry);
     flows::register(registry);
     hunts::register(registry);
+    inventory::register(registry);
     mail::register(registry);
     monitoring::register(registry);
     notebooks::register(registry);

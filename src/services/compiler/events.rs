@@ -25,8 +25,9 @@ impl Default for EventDefaults {
 }
 
 /// The events of a table in the order of `specs`; a name given twice counts
-/// once, the first time. Names that do not exist are left out and returned:
-/// one deleted definition must not stop the others.
+/// once, the first time. Those that do not exist, or need a tool that clients cannot be
+/// told of yet, are left out, and why is returned: one deleted definition must not stop
+/// the others.
 ///
 /// `client_id` spreads packets of different clients over time.
 pub fn event_requests(
@@ -35,12 +36,12 @@ pub fn event_requests(
     client_id: &str,
     defaults: EventDefaults,
     options: &CompileOptions<'_>,
-) -> Result<(Vec<VqlCollectorArgs>, Vec<String>), CompileError> {
+) -> Result<(Vec<VqlCollectorArgs>, Vec<CompileError>), CompileError> {
     let (mut events, mut missing) = (Vec::new(), Vec::new());
     let mut seen = std::collections::BTreeSet::new();
     for spec in specs.iter().filter(|s| seen.insert(s.artifact.clone())) {
         let Some(artifact) = repository.get(&spec.artifact) else {
-            missing.push(spec.artifact.clone());
+            missing.push(CompileError::NotFound(spec.artifact.clone()));
             continue;
         };
         let kind = Kind::of(&artifact);
@@ -50,7 +51,14 @@ pub fn event_requests(
             let name = spec.artifact.clone();
             return Err(CompileError::WrongKind { name, kind: kind.name() });
         }
-        for mut one in artifact_requests(repository, &artifact, spec, options)? {
+        let requests = match artifact_requests(repository, &artifact, spec, options) {
+            Err(e @ CompileError::ToolUnavailable { .. }) => {
+                missing.push(e);
+                continue;
+            }
+            done => done?,
+        };
+        for mut one in requests {
             let own = artifact.resources.unwrap_or_default();
             limits::batching(&mut one, spec, &own, options);
             // A timeout would only restart the query; the client has a period of its own.

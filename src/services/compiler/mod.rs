@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use velociraptor_proto::proto::{
     Artifact, ArtifactCollectorArgs, ArtifactParameter, ArtifactSource, ArtifactSpec, FlowRequest,
-    VqlCollectorArgs, VqlEnv, VqlRequest, flow_request,
+    Tool, VqlCollectorArgs, VqlEnv, VqlRequest, flow_request,
 };
 
 use super::repository::{self, Kind, Repository, source_name};
@@ -23,6 +23,7 @@ mod tools;
 
 pub use events::{EventDefaults, event_requests};
 pub use launch::{Denied, check_launch};
+pub use tools::{FindTool, variables as tool_variables};
 
 /// Upload cap of a collection that names none, in bytes.
 pub const DEFAULT_MAX_UPLOAD: u64 = 1 << 30;
@@ -38,7 +39,7 @@ pub const DEFAULT_LOG_BATCH_MS: u64 = 2000;
 const REDACTED: &str = "redacted";
 
 /// Why a request does not compile.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum CompileError {
     /// No such artifact.
     #[error("artifact {0} not found")]
@@ -71,12 +72,12 @@ pub enum CompileError {
     #[error("nothing to collect: no artifact with a query is named")]
     Empty,
     /// A tool has no address clients can fetch it from.
-    #[error("artifact {artifact} needs the tool {tool}, which this server can not serve")]
+    #[error("artifact {artifact} needs the tool {}, and it is not known where to fetch it", tool.name)]
     ToolUnavailable {
         /// The artifact.
         artifact: String,
-        /// The tool.
-        tool: String,
+        /// The tool, as the artifact has it.
+        tool: Box<Tool>,
     },
     /// More definitions than any client should be sent.
     #[error("artifact {0} pulls in too many others")]
@@ -100,6 +101,8 @@ pub struct CompileOptions<'a> {
     pub max_wait: u64,
     /// Bytes of a packet (`defaults.max_row_buffer_size`); 0 for the client's own.
     pub max_row_buffer: u64,
+    /// Finds tools; without, their definitions alone say where they are.
+    pub find_tool: Option<&'a FindTool<'a>>,
     /// A tool that can not be served is no error; its variables say nothing.
     pub any_tool: bool,
     /// Values for parameters of type `server_metadata`.

@@ -170,7 +170,7 @@ fn kinds_stay_where_they_belong() {
     let specs = [with_env("Ev", &[("p", "q")]), with_env("Gone", &[]), with_env("Ev", &[])];
     let (events, missing) =
         event_requests(&r, &specs, "C.1", EventDefaults::default(), &none).unwrap();
-    assert_eq!(missing, ["Gone"]);
+    assert_eq!(missing, [CompileError::NotFound("Gone".into())]);
     assert_eq!(events.len(), 2);
     assert_eq!(events[1].query[0].name, "Ev/T");
     assert_eq!(events[0].env[0].value, "q");

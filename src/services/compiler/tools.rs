@@ -1,10 +1,12 @@
 //! What an artifact's tools become: variables that say where to fetch each
-//! one. There is no tool inventory here, so only tools with a public address
-//! of their own can be used.
+//! one, and what its hash is. Where they are is found by whoever compiles.
 
 use velociraptor_proto::proto::{Artifact, Tool};
 
 use super::{CompileError, CompileOptions};
+
+/// Finds the tool that a definition names; `None` when clients cannot be told of it yet.
+pub type FindTool<'a> = dyn Fn(&Tool) -> Option<Tool> + Send + Sync + 'a;
 
 /// `Tool_<name>_…` variables for all tools of an artifact.
 pub(super) fn environment(
@@ -12,28 +14,49 @@ pub(super) fn environment(
     options: &CompileOptions<'_>,
 ) -> Result<Vec<(String, String)>, CompileError> {
     let mut env = Vec::new();
-    for tool in &artifact.tools {
-        if !options.any_tool && (tool.url.is_empty() || tool.serve_locally) {
-            return Err(CompileError::ToolUnavailable {
-                artifact: artifact.name.clone(),
-                tool: tool.name.clone(),
-            });
-        }
-        let variable = |suffix: &str| format!("Tool_{}_{suffix}", tool.name);
-        let hash = if tool.hash.is_empty() { &tool.expected_hash } else { &tool.hash };
-        env.push((variable("HASH"), hash.clone()));
-        env.push((variable("FILENAME"), filename(tool)));
-        env.push((variable("VERSION"), tool.version.clone()));
-        env.push((variable("URL"), tool.url.clone()));
-        env.push((variable("URLs"), serde_json::json!([tool.url]).to_string()));
+    for definition in &artifact.tools {
+        let found = match options.find_tool {
+            Some(find) => find(definition),
+            None => Some(as_defined(definition)).filter(|t| !t.url.is_empty()),
+        };
+        let tool = match found {
+            Some(tool) => tool,
+            None if options.any_tool => as_defined(definition),
+            None => {
+                return Err(CompileError::ToolUnavailable {
+                    artifact: artifact.name.clone(),
+                    tool: Box::new(definition.clone()),
+                });
+            }
+        };
+        env.extend(variables(&definition.name, &tool));
     }
     Ok(env)
 }
 
-fn filename(tool: &Tool) -> String {
-    if !tool.filename.is_empty() {
-        return tool.filename.clone();
+/// The variables of one tool.
+pub fn variables(name: &str, tool: &Tool) -> [(String, String); 5] {
+    let variable = |suffix: &str| format!("Tool_{name}_{suffix}");
+    [
+        (variable("HASH"), tool.hash.clone()),
+        (variable("FILENAME"), tool.filename.clone()),
+        (variable("VERSION"), tool.version.clone()),
+        (variable("URL"), tool.serve_url.clone()),
+        (variable("URLs"), serde_json::json!(tool.serve_urls).to_string()),
+    ]
+}
+
+/// A tool as its definition has it, for those who keep no tools: at its own address.
+fn as_defined(definition: &Tool) -> Tool {
+    let mut tool = definition.clone();
+    if tool.hash.is_empty() {
+        tool.hash.clone_from(&tool.expected_hash);
     }
-    let path = tool.url.split(['?', '#']).next().unwrap_or_default();
-    path.rsplit('/').next().unwrap_or_default().to_owned()
+    if tool.filename.is_empty() {
+        let path = tool.url.split(['?', '#']).next().unwrap_or_default();
+        path.rsplit('/').next().unwrap_or_default().clone_into(&mut tool.filename);
+    }
+    tool.serve_url.clone_from(&tool.url);
+    tool.serve_urls = vec![tool.url.clone()];
+    tool
 }

@@ -82,7 +82,7 @@ impl Server {
         if hunt.expires <= now {
             return Err(ServiceError::Invalid("Hunt expiry is in the past!".into()));
         }
-        self.compile_into(org, &mut request)?;
+        self.compile_into(org, &mut request).await?;
         request.flow_id = flow_of_hunt(&id);
         request.creator = principal.to_owned();
         hunt.creator = principal.to_owned();

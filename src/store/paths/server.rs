@@ -30,7 +30,7 @@ pub fn client_monitoring(org: &Org) -> ObjectPath<proto::ClientEventTable> {
 }
 
 /// Tools known to the server.
-pub fn inventory(org: &Org) -> ObjectPath<Opaque> {
+pub fn inventory(org: &Org) -> ObjectPath<proto::ThirdParty> {
     config(org, "inventory")
 }
 

@@ -1,6 +1,5 @@
-//! `http_client` asks web servers; others send rows to log stores. [`client`] is for other callables as well.
+//! `http_client` asks web servers; others send rows to log stores.
 
-pub mod client;
 mod send_rows;
 
 use bytes::Bytes;
@@ -11,8 +10,8 @@ use url::Url;
 use vql::{ArgType, Args, Dict, Emitter, Error, Registry, Scope, Signature, Value};
 
 use super::temp::TempFile;
+use crate::comms::fetch::{Request, send};
 use crate::env::Env;
-use client::{Request, send};
 
 /// Bytes of content in a row when nothing is said.
 const CHUNK: usize = 4 << 20;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use url::Url;
 use vql::{ArgType, Args, Dict, Emitter, Error, Registry, Row, Scope, Signature};
 
-use super::client::{Request, send};
+use crate::comms::fetch::{Request, send};
 use crate::env::Env;
 
 /// Rows of a batch when nothing is said.
@@ -368,7 +368,7 @@ async fn post(env: &Env, store: &Store, url: &Url, body: &str) -> Result<(u16, S
         root_ca: store.root_ca.clone(),
         socket: None,
     };
-    let (response, _) = send(env, request).await?;
+    let (response, _) = send(env, request).await.map_err(Error::failed)?;
     let status = response.status().as_u16();
     let limited = http_body_util::Limited::new(response.into_body(), ANSWER);
     let answer = limited.collect().await.map_err(Error::failed)?.to_bytes();

@@ -1,5 +1,5 @@
-//! One HTTP exchange on behalf of a query. Redirects, TLS by the system's
-//! roots; no proxies, no cookies.
+//! One HTTP exchange with a server outside. Redirects, TLS by the system's
+//! roots; no proxies, no cookies. Who asks, and for what, is not known here.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -16,9 +16,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Url;
-use vql::Error;
 
-use crate::comms::tls;
+use super::tls;
 use crate::env::{Conn, Env};
 
 /// How long connecting may take.
@@ -31,6 +30,15 @@ const REDIRECTS: usize = 10;
 /// The certificates of this system, read once.
 static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
     LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FetchError(String);
+
+fn failed(e: impl std::fmt::Display) -> FetchError {
+    FetchError(e.to_string())
+}
 
 /// What to send.
 #[derive(Clone, Debug)]
@@ -63,7 +71,10 @@ pub struct Trust {
 }
 
 /// Sends and follows redirects; gives the answer and where it came from.
-pub async fn send(env: &Env, request: Request) -> Result<(http::Response<Incoming>, Url), Error> {
+pub async fn send(
+    env: &Env,
+    request: Request,
+) -> Result<(http::Response<Incoming>, Url), FetchError> {
     let mut request = request;
     for _ in 0..=REDIRECTS {
         let response = once(env, &request).await?;
@@ -71,7 +82,7 @@ pub async fn send(env: &Env, request: Request) -> Result<(http::Response<Incomin
         let Some(to) = to.filter(|_| response.status().is_redirection()) else {
             return Ok((response, request.url));
         };
-        let next = request.url.join(to).map_err(Error::failed)?;
+        let next = request.url.join(to).map_err(failed)?;
         // Credentials are for the host they were given for.
         if next.origin() != request.url.origin() {
             let secret = [http::header::AUTHORIZATION, http::header::COOKIE];
@@ -85,22 +96,22 @@ pub async fn send(env: &Env, request: Request) -> Result<(http::Response<Incomin
             request.body = Bytes::new();
         }
     }
-    Err(Error::failed(format!("stopped after {REDIRECTS} redirects")))
+    Err(failed(format!("stopped after {REDIRECTS} redirects")))
 }
 
-async fn once(env: &Env, request: &Request) -> Result<http::Response<Incoming>, Error> {
+async fn once(env: &Env, request: &Request) -> Result<http::Response<Incoming>, FetchError> {
     let url = &request.url;
     let secure = match url.scheme() {
         "http" => false,
         "https" => true,
-        other => return Err(Error::failed(format!("{other}: is not http or https"))),
+        other => return Err(failed(format!("{other}: is not http or https"))),
     };
-    let host = url.host_str().ok_or_else(|| Error::failed("the URL has no host"))?;
+    let host = url.host_str().ok_or_else(|| failed("the URL has no host"))?;
     let port = url.port_or_known_default().unwrap_or(80);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let connect = async {
         let to = request.socket.as_deref().unwrap_or(bare);
-        let io = env.net.connect(to, port).await.map_err(Error::failed)?;
+        let io = env.net.connect(to, port).await.map_err(failed)?;
         let trust = Trust {
             skip_verify: request.skip_verify,
             root_ca: request.root_ca.clone(),
@@ -108,11 +119,9 @@ async fn once(env: &Env, request: &Request) -> Result<http::Response<Incoming>, 
         };
         if secure { encrypt(env, io, bare, &trust).await } else { Ok(io) }
     };
-    let io = timeout(CONNECT, connect)
-        .await
-        .map_err(|_| Error::failed("connecting took too long"))??;
+    let io = timeout(CONNECT, connect).await.map_err(|_| failed("connecting took too long"))??;
     let shook = hyper::client::conn::http1::handshake(TokioIo::new(io)).await;
-    let (mut sender, connection) = shook.map_err(Error::failed)?;
+    let (mut sender, connection) = shook.map_err(failed)?;
     env.spawn(async move {
         let _ = connection.await;
     });
@@ -131,18 +140,18 @@ async fn once(env: &Env, request: &Request) -> Result<http::Response<Incoming>, 
     for (name, value) in &request.headers {
         message = message.header(name, value);
     }
-    let message = message.body(Full::new(request.body.clone())).map_err(Error::failed)?;
+    let message = message.body(Full::new(request.body.clone())).map_err(failed)?;
     let answer = timeout(HEAD, sender.send_request(message)).await;
-    answer.map_err(|_| Error::failed("no answer came in time"))?.map_err(Error::failed)
+    answer.map_err(|_| failed("no answer came in time"))?.map_err(failed)
 }
 
 /// Encrypts a connection to `host`.
-pub async fn encrypt(env: &Env, io: Conn, host: &str, trust: &Trust) -> Result<Conn, Error> {
-    let mut roots = tls::roots([trust.root_ca.as_str()]).map_err(Error::failed)?;
+pub async fn encrypt(env: &Env, io: Conn, host: &str, trust: &Trust) -> Result<Conn, FetchError> {
+    let mut roots = tls::roots([trust.root_ca.as_str()]).map_err(failed)?;
     roots.add_parsable_certificates(SYSTEM.iter().cloned());
     let builder = ClientConfig::builder_with_details(env.crypto.clone(), tls::wall_clock(env))
         .with_safe_default_protocol_versions()
-        .map_err(Error::failed)?;
+        .map_err(failed)?;
     let mut config = match trust.skip_verify {
         false => builder.with_root_certificates(roots).with_no_client_auth(),
         true => builder
@@ -151,9 +160,9 @@ pub async fn encrypt(env: &Env, io: Conn, host: &str, trust: &Trust) -> Result<C
             .with_no_client_auth(),
     };
     config.alpn_protocols.clone_from(&trust.alpn);
-    let name = ServerName::try_from(host.to_owned()).map_err(Error::failed)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(failed)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, io).await;
-    Ok(Box::pin(stream.map_err(Error::failed)?))
+    Ok(Box::pin(stream.map_err(failed)?))
 }
 
 /// Takes any certificate: the query asked for it.
