@@ -5,6 +5,7 @@ pub mod artifacts;
 pub mod audit;
 mod beat;
 mod checkpoint;
+mod client_create;
 pub mod clients;
 pub mod collect;
 mod commit;

@@ -20,6 +20,7 @@ mod guard;
 pub mod hunt_results;
 mod hunts;
 mod inventory;
+mod links;
 mod mail;
 mod monitoring;
 mod notebooks;
@@ -54,6 +55,7 @@ pub fn register(registry: &mut Registry) {
     flows::register(registry);
     hunts::register(registry);
     inventory::register(registry);
+    links::register(registry);
     mail::register(registry);
     monitoring::register(registry);
     notebooks::register(registry);

@@ -177,9 +177,10 @@ async fn delete(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let name = args.string("user")?;
     let there = orgs(&session, args).await?;
     if !args.bool("really_do_it")? {
-        return Ok(Value::Null);
+        return Ok(name.into());
     }
     let users = &session.server.users;
+    users.require(&name).await.map_err(Error::failed)?;
     for s in &there {
         users.remove_from(&s.org.id, &name).await.map_err(Error::failed)?;
         let details = json!({ "username": name, "org": s.org.id.to_string() });
