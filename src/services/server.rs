@@ -90,6 +90,8 @@ pub struct Options {
     pub default_server_monitoring: Vec<String>,
     /// The mail server.
     pub mail: super::mail::Options,
+    /// The certificate that clients meet, PEM; empty: not said.
+    pub frontend_certificate: String,
     /// Where people open the GUI; empty: not said.
     pub public_url: String,
     /// How tools are fetched and kept.
@@ -137,6 +139,7 @@ impl Default for Options {
             exports: Default::default(),
             forward: Vec::new(),
             mail: Default::default(),
+            frontend_certificate: String::new(),
             public_url: String::new(),
             tools: Default::default(),
             denied_prefixes: DENIED_PREFIXES.map(str::to_owned).into(),

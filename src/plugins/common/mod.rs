@@ -30,6 +30,7 @@ pub mod lines;
 pub mod magic;
 pub mod mounts;
 pub mod ntfs;
+pub mod patch;
 pub mod path;
 pub mod pathspec;
 pub mod pe;
@@ -58,6 +59,7 @@ pub mod vfs_ls;
 pub mod vhdx;
 pub mod waiting;
 pub mod watch;
+pub mod written;
 pub mod xml;
 pub mod yara;
 pub mod zip;
@@ -154,6 +156,7 @@ pub fn register(registry: &mut Registry) {
     lines::register(registry);
     magic::register(registry);
     ntfs::register(registry);
+    patch::register(registry);
     pathspec::register(registry);
     pe::register(registry);
     pipe::register(registry);
@@ -174,5 +177,6 @@ pub fn register(registry: &mut Registry) {
     vfs_ls::register(registry);
     waiting::register(registry);
     watch::register(registry);
+    written::register(registry);
     yara::register(registry);
 }

@@ -63,6 +63,22 @@ pub(super) fn register(r: &mut Registry) {
         .version(2);
     r.function_async(sig, |scope, args| async move { create(&scope, &args).await });
 
+    let sig = Signature::new("killkillkill", "Ends a client's agent; its service starts it again.")
+        .required("client_id", ArgType::String, "The client.");
+    r.function_async(sig, |scope, args| async move {
+        let session = Session::with(&scope, Permission::MachineState)?;
+        let (server, org) = (&session.server, &session.org);
+        let client = args.string("client_id")?;
+        server.end_agent(org, &client).map_err(failed)?;
+        if server.sessions.held(&org.id, &client).is_none() {
+            let text = format!("killkillkill: {client} is not connected; told when it comes");
+            scope.log(Level::Warn, text);
+        }
+        let details = json!({ "client_id": client });
+        audit(server, org, &session.principal, "killkillkill", details).await;
+        Ok(client.into())
+    });
+
     let sig = Signature::new("client_metadata", "What people noted about a client.").required(
         "client_id",
         ArgType::String,

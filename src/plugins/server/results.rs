@@ -8,8 +8,11 @@ use super::events;
 use super::session::{Session, failed};
 use crate::services::acl::Permission;
 use crate::services::flows::Rows;
+use crate::services::notebooks::{At, is_cell};
 use crate::services::repository::{Kind, source_name};
 use crate::store::client_path;
+use crate::store::paths::Notebook;
+use crate::store::resultset::read_rows;
 
 /// Rows read at a time.
 const PAGE: u64 = 1000;
@@ -22,10 +25,27 @@ pub(super) fn register(r: &mut Registry) {
         .arg("source", ArgType::String, "The source.")
         .arg("start_time", ArgType::Time, "Events from then on.")
         .arg("end_time", ArgType::Time, "Events before then.")
+        .arg("hunt_id", ArgType::String, "Instead: the rows that this hunt collected.")
+        .arg("orgs", ArgType::Strings, "Those of a hunt from these organisations.")
+        .arg("notebook_id", ArgType::String, "Instead: the rows of a cell of this notebook.")
+        .arg("notebook_cell_id", ArgType::String, "The cell.")
+        .arg("notebook_cell_version", ArgType::String, "Its version; default the current one.")
+        .arg("notebook_cell_table", ArgType::Int, "Which of its queries; default the first.")
         .arg("start_row", ArgType::Int, "Rows to leave out first.")
         .arg("count", ArgType::Int, "Rows at most.");
     r.plugin_async(sig, |scope, args, emitter| async move {
         let session = Session::with(&scope, Permission::ReadResults)?;
+        if or_variable(&args, &scope, "notebook_cell_id", "NotebookCellId")?.is_some() {
+            return cell(&session, &scope, &args, &emitter).await;
+        }
+        let of_flow = or_variable(&args, &scope, "flow_id", "FlowId")?.is_some();
+        let of_hunt = match of_flow {
+            true => args.opt_string("hunt_id")?.is_some_and(|id| !id.is_empty()),
+            false => or_variable(&args, &scope, "hunt_id", "HuntId")?.is_some(),
+        };
+        if of_hunt {
+            return super::hunts::results(&scope, &args, &emitter).await;
+        }
         let artifact = needed(&args, &scope, "artifact", "ArtifactName")?;
         let name = match or_variable(&args, &scope, "source", "ArtifactSource")? {
             Some(source) if !artifact.contains('/') => source_name(&artifact, &source),
@@ -86,18 +106,75 @@ fn place(args: &Args, scope: &Scope) -> Result<(String, String), Error> {
     Ok((client, needed(args, scope, "flow_id", "FlowId")?))
 }
 
-/// Rows of `name`; of an artifact whose only source with results has a name,
+/// Rows of one query of a notebook's cell.
+async fn cell(
+    session: &Session,
+    scope: &Scope,
+    args: &Args,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let id = needed(args, scope, "notebook_id", "NotebookId")?;
+    let name = needed(args, scope, "notebook_cell_id", "NotebookCellId")?;
+    let (server, org) = (&session.server, &session.org);
+    let at = At { server, org, id: &id };
+    let n = at.open(&session.principal).await.map_err(failed)?;
+    let mut version = args.string("notebook_cell_version")?;
+    if version.is_empty() {
+        let listed = n.cell_metadata.into_iter().find(|c| c.cell_id == name);
+        version = listed.map(|c| c.current_version).unwrap_or_default();
+    }
+    if !is_cell(&name, &version) {
+        return Err(Error::Arg(format!("{name} is no cell of notebook {id}")));
+    }
+    let table = or_variable(args, scope, "notebook_cell_table", "NotebookCellTable")?;
+    let table = table.and_then(|n| n.parse::<u32>().ok());
+    let path = Notebook::new(&org.id, &id).cell(&name, &version).query(table.unwrap_or(1).max(1));
+    let (mut start, mut left) = span(args)?;
+    while left > 0 {
+        let count = PAGE.min(left);
+        let rows = read_rows(&server.tree, &path, start, count).await;
+        let rows = rows.map_err(|e| failed(e.into()))?;
+        let got = rows.len() as u64;
+        for row in rows {
+            send(emitter, &row).await?;
+        }
+        if got < count {
+            return Ok(());
+        }
+        (start, left) = (start + got, left - got);
+    }
+    Ok(())
+}
+
+/// The rows of a set that a query is to look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// Rows before it.
+    pub start: u64,
+    /// Rows of it, at most.
+    pub count: u64,
+}
+
+/// Rows to leave out, and how many to show.
+fn span(args: &Args) -> Result<(u64, u64), Error> {
+    let number = |key: &str| Ok::<_, Error>(args.opt_int(key)?.and_then(|n| u64::try_from(n).ok()));
+    let (start, count) = (number("start_row")?, number("count")?);
+    if let (None, None, Some(part)) = (start, count, args.scope().extension::<Part>()) {
+        return Ok((part.start, part.count));
+    }
+    Ok((start.unwrap_or(0), count.filter(|n| *n > 0).unwrap_or(u64::MAX)))
+}
+
+/// The set that `name` means: of an artifact whose only source with results has a name,
 /// the artifact's own name will do, and an empty name means the first.
-async fn results(
+async fn set_of(
     session: &Session,
     client: &str,
     flow: &str,
     name: &str,
-    args: &Args,
-    emitter: &Emitter,
-) -> Result<(), Error> {
+) -> Result<Option<String>, Error> {
     let found = session.server.flow(&session.org, client, flow).await.map_err(failed)?;
-    let Some(context) = found else { return Ok(()) };
+    let Some(context) = found else { return Ok(None) };
     let have = &context.artifacts_with_results;
     let mut name = name.to_owned();
     if !have.contains(&name) {
@@ -109,9 +186,33 @@ async fn results(
             name = first.clone();
         }
     }
-    let number = |key: &str| Ok::<_, Error>(args.opt_int(key)?.and_then(|n| u64::try_from(n).ok()));
-    let start = number("start_row")?.unwrap_or(0);
-    let count = number("count")?.filter(|n| *n > 0).unwrap_or(u64::MAX);
+    Ok(Some(name))
+}
+
+/// How many rows `source()` would read in a scope whose variables name a collection.
+pub(super) async fn rows_of(session: &Session, scope: &Scope, flow: &str) -> Result<u64, Error> {
+    let variable = |name: &str| scope.resolve_string(name).unwrap_or_default();
+    let (client, mut name) = (variable("ClientId"), variable("ArtifactName"));
+    let source = variable("ArtifactSource");
+    if !source.is_empty() && !name.contains('/') {
+        name = source_name(&name, &source);
+    }
+    let Some(name) = set_of(session, &client, flow, &name).await? else { return Ok(0) };
+    let (server, org) = (&session.server, &session.org);
+    server.row_count(org, &client, flow, &Rows::Results(name)).await.map_err(failed)
+}
+
+/// Rows of one set of a collection.
+async fn results(
+    session: &Session,
+    client: &str,
+    flow: &str,
+    name: &str,
+    args: &Args,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let Some(name) = set_of(session, client, flow, name).await? else { return Ok(()) };
+    let (start, count) = span(args)?;
     pages(session, client, flow, &Rows::Results(name), start, count, emitter).await
 }
 

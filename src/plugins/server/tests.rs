@@ -95,11 +95,27 @@ async fn clients_are_found_and_described() {
     );
     assert_eq!(rows, want, "{log}");
     assert!(log.contains("other keys are not set"), "{log}");
+    let kill = format!(
+        "SELECT killkillkill(client_id='{CLIENT}') AS K, killkillkill(client_id='C.9') AS L \
+         FROM scope()"
+    );
+    let (rows, log) = run(&s, &kill).await;
+    assert!(rows.contains(r#""K":null"#) && log.contains("MACHINE_STATE"), "{rows} {log}");
+    let admin = Session { policy: Policy::super_user(), ..s.clone() };
+    let (rows, log) = run(&admin, &kill).await;
+    assert_eq!(rows, format!(r#"[{{"K":"{CLIENT}","L":null}}]"#), "{log}");
+    let way = || {
+        let reply = crate::services::tasks::Reply::http([7; 16], [7; 16], 60);
+        crate::services::tasks::Way::Reply(reply)
+    };
+    let told = s.server.next_tasks(&s.org, CLIENT, [9; 16], way()).await;
+    assert!(told.iter().any(|m| m.kill_kill_kill.is_some()), "{told:?}");
+    let again = s.server.next_tasks(&s.org, CLIENT, [9; 16], way()).await;
+    assert!(again.iter().all(|m| m.kill_kill_kill.is_none()), "once");
     let create = "SELECT client_create(client_id='C.00000000000000aa', hostname='h', os='windows', \
                   labels='L', first_seen_at=5, last_seen_at=7) AS C FROM scope()";
     let (rows, log) = run(&s, create).await;
     assert!(rows == r#"[{"C":null}]"# && log.contains("SERVER_ADMIN"), "{rows} {log}");
-    let admin = Session { policy: Policy::super_user(), ..s };
     let (_, log) = run(&admin, create).await;
     assert_eq!(log, "");
     let made = "SELECT os_info.system AS S, os_info.fqdn AS H, labels AS L, first_seen_at AS F, \
@@ -243,6 +259,24 @@ async fn users_and_organisations_are_made() {
     assert!(there.allows(crate::services::acl::Permission::ReadResults));
     let ann = server.users.require("ann").await.unwrap();
     assert!(crate::services::users::verify_password(&ann, "p"));
+    let one = "SELECT user(user='ann', org='O1').roles AS R, user(user='no').name AS N, \
+               passwd(user='ann', password='another') AS P, passwd(user='ann', password='x') AS Q \
+               FROM scope()";
+    let (rows, log) = run(&s, one).await;
+    assert_eq!(rows, r#"[{"R":["reader"],"N":null,"P":"ann","Q":null}]"#, "{log}");
+    let ann = server.users.require("ann").await.unwrap();
+    assert!(crate::services::users::verify_password(&ann, "another"));
+    let nobody = session(&server, "investigator");
+    let (_, log) = run(&nobody, one).await;
+    assert!(log.contains("may not set the password of ann"), "{log}");
+    let kept = run(
+        &s,
+        "SELECT user_delete(user='ann') AS A, user_delete(user='no', really_do_it=TRUE) \
+                        AS N FROM scope()",
+    )
+    .await
+    .0;
+    assert_eq!(kept, r#"[{"A":"ann","N":null}]"#);
     let (_, log) = run(&s, "SELECT user_grant(user='ann', roles='king') FROM scope()").await;
     assert!(log.contains("unknown role"), "{log}");
 }
