@@ -9,7 +9,7 @@ pub fn register(registry: &mut Registry) {
         .required("item", ArgType::Any, "The value.")
         .arg("patch", ArgType::Any, "What to do, as RFC 6902 has it: one operation or a list.")
         .arg("merge", ArgType::Any, "What to put over it, as RFC 7386 has it.");
-    registry.function_sync(signature, |_, args| patch(&args));
+    registry.function_sync(signature, |_, args| patch(args));
 }
 
 /// A value as JSON; text is JSON already.
@@ -171,8 +171,8 @@ mod tests {
                 r#"{"l":[0,2,3]}"#,
             ),
             (
-                "item=dict(`a/b`=1, c=2), patch=[dict(op='move', from='/a~1b', path='/d'), \
-                 dict(op='copy', from='/d', path='/e'), dict(op='test', path='/e', value=1)]",
+                "item=dict(`a/b`=1, c=2), patch=[dict(op='move', `from`='/a~1b', path='/d'), \
+                 dict(op='copy', `from`='/d', path='/e'), dict(op='test', path='/e', value=1)]",
                 r#"{"c":2,"d":1,"e":1}"#,
             ),
             ("item=dict(a=1), patch=dict(op='remove', path='/b')", "null"),

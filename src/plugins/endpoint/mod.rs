@@ -9,6 +9,7 @@ mod efi;
 mod environ;
 mod info;
 mod interfaces;
+mod mounted;
 mod pslist;
 mod shell;
 mod sysinfo;
@@ -30,6 +31,7 @@ pub fn register(registry: &mut Registry) {
     environ::register(registry);
     info::register(registry);
     interfaces::register(registry);
+    mounted::register(registry);
     pslist::register(registry);
     shell::register(registry);
     sysinfo::register(registry);

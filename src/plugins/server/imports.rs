@@ -47,46 +47,59 @@ async fn import(scope: &Scope, args: &Args) -> Result<Value, Error> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // writes an archive of the test's own
 mod tests {
     use crate::plugins::server::tests::{CLIENT, run_as, server};
-    use crate::services::housekeeping::Settle;
+    use crate::store::zip::write::{Method, Writer, member_name};
+
+    /// An archive as exports make them.
+    fn archive(members: &[(&[&str], &str, &str)]) -> Vec<u8> {
+        let mut zip = Writer::default();
+        for (name, ending, text) in members {
+            let name = format!("{}{ending}", member_name(name));
+            zip.begin(&name, Method::Deflated, 0).unwrap();
+            zip.write(text.as_bytes()).unwrap();
+            zip.end().unwrap();
+        }
+        zip.finish().unwrap();
+        zip.take()
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_archive_of_a_collection_is_one_again() {
         let dir = tempfile::tempdir().unwrap();
         let s = server(&dir).await;
-        let definition = "name: Custom.Two\ntype: SERVER\nsources:\n- name: S\n  query: |\n    \
-            SELECT _value AS A, upload(accessor='data', file='content', name='dir/f.txt').Size AS Z \
-            FROM range(end=2)\n";
-        s.set_artifact(&s.root(), "mike", definition).await.unwrap();
-        let start = "SELECT collect_client(client_id='server', artifacts='Custom.Two').flow_id AS F \
-                     FROM scope()";
-        let (rows, log) = run_as(&s, "administrator", start).await;
-        let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
-        let flow = rows[0]["F"].as_str().unwrap_or_else(|| panic!("{log}")).to_owned();
-        let over = format!("SELECT state FROM flows(client_id='server', flow_id='{flow}')");
-        for _ in 0..200 {
-            if run_as(&s, "reader", &over).await.0.contains("FINISHED") {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-        s.settle(Settle::All).await;
+        let context = r#"{"client_id":"C.f","session_id":"F.OLD","state":2,"total_collected_rows":2,
+            "artifacts_with_results":["Custom.Two/S"],
+            "request":{"client_id":"C.f","artifacts":["Custom.Two"]}}"#;
+        let uploads = r#"{"Timestamp":1,"started":"","vfs_path":"/dir/f.txt","_Components":["uploads","data","dir","f.txt"],"file_size":7,"uploaded_size":7,"_accessor":"data","_client_components":["dir","f.txt"],"Type":""}"#;
+        let whole: [(&[&str], &str, &str); 6] = [
+            (&["client_info"], ".json", r#"{"client_id":"C.f","hostname":"h","system":"linux"}"#),
+            (&["collection_context"], ".json", context),
+            (&["results", "Custom.Two/S"], ".json", "{\"A\":0,\"Z\":7}\n{\"A\":1,\"Z\":7}\n"),
+            (&["log"], ".json", "{\"message\":\"said\"}\n"),
+            (&["uploads"], ".json", uploads),
+            (&["uploads", "data", "dir", "f.txt"], "", "content"),
+        ];
+        let at = tempfile::tempdir().unwrap();
+        let zip = at.path().join("c.zip");
+        std::fs::write(&zip, archive(&whole)).unwrap();
+        let zip = zip.display();
         let import = format!(
-            "LET Z <= create_flow_download(client_id='server', flow_id='{flow}', wait=TRUE) \
-             LET I <= import_collection(filename=Z, accessor='fs', client_id='auto', hostname='away') \
-             LET J <= import_collection(filename=Z, accessor='fs', client_id='{CLIENT}') \
+            "LET I <= import_collection(filename='{zip}', client_id='auto', hostname='away') \
+             LET J <= import_collection(filename='{zip}', client_id='{CLIENT}') \
              SELECT I.client_id AS C, I.session_id AS F, J.client_id AS J, \
                {{ SELECT A, Z FROM source(client_id=I.client_id, flow_id=I.session_id, \
                     artifact='Custom.Two/S') }} AS Rows, \
-               {{ SELECT count() AS N FROM parallelize(client_id=I.client_id, \
+               {{ SELECT sum(item=1) AS N FROM parallelize(client_id=I.client_id, \
                     flow_id=I.session_id, artifact='Custom.Two', batch=1, \
                     query={{ SELECT A FROM source() }}) GROUP BY 1 }} AS N, \
                {{ SELECT A FROM parallelize(client_id=I.client_id, flow_id=I.session_id, \
-                    artifact='Custom.Two/S', batch=1, \
+                    artifact='Custom.Two/S', batch=1, workers=2, \
                     query={{ SELECT sum(item=A) + 10 AS A FROM source() GROUP BY 1 }}) \
                   ORDER BY A }} AS Parts, \
                {{ SELECT os_info.hostname AS H FROM clients(client_id=I.client_id) }} AS H, \
+               {{ SELECT message FROM flow_logs(client_id=I.client_id, flow_id=I.session_id) }} AS L, \
                {{ SELECT read_file(accessor='fs', filename=vfs_path) AS D \
                   FROM uploads(client_id=I.client_id, flow_id=I.session_id) LIMIT 1 }} AS U, \
                {{ SELECT total_collected_rows AS N, state, request.client_id = client_id AS Own \
@@ -96,19 +109,33 @@ mod tests {
         let (rows, log) = run_as(&s, "administrator", &import).await;
         let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
         let row = &rows[0];
-        assert!(row["C"].as_str().is_some_and(|c| c.starts_with("C.")), "{row} {log}");
-        assert!(row["F"].as_str().is_some_and(|f| f.starts_with("F.") && f != flow), "{row}");
+        assert!(
+            row["C"].as_str().is_some_and(|c| c.starts_with("C.") && c != "C.f"),
+            "{row} {log}"
+        );
+        assert!(row["F"].as_str().is_some_and(|f| f.starts_with("F.") && f != "F.OLD"), "{row}");
         assert_eq!(row["J"], CLIENT);
         assert_eq!(row["Rows"].to_string(), r#"[{"A":0,"Z":7},{"A":1,"Z":7}]"#, "{log}");
         assert_eq!(row["N"], 2);
         assert_eq!(row["Parts"].to_string(), r#"[{"A":10},{"A":11}]"#, "{log}");
-        assert_eq!(row["H"], "away");
+        assert_eq!((&row["H"], &row["L"]), (&"away".into(), &"said".into()));
         assert_eq!(row["U"], "content", "{log}");
         assert_eq!(row["Flow"].to_string(), r#"{"N":2,"state":"FINISHED","Own":true}"#);
-        let bad = "SELECT import_collection(filename='nothing', accessor='data') AS I FROM scope()";
-        let (rows, log) = run_as(&s, "administrator", bad).await;
-        assert!(rows == r#"[{"I":null}]"# && log.contains("zip"), "{rows} {log}");
-        let (_, log) = run_as(&s, "investigator", bad).await;
-        assert!(log.contains("COLLECT_SERVER"), "{log}");
+        let away = uploads.replace("\"dir\",\"f.txt\"],\"file_size", "\"..\",\"x\"],\"file_size");
+        std::fs::write(
+            at.path().join("a.zip"),
+            archive(&[whole[1], (&["uploads"], ".json", &away)]),
+        )
+        .unwrap();
+        for (file, why) in [("a.zip", "not below"), ("none", "No such file")] {
+            let bad = format!(
+                "SELECT import_collection(filename='{}/{file}') AS I FROM scope()",
+                at.path().display()
+            );
+            let (rows, log) = run_as(&s, "administrator", &bad).await;
+            assert!(rows == r#"[{"I":null}]"# && log.contains(why), "{rows} {log}");
+            let (_, log) = run_as(&s, "investigator", &bad).await;
+            assert!(log.contains("COLLECT_SERVER"), "{log}");
+        }
     }
 }

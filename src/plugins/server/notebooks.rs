@@ -123,13 +123,11 @@ pub(super) fn register(r: &mut Registry) {
             let path = path.unwrap_or(&file.path);
             let (kind, tree) =
                 if path.ends_with(".db") { ("Notebook", "ds") } else { ("Filestore", "fs") };
-            let mut row = Dict::new()
+            let row = Dict::new()
                 .with("notebook_id", id.as_str())
                 .with("type", kind)
-                .with("vfs_path", format!("{tree}:{path}"));
-            if let Some(error) = file.error {
-                row.set("error", error);
-            }
+                .with("vfs_path", format!("{tree}:{path}"))
+                .with("error", file.error.unwrap_or_default());
             emitter.send(row).await?;
         }
         Ok(())

@@ -259,6 +259,9 @@ async fn users_and_organisations_are_made() {
     assert!(there.allows(crate::services::acl::Permission::ReadResults));
     let ann = server.users.require("ann").await.unwrap();
     assert!(crate::services::users::verify_password(&ann, "p"));
+    server.users.create("mike").await.unwrap();
+    let acl = ApiClientAcl { roles: vec!["administrator".into()], ..Default::default() };
+    server.users.set_acl(&OrgId::root(), "mike", &acl).await.unwrap();
     let one = "SELECT user(user='ann', org='O1').roles AS R, user(user='no').name AS N, \
                passwd(user='ann', password='another') AS P, passwd(user='ann', password='x') AS Q \
                FROM scope()";
@@ -266,7 +269,7 @@ async fn users_and_organisations_are_made() {
     assert_eq!(rows, r#"[{"R":["reader"],"N":null,"P":"ann","Q":null}]"#, "{log}");
     let ann = server.users.require("ann").await.unwrap();
     assert!(crate::services::users::verify_password(&ann, "another"));
-    let nobody = session(&server, "investigator");
+    let nobody = Session { principal: "nobody".into(), ..session(&server, "investigator") };
     let (_, log) = run(&nobody, one).await;
     assert!(log.contains("may not set the password of ann"), "{log}");
     let kept = run(

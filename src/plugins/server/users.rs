@@ -128,7 +128,8 @@ async fn one(scope: &Scope, args: &Args) -> Result<Value, Error> {
         Some(org) => session.in_org(&org).await?,
         None => (*session).clone(),
     };
-    if !name.eq_ignore_ascii_case(&session.principal) {
+    let own = name.eq_ignore_ascii_case(&session.principal);
+    if !own && !session.policy.allows(Permission::OrgAdmin) {
         there.require(Permission::ReadResults)?;
     }
     let users = &there.server.users;
