@@ -41,21 +41,25 @@ struct Mounted {
 }
 
 async fn mounts(scope: &Scope) -> Result<Vec<Mounted>, Error> {
-    let list = host(scope).proc.join("self/mounts");
+    let list = host(scope).proc.join("self/mountinfo");
     let shown = list.display().to_string();
     let text = blocking(scope, move || std::fs::read(list)).await?;
     let text = text.map_err(|e| Error::failed(format!("{shown}: {e}")))?;
     Ok(listed(&String::from_utf8_lossy(&text)))
 }
 
+/// Of a line: two numbers, the device's, what of it is mounted, where, how; after a dash
+/// its kind and its device.
 fn listed(text: &str) -> Vec<Mounted> {
     let one = |line: &str| {
-        let mut words = line.split(' ').map(unescaped);
+        let (place, source) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(4).map(unescaped);
+        let mut source = source.split(' ').map(unescaped);
         Some(Mounted {
-            device: words.next()?,
-            point: words.next()?,
-            kind: words.next()?,
-            options: words.next()?.split(',').map(str::to_owned).collect(),
+            point: place.next()?,
+            options: place.next()?.split(',').map(str::to_owned).collect(),
+            kind: source.next()?,
+            device: source.next()?,
         })
     };
     text.lines().filter_map(one).collect()
@@ -125,7 +129,7 @@ mod tests {
 
     #[test]
     fn names_with_blanks_are_read() {
-        let text = "/dev/a /mnt/a\\040b\\134c ext4 rw,noatime 0 0\nbad\n";
+        let text = "36 35 98:0 / /mnt/a\\040b\\134c rw,noatime shared:1 - ext4 /dev/a rw,errors=continue\nbad\n";
         let want = Mounted {
             device: "/dev/a".into(),
             point: "/mnt/a b\\c".into(),

@@ -213,10 +213,14 @@ fn given_metadata(scope: &Scope, args: &Args) -> Result<Dict, Error> {
 }
 
 async fn change(session: &Session, client: &str, given: &Dict) -> Result<Value, Error> {
+    if client != SERVER && session.org.state().clients.get(client).is_none() {
+        return Err(Error::failed(format!("client {client} not found")));
+    }
     let (mut add, mut remove) = (Vec::new(), Vec::new());
     for (key, value) in given.iter() {
         match value {
             Value::Null => remove.push(key.to_string()),
+            Value::Bool(yes) => add.push((key.to_string(), yes.to_string())),
             value => add.push((key.to_string(), super::args::text_of(value))),
         }
     }

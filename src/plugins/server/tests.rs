@@ -80,7 +80,8 @@ async fn clients_are_found_and_described() {
                 client_info(client_id=c).labels AS L, \
                 label(client_id=c, labels=['prod','no'], op='check') AS N, \
                 client_set_metadata(client_id=c, a='no', metadata=dict(a=1)) AS M, \
-                client_set_metadata(client_id=c, b='two') AS M2, \
+                client_set_metadata(client_id=c, b='two', t=TRUE) AS M2, \
+                client_set_metadata(client_id='C.9', b='two') AS M3, \
                 client_metadata(client_id=c) AS D FROM scope()"
     );
     let (rows, log) = run(&s, &text).await;
@@ -88,7 +89,7 @@ async fn clients_are_found_and_described() {
         format!(r#"{{"ClientId":"{CLIENT}","Labels":[{labels}],"Op":"{op}"}}"#)
     };
     let want = format!(
-        r#"[{{"A":{},"B":{},"C":{},"L":["Prod"],"N":false,"M":true,"M2":true,"D":{{"a":"1","b":"two"}}}}]"#,
+        r#"[{{"A":{},"B":{},"C":{},"L":["Prod"],"N":false,"M":true,"M2":true,"M3":null,"D":{{"a":"1","b":"two","t":"true"}}}}]"#,
         done(r#""Prod","x""#, "set"),
         done(r#""x""#, "remove"),
         done(r#""prod""#, "check"),
