@@ -28,16 +28,20 @@ pub enum Kind {
     Generic,
     /// As Generic with `\\`: inside a registry file.
     Hive,
+    /// As Generic behind `fs:`: a file of a server's datastore.
+    Store,
+    /// As Generic behind `ds:`: a record of a server's datastore.
+    Records,
 }
 
 impl Kind {
     /// The kind of a named type; `None` when the name is not known.
     pub fn named(name: &str) -> Option<Kind> {
         Some(match name {
-            "" | "auto" | "file" | "linux" | "zip" | "fs" | "ext4" | "raw_ext4" | "process" => {
-                Kind::Linux
-            }
+            "" | "auto" | "file" | "linux" | "zip" | "ext4" | "raw_ext4" | "process" => Kind::Linux,
             "generic" => Kind::Generic,
+            "fs" => Kind::Store,
+            "ds" => Kind::Records,
             "windows" => Kind::Windows,
             "ntfs" | "raw_ntfs" | "mft" | "fat" => Kind::Ntfs,
             "registry" | "reg" => Kind::Registry,
@@ -48,7 +52,7 @@ impl Kind {
     }
 
     /// Kinds by the number that stands for them in bytes.
-    const ALL: [Kind; 7] = [
+    const ALL: [Kind; 9] = [
         Kind::Linux,
         Kind::Raw,
         Kind::Windows,
@@ -56,6 +60,8 @@ impl Kind {
         Kind::Registry,
         Kind::Generic,
         Kind::Hive,
+        Kind::Store,
+        Kind::Records,
     ];
 
     /// The text of components.
@@ -65,6 +71,8 @@ impl Kind {
             Kind::Raw => vec![text.into()],
             Kind::Windows => OsPath::windows(text).components,
             Kind::Generic | Kind::Hive => quoted_parts(text),
+            Kind::Store => quoted_parts(text.strip_prefix(b"fs:").unwrap_or(text)),
+            Kind::Records => quoted_parts(text.strip_prefix(b"ds:").unwrap_or(text)),
             Kind::Ntfs => {
                 let mut parts = OsPath::windows(text).components;
                 if let Some(drive) = parts.first_mut()
@@ -100,13 +108,15 @@ impl Kind {
             Kind::Registry => quoted().join(&b'\\'),
             Kind::Linux => [&b"/"[..], &plain().join(&b'/')].concat(),
             Kind::Generic => [&b"/"[..], &quoted().join(&b'/')].concat(),
+            Kind::Store => [&b"fs:/"[..], &quoted().join(&b'/')].concat(),
+            Kind::Records => [&b"ds:/"[..], &quoted().join(&b'/')].concat(),
             Kind::Hive => [&b"\\"[..], &quoted().join(&b'\\')].concat(),
         }
     }
 
     /// Whether names are compared without case.
     pub fn ignores_case(self) -> bool {
-        !matches!(self, Kind::Linux | Kind::Raw | Kind::Generic)
+        !matches!(self, Kind::Linux | Kind::Raw | Kind::Generic | Kind::Store | Kind::Records)
     }
 }
 
@@ -479,6 +489,7 @@ impl Object for OsPath {
                 Kind::Ntfs => "NTFSPath".into(),
                 Kind::Registry => "RegistryPath".into(),
                 Kind::Generic | Kind::Hive => "Generic".into(),
+                Kind::Store | Kind::Records => "FileStorePath".into(),
             },
             _ => return None,
         })

@@ -310,7 +310,7 @@ async fn flows(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Erro
     Ok(())
 }
 
-async fn results(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+pub(super) async fn results(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
     let session = Session::with(scope, Permission::ReadResults)?;
     let id = super::args::needed(args, scope, "hunt_id", "HuntId")?;
     let mut artifact = args.string("artifact")?;

@@ -4,28 +4,44 @@ use bytes::Bytes;
 use vql::{ArgType, Args, Dict, Emitter, Error, Registry, Scope, Signature, Value};
 
 use super::args::{needed, or_variable};
-use super::events;
 use super::session::{Session, failed};
+use super::{events, hunts};
 use crate::services::acl::Permission;
 use crate::services::flows::Rows;
+use crate::services::notebooks::At;
 use crate::services::repository::{Kind, source_name};
 use crate::store::client_path;
+use crate::store::resultset::read_rows;
 
 /// Rows read at a time.
 const PAGE: u64 = 1000;
 
 pub(super) fn register(r: &mut Registry) {
-    let sig = Signature::new("source", "Rows of a collected artifact.")
-        .arg("client_id", ArgType::String, "The client; default is the variable ClientId.")
-        .arg("flow_id", ArgType::String, "The collection; default is the variable FlowId.")
-        .arg("artifact", ArgType::String, "The artifact, perhaps with /Source.")
-        .arg("source", ArgType::String, "The source.")
-        .arg("start_time", ArgType::Time, "Events from then on.")
-        .arg("end_time", ArgType::Time, "Events before then.")
-        .arg("start_row", ArgType::Int, "Rows to leave out first.")
-        .arg("count", ArgType::Int, "Rows at most.");
+    let sig =
+        Signature::new("source", "Rows of a collection, a hunt, events, or a notebook's cell.")
+            .arg("client_id", ArgType::String, "The client; default is the variable ClientId.")
+            .arg("flow_id", ArgType::String, "The collection; default is the variable FlowId.")
+            .arg("artifact", ArgType::String, "The artifact, perhaps with /Source.")
+            .arg("source", ArgType::String, "The source.")
+            .arg("start_time", ArgType::Time, "Events from then on.")
+            .arg("end_time", ArgType::Time, "Events before then.")
+            .arg("start_row", ArgType::Int, "Rows to leave out first.")
+            .arg("count", ArgType::Int, "Rows at most.")
+            .arg("hunt_id", ArgType::String, "The hunt, instead of a client and a collection.")
+            .arg("orgs", ArgType::Strings, "With a hunt: from these organisations.")
+            .arg("notebook_id", ArgType::String, "The notebook whose cell is meant.")
+            .arg("notebook_cell_id", ArgType::String, "The cell.")
+            .arg("notebook_cell_version", ArgType::String, "Its version; default the current one.")
+            .arg("notebook_cell_table", ArgType::Int, "The number of its query (1).");
     r.plugin_async(sig, |scope, args, emitter| async move {
         let session = Session::with(&scope, Permission::ReadResults)?;
+        if args.has("notebook_cell_id") {
+            return cell(&session, &scope, &args, &emitter).await;
+        }
+        let one = args.has("flow_id") || args.has("client_id") || scope.resolve("FlowId").is_some();
+        if args.has("hunt_id") || !one && scope.resolve("HuntId").is_some() {
+            return hunts::results(&scope, &args, &emitter).await;
+        }
         let artifact = needed(&args, &scope, "artifact", "ArtifactName")?;
         let name = match or_variable(&args, &scope, "source", "ArtifactSource")? {
             Some(source) if !artifact.contains('/') => source_name(&artifact, &source),
@@ -81,6 +97,56 @@ pub(super) fn register(r: &mut Registry) {
     });
 }
 
+/// Rows that a query of a notebook's cell left.
+async fn cell(
+    session: &Session,
+    scope: &Scope,
+    args: &Args,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let id = needed(args, scope, "notebook_id", "NotebookId")?;
+    let (server, org, who) = (&session.server, &session.org, &session.principal);
+    let at = At { server, org, id: &id };
+    // What is left of a notebook whose record is gone is for those who may read results.
+    let known = at.read().await.map_err(failed)?;
+    if known.is_some() && !session.policy.is_super_user() {
+        at.open(who).await.map_err(failed)?;
+    }
+    let cell = args.string("notebook_cell_id")?;
+    let version = match args.opt_string("notebook_cell_version")? {
+        Some(version) => version,
+        None => {
+            let cells = known.map(|n| n.cell_metadata).unwrap_or_default();
+            let current = cells.into_iter().find(|c| c.cell_id == cell);
+            current.map(|c| c.current_version).unwrap_or_default()
+        }
+    };
+    let number = args.opt_int("notebook_cell_table")?.and_then(|n| u32::try_from(n).ok());
+    let rows = at.cell_rows(&cell, &version, number.unwrap_or(1).max(1)).map_err(failed)?;
+    let (mut start, mut left) = range(args)?;
+    while left > 0 {
+        let n = PAGE.min(left);
+        let page = read_rows(&server.tree, &rows, start, n).await;
+        let page = page.map_err(|e| failed(e.into()))?;
+        for row in &page {
+            send(emitter, row).await?;
+        }
+        let got = page.len() as u64;
+        if got < n {
+            break;
+        }
+        (start, left) = (start + got, left - got);
+    }
+    Ok(())
+}
+
+/// The rows that `start_row` and `count` name: the first of them, and how many.
+fn range(args: &Args) -> Result<(u64, u64), Error> {
+    let number = |key: &str| Ok::<_, Error>(args.opt_int(key)?.and_then(|n| u64::try_from(n).ok()));
+    let count = number("count")?.filter(|n| *n > 0).unwrap_or(u64::MAX);
+    Ok((number("start_row")?.unwrap_or(0), count))
+}
+
 fn place(args: &Args, scope: &Scope) -> Result<(String, String), Error> {
     let client = needed(args, scope, "client_id", "ClientId")?;
     Ok((client, needed(args, scope, "flow_id", "FlowId")?))
@@ -109,9 +175,7 @@ async fn results(
             name = first.clone();
         }
     }
-    let number = |key: &str| Ok::<_, Error>(args.opt_int(key)?.and_then(|n| u64::try_from(n).ok()));
-    let start = number("start_row")?.unwrap_or(0);
-    let count = number("count")?.filter(|n| *n > 0).unwrap_or(u64::MAX);
+    let (start, count) = range(args)?;
     pages(session, client, flow, &Rows::Results(name), start, count, emitter).await
 }
 
