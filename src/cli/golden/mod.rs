@@ -73,8 +73,8 @@ pub async fn run(args: GoldenArgs, ctx: &Context) -> anyhow::Result<()> {
     let global = Globals { config: None, ..ctx.global.clone() };
     let alone = Context { env: ctx.env.clone(), global };
     let store = TempStore::new(&ctx.env, args.datastore.as_deref()).await?;
-    let server = server(&alone, &store).await?;
     let config = client_config(ctx).await?;
+    let server = server(&alone, &store, &config).await?;
     let names: Vec<String> = (ctx.env.fs.list(&dir).await?.into_iter())
         .filter(|e| !e.is_dir && e.name.starts_with(&args.filter))
         .filter_map(|e| e.name.strip_suffix(".in.yaml").map(str::to_owned))
@@ -130,9 +130,13 @@ async fn client_config(ctx: &Context) -> anyhow::Result<Dict> {
 }
 
 /// The server the queries of cases run on: with all definitions, and nothing else.
-async fn server(ctx: &Context, store: &TempStore) -> anyhow::Result<Arc<Session>> {
+async fn server(ctx: &Context, store: &TempStore, config: &Dict) -> anyhow::Result<Arc<Session>> {
     let root = StoreRoot::single(store.0.to_str().context("the temporary directory is no text")?);
-    let options = Options { obfuscate: false, ..Options::default() };
+    let mut options = Options { obfuscate: false, ..Options::default() };
+    if let Some(Value::List(urls)) = config.get("server_urls") {
+        let base = |u: &Value| crate::node::public_base(&u.to_text());
+        options.tools.public_bases = urls.iter().map(base).collect();
+    }
     let server = Server::open(ctx.env.clone(), root, options).await?;
     for folder in &ctx.global.definitions {
         let path = crate::config::load::absolute(folder)?;

@@ -103,6 +103,31 @@ async fn what_is_not_permitted_is_a_log_line() {
 }
 
 #[tokio::test]
+async fn nobody_is_impersonated_in_another_organisation() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let org = server.create_org("B", Some("B")).await.unwrap();
+    let all = session(&server, "administrator");
+    let (rows, log) = run(
+        &all,
+        "SELECT user_create(user='boss', roles='administrator') AS A, \
+         user_create(user='local', roles='administrator', orgs='B') AS B, \
+         user_create(user='reader', roles='reader', orgs='B') AS C FROM scope()",
+    )
+    .await;
+    assert_eq!(rows, r#"[{"A":"boss","B":"local","C":"reader"}]"#, "{log}");
+    let policy = server.users.policy(&org.id, "local").await.unwrap();
+    let local = Session { org, principal: "local".into(), policy, ..all };
+    let who = "SELECT * FROM query(query={ SELECT whoami() AS W, org().id AS O FROM scope() }, ";
+    let (rows, log) = run(&local, &format!("{who} runas='reader')")).await;
+    assert_eq!(rows, r#"[{"W":"reader","O":"B"}]"#, "{log}");
+    for elsewhere in ["runas='boss', org_id='root')", "runas='reader', org_id='root')"] {
+        let (rows, log) = run(&local, &format!("{who} {elsewhere}")).await;
+        assert!(rows == "[]" && log.contains("PermissionDenied"), "{rows} {log}");
+    }
+}
+
+#[tokio::test]
 async fn the_host_is_for_those_who_may() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir).await;

@@ -14,7 +14,7 @@ use velociraptor_proto::proto::{ThirdParty, Tool};
 
 use super::audit::audit;
 use super::server::{Org, Server, ServiceError};
-use crate::store::{StoreError, paths};
+use crate::store::paths;
 
 mod choose;
 mod content;
@@ -319,7 +319,7 @@ impl Server {
             return Err(ServiceError::NotMaster("tools are changed on the master".into()));
         }
         known.version = self.env.clock.nanos().max(known.version + 1);
-        self.decided.set(&paths::inventory(&org.id), &known).await.map_err(StoreError::from)?;
+        self.decided.set(&paths::inventory(&org.id), &known).await?;
         org.inventory.replace(known);
         Ok(())
     }

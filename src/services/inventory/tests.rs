@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods)] // looks at the files of the test's own
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
