@@ -171,6 +171,41 @@ async fn a_collection_is_scheduled_and_cancelled() {
     assert_eq!((rows.as_str(), log.as_str()), ("[]", ""));
 }
 
+/// What a called artifact sees: its parameters, then all that its caller sees. Seen with stock
+/// 0.77.2; helpers find the variables of their callers' tools by it.
+#[tokio::test]
+async fn artifacts_see_what_their_callers_see() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = session(&server(&dir).await, "administrator");
+    let inner = "name: Custom.Inner
+parameters:
+- name: P
+  default: own
+sources:
+- query: |
+    LET Left <= 1
+    SELECT P, Q, Row, get(field='M') AS M FROM scope()
+";
+    let outer = "name: Custom.Outer
+parameters:
+- name: P
+- name: Q
+  default: outer
+sources:
+- query: |
+    LET M <= 'mat'
+    SELECT * FROM foreach(row={ SELECT 7 AS Row FROM scope() },
+                          query={ SELECT *, Left AS Leaked FROM Artifact.Custom.Inner() })
+";
+    for text in [inner, outer] {
+        s.server.set_artifact(&s.org, "mike", text).await.unwrap();
+    }
+    let (rows, log) = run(&s, "SELECT * FROM Artifact.Custom.Outer(P='other')").await;
+    let want =
+        r#"[{"P":"own","Q":"outer","Row":7,"M":"mat","Leaked":null,"_Source":"Custom.Outer"}]"#;
+    assert_eq!(rows, want, "{log}");
+}
+
 #[tokio::test]
 async fn definitions_are_written_listed_and_run() {
     let dir = tempfile::tempdir().unwrap();
