@@ -108,8 +108,8 @@ impl Kind {
             Kind::Registry => quoted().join(&b'\\'),
             Kind::Linux => [&b"/"[..], &plain().join(&b'/')].concat(),
             Kind::Generic => [&b"/"[..], &quoted().join(&b'/')].concat(),
-            Kind::Store => [&b"fs:/"[..], &quoted().join(&b'/')].concat(),
-            Kind::Records => [&b"ds:/"[..], &quoted().join(&b'/')].concat(),
+            Kind::Store => behind(b"fs:", &quoted()),
+            Kind::Records => behind(b"ds:", &quoted()),
             Kind::Hive => [&b"\\"[..], &quoted().join(&b'\\')].concat(),
         }
     }
@@ -118,6 +118,12 @@ impl Kind {
     pub fn ignores_case(self) -> bool {
         !matches!(self, Kind::Linux | Kind::Raw | Kind::Generic | Kind::Store | Kind::Records)
     }
+}
+
+/// Parts with a slash before each, behind a prefix.
+fn behind(prefix: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
+    let parts = parts.iter().flat_map(|p| [&b"/"[..], p]);
+    std::iter::once(prefix).chain(parts).collect::<Vec<_>>().concat()
 }
 
 /// Splits at both separators but those in double quotes; two quotes are one.
@@ -459,6 +465,11 @@ impl Object for OsPath {
                 up.components.pop();
                 Value::object(up)
             }
+            // Of a file of the datastore it has no beginning.
+            "Path" if matches!(self.kind, Kind::Store | Kind::Records) => {
+                let text = self.inner_bytes();
+                Value::Str(text.get(4..).unwrap_or_default().into())
+            }
             "Path" => Value::Str(self.inner_bytes().into()),
             "String" => Value::Str(self.bytes().into()),
             "HumanString" => match &self.delegate {
@@ -562,6 +573,20 @@ mod tests {
         assert_eq!((w.to_text().as_str(), w.components.len()), ("C:\\Users\\x\\y", 4));
         assert_eq!(OsPath::windows(b"\\\\.\\C:\\a").to_text(), "\\\\.\\C:\\a");
         assert_eq!(OsPath::linux(b"").to_text(), "/");
+        let f = OsPath::of_kind(Kind::Store, b"fs:/clients/C.1/a b");
+        let of = |m: &str| f.member(m).unwrap().to_text();
+        assert_eq!(
+            (of("String"), of("Path")),
+            ("fs:/clients/C.1/a b".into(), "clients/C.1/a b".into())
+        );
+        assert_eq!((of("Dirname"), of("Basename")), ("fs:/clients/C.1".into(), "a b".into()));
+        let root = OsPath::of_kind(Kind::Store, b"/");
+        assert_eq!(
+            (root.to_text().as_str(), root.member("Path").unwrap().to_text()),
+            ("fs:", String::new())
+        );
+        let record = OsPath::of_kind(Kind::Records, b"ds:/a.db");
+        assert_eq!(OsPath::from_bytes(&record.to_bytes().unwrap()).unwrap(), record);
         assert!(!OsPath::linux(b"/").truth());
         assert_eq!(p.native("/root".as_ref()).to_str(), Some("/root/usr/bin/x y"));
     }
