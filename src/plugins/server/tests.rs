@@ -260,6 +260,17 @@ async fn users_and_organisations_are_made() {
     assert!(crate::services::users::verify_password(&ann, "p"));
     let (_, log) = run(&s, "SELECT user_grant(user='ann', roles='king') FROM scope()").await;
     assert!(log.contains("unknown role"), "{log}");
+    let (_, log) =
+        run(&s, "SELECT user_grant(user='ann', policy=dict(roles=['king',])) FROM scope()").await;
+    assert!(log.contains("unknown role"), "{log}");
+    let text = "LET _ <= user_grant(user='ann', orgs='O1', \
+                policy=dict(roles=['reader',], collect_basic=TRUE))
+        SELECT email, stats, _policy FROM gui_users(all_orgs=TRUE) \
+        WHERE name = 'ann' AND org_id = 'O1'";
+    let (rows, log) = run(&s, text).await;
+    let want =
+        r#"[{"email":false,"stats":null,"_policy":{"roles":["reader"],"collect_basic":true}}]"#;
+    assert_eq!(rows, want, "{log}");
 }
 
 #[tokio::test]

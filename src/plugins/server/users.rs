@@ -33,8 +33,9 @@ pub(super) fn register(r: &mut Registry) {
                         .with("org_id", org.id.to_string())
                         .with("org_name", org.name.as_str())
                         .with("picture", user.picture.as_str())
-                        .with("email", user.email.as_str())
-                        .with("locked", user.locked)
+                        // Whether an address is known to be theirs, as stock has it.
+                        .with("email", user.verified_email)
+                        .with("stats", stats_row(&user)?)
                         .with("roles", acl.roles.clone())
                         .with("_policy", policy_row(&acl)?)
                         .with("effective_policy", policy_row(&effective.to_acl())?);
@@ -94,6 +95,12 @@ pub(super) fn register(r: &mut Registry) {
     r.function_async(sig, |scope, args| async move { delete(&scope, &args).await });
 }
 
+/// When and from where somebody was last here, if that is on record.
+fn stats_row(user: &VelociraptorUser) -> Result<Value, Error> {
+    let Some(stats) = &user.stats else { return Ok(Value::Null) };
+    Ok(Value::from_json_plain(velociraptor_proto::json::to_row(stats).map_err(Error::failed)?))
+}
+
 fn policy_row(acl: &ApiClientAcl) -> Result<Value, Error> {
     let row = velociraptor_proto::json::to_sparse_row(acl).map_err(Error::failed)?;
     Ok(Value::from_json_plain(row))
@@ -132,6 +139,15 @@ async fn grants(session: &Session, args: &Args) -> Result<Vec<(Session, ApiClien
             None if key.as_str() == "publish_queues" => {
                 let queues = value.as_list().unwrap_or_default();
                 acl.publish_queues = queues.iter().map(|q| q.to_text()).collect();
+            }
+            None if key.as_str() == "roles" => {
+                let more: Vec<String> = match value.as_list() {
+                    Some(all) => all.iter().map(|r| r.to_text()).collect(),
+                    None => vec![value.to_text()],
+                };
+                let more = parse_roles(&more).map_err(Error::failed)?;
+                acl.roles.extend(more.iter().map(|r| r.name().to_owned()));
+                acl.roles.dedup();
             }
             None => return Err(Error::Arg(format!("unknown permission {key}"))),
         }
