@@ -30,6 +30,10 @@ pub struct Counters {
     pub settled: AtomicU64,
     /// Bytes of rows that queries put into temporary files.
     pub query_spilled_bytes: Arc<AtomicU64>,
+    /// Tools fetched from elsewhere.
+    pub tools_fetched: AtomicU64,
+    /// Tools that could not be fetched, or were not what was expected.
+    pub tools_failed: AtomicU64,
 }
 
 impl Counters {
