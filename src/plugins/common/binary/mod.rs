@@ -5,6 +5,7 @@
 //! structure as far as it is read, so a field can refer to those before it.
 //! Structures are read whole when they are asked for.
 
+mod check;
 mod reader;
 mod scalars;
 mod shape;
@@ -42,6 +43,7 @@ pub fn register(registry: &mut Registry) {
 
 async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let profile = Profile::parse(&args.string("profile")?).map_err(Error::failed)?;
+    check::check(&profile).map_err(Error::failed)?;
     let (accessor, path) = named(scope, args, "filename")?;
     let shown = path.to_text();
     let opened = super::blocking(scope, move || accessor.open(&path)).await?;
