@@ -58,5 +58,11 @@ mod tests {
               timestamp(string='2020-09-13 12:00').Unix AS C FROM scope()";
         let expected = r#"[{"A":"\"1970-01-01T10:00:01+10:00\"","B":"1970-01-01T10:00:01+10:00","C":1599962400}]"#;
         assert_eq!(rows(script), expected);
+        let script = "LET PARSE_TZ <= 'Australia/Brisbane' \
+            SELECT timestamp_format(time='2020-09-13 12:00', format='Kitchen') AS A, \
+              timestamp_format(time=1.5) AS B, timestamp_format(time=1.5, format='RFC3339Nano') AS C, \
+              timestamp(epoch=1) AS D FROM scope()";
+        let expected = r#"[{"A":"12:00PM","B":"1970-01-01T10:00:01+10:00","C":"1970-01-01T10:00:01.5+10:00","D":"1970-01-01T00:00:01Z"}]"#;
+        assert_eq!(rows(script), expected);
     }
 }

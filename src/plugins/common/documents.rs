@@ -32,11 +32,7 @@ pub fn register(registry: &mut Registry) {
             Some(first) => serde_json::Value::deserialize(first).map_err(Error::failed)?,
             None => serde_json::Value::Null,
         };
-        match json {
-            serde_json::Value::Null => Ok(Dict::new().into()),
-            json @ serde_json::Value::Object(_) => Ok(Value::from_json(json)),
-            _ => Err(Error::failed("the document is not a mapping")),
-        }
+        Ok(if json.is_null() { Dict::new().into() } else { Value::from_json(json) })
     });
 
     let parse_xml = Signature::new("parse_xml", "An XML document as a dict.")
@@ -220,7 +216,7 @@ mod tests {
         let yaml = "SELECT parse_yaml(filename='', accessor='data') AS A, \
             parse_yaml(filename='a: 1\\n---\\nb: 2', accessor='data') AS B, \
             parse_yaml(filename='- 1', accessor='data') AS C FROM scope()";
-        assert_eq!(query(yaml).await, r#"[{"A":{},"B":{"a":1},"C":null}]"#);
+        assert_eq!(query(yaml).await, r#"[{"A":{},"B":{"a":1},"C":[1]}]"#);
         let xml = "SELECT parse_xml(file='<a x=\"1\"><b>t</b><b/></a>', accessor='data') AS X FROM scope()";
         assert_eq!(query(xml).await, r#"[{"X":{"a":{"Attrx":"1","b":["t",""]}}}]"#);
         let jsonl =

@@ -66,22 +66,33 @@ pub(super) fn register(registry: &mut Registry) {
         .required("time", ArgType::Any, "The time.")
         .arg("format", ArgType::String, "The layout, as Go writes it.");
     registry.function_sync(format, |scope, args| {
-        let Some(time) = to_time(&args.any("time")) else { return Ok(Value::Null) };
+        let time = match args.any("time") {
+            Value::Str(text) => match from_text(&text.to_text(), scope) {
+                Value::Time(time) => Some(time),
+                _ => None,
+            },
+            other => to_time(&other),
+        };
+        let Some(time) = time else { return Ok(Value::Null) };
+        let layout = args.opt_string("format")?.unwrap_or_default();
+        let whole = Time::from_second(time.as_second()).unwrap_or(time);
+        let time = if matches!(layout.as_str(), "" | "RFC3339") { whole } else { time };
         let zoned = time.to_zoned(zone(scope));
-        Ok(match args.opt_string("format")? {
-            Some(layout) if layout != "RFC3339" => {
+        let utc = zoned.offset().is_zero();
+        Ok(match layout.as_str() {
+            "" | "RFC3339" | "RFC3339Nano" if utc => crate::value::rfc3339(time).into(),
+            "" | "RFC3339" | "RFC3339Nano" => {
+                time.display_with_offset(zoned.offset()).to_string().into()
+            }
+            _ => {
                 // `Z` stands for no offset at all.
-                let layout = match zoned.offset().is_zero() {
+                let layout = match utc {
                     true => layout.replace("Z07:00", "Z").replace("Z0700", "Z"),
                     false => layout,
                 };
                 let text = jiff::fmt::strtime::format(to_strftime(&layout, false), &zoned);
                 text.map_err(Error::failed)?.into()
             }
-            _ => match zoned.offset().is_zero() {
-                true => crate::value::rfc3339(time).into(),
-                false => time.display_with_offset(zoned.offset()).to_string().into(),
-            },
         })
     });
 }
