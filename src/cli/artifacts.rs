@@ -196,7 +196,7 @@ async fn collect_here(args: CollectArgs, ctx: &Context) -> anyhow::Result<()> {
                     .await
                     .is_some();
             for query in one.query.iter().filter(|_| wanted) {
-                let mut rows = vql::eval(vql::parse(&query.vql)?, &scope, Limits::default());
+                let mut rows = vql::eval_shown(vql::parse(&query.vql)?, &scope, Limits::default());
                 while let Some(row) = rows.next().await {
                     if let Value::Object(mut row) = serde_json::from_str(&row.to_json())? {
                         row.shift_remove("_Source");

@@ -69,7 +69,7 @@ pub(super) async fn case(
             lines.add(&format!("Running query {}", query.trim()));
             let statements = vql::parse(query).map_err(|e| anyhow::anyhow!("{query}\n{e}"))?;
             let _ = writeln!(out, "Query: {query}");
-            let mut rows = vql::eval(statements, &scope, Limits::default());
+            let mut rows = vql::eval_shown(statements, &scope, Limits::default());
             let mut part = Vec::new();
             let mut parts = 0;
             while let Some(row) = rows.next().await {

@@ -9,7 +9,7 @@ use md5::Digest;
 use tokio_util::sync::CancellationToken;
 use vql::{ArgType, Args, Dict, Error, Level, Registry, Scope, Signature, Value};
 
-use super::accessor::{Accessor, accessor, path_of};
+use super::accessor::{Accessor, ReadSeek, accessor, path_of};
 use super::blocking;
 use super::path::OsPath;
 
@@ -88,6 +88,22 @@ fn read_some(a: &dyn Accessor, path: &OsPath, offset: u64, length: u64) -> io::R
     Ok(out)
 }
 
+/// The next `length` bytes of a file, which is opened when it is not open yet.
+fn read_on(
+    accessor: &dyn Accessor,
+    path: &OsPath,
+    file: Option<Box<dyn ReadSeek>>,
+    length: u64,
+) -> io::Result<(Box<dyn ReadSeek>, Vec<u8>)> {
+    let file = match file {
+        Some(file) => file,
+        None => accessor.open(path)?,
+    };
+    let (mut out, mut part) = (Vec::new(), file.take(length));
+    part.read_to_end(&mut out)?;
+    Ok((part.into_inner(), out))
+}
+
 async fn read_function(scope: Scope, args: Args) -> Result<Value, Error> {
     let (accessor, path) = match named(&scope, &args, "filename") {
         Ok(named) => named,
@@ -117,12 +133,17 @@ async fn read_rows(scope: Scope, args: Args, emitter: vql::Emitter) -> Result<()
     for file in args.list("filenames") {
         let path = path_of(&scope, &*accessor, &file);
         let mut offset = 0;
+        // Opened once: what cannot be sought in, such as a pipe, is read on.
+        let mut open = None;
         while offset < most {
             scope.charge_op().await;
             let want = chunk.min(most - offset);
-            let (a, p) = (accessor.clone(), path.clone());
-            let data = match blocking(&scope, move || read_some(&*a, &p, offset, want)).await? {
-                Ok(d) => d,
+            let (a, p, file) = (accessor.clone(), path.clone(), open.take());
+            let data = match blocking(&scope, move || read_on(&*a, &p, file, want)).await? {
+                Ok((file, data)) => {
+                    open = Some(file);
+                    data
+                }
                 Err(e) => {
                     scope.log(Level::Default, format!("read_file: {}: {e}", path.to_text()));
                     break;

@@ -54,6 +54,7 @@ pub mod tlsh;
 pub mod unzip;
 pub mod upload;
 pub mod upload_directory;
+pub mod url;
 pub mod vfs_ls;
 pub mod vhdx;
 pub mod waiting;
@@ -171,6 +172,7 @@ pub fn register(registry: &mut Registry) {
     unzip::register(registry);
     upload::register(registry);
     upload_directory::register(registry);
+    url::register(registry);
     vfs_ls::register(registry);
     waiting::register(registry);
     watch::register(registry);

@@ -3,7 +3,7 @@
 use vql::{ArgType, Args, Error, Registry, Scope, Signature, Value};
 
 use super::accessor::accessor;
-use super::path::OsPath;
+use super::path::{Kind, OsPath};
 
 /// Adds `pathspec`.
 pub fn register(registry: &mut Registry) {
@@ -43,8 +43,10 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
         return Ok(Value::object(read(text.as_bytes())?));
     }
     let path = match args.any("Path") {
-        Value::Null => OsPath::linux(b""),
+        // A path of nothing is not the root of a file system.
+        Value::Null => OsPath::of_kind(Kind::Generic, b""),
         Value::Str(text) => match kind.as_str() {
+            "" if text.is_empty() => OsPath::of_kind(Kind::Generic, b""),
             // Which text a member has is for its accessor to say: lists of ranges, numbers.
             "" if text.as_bytes().starts_with(b"[") => OsPath::raw(text.as_bytes()),
             _ => read(text.as_bytes())?,

@@ -190,6 +190,12 @@ impl<'a> Page<'a> {
         self.widest <= best.widest
     }
 
+    /// Characters of the line so far.
+    fn reached(&self) -> usize {
+        let start = self.parts.iter().rposition(|p| p == "\n").map_or(0, |at| at + 1);
+        self.parts[start..].iter().map(|p| p.chars().count()).sum()
+    }
+
     fn blank_line(&self) -> bool {
         let start = self.parts.iter().rposition(|p| p == "\n").map_or(0, |at| at + 1);
         self.parts[start..].iter().all(|p| p.trim().is_empty())
@@ -374,7 +380,9 @@ impl<'a> Page<'a> {
             &|page| {
                 page.breaks = false;
                 page.put("(");
-                each(page, false);
+                // Behind a comment a single argument stands where it would have stood.
+                let indent = if args.len() == 1 { page.reached() } else { page.indent() };
+                page.within(indent, |page| each(page, false));
             },
             &|page| {
                 page.put("(");
@@ -573,6 +581,8 @@ mod tests {
             FROM info()\n  }, -- query\n  query={\n    SELECT A,\n           B\n    \
             FROM scope()\n  })";
         assert_eq!(out.trim(), want);
+        let out = laid_out("LET X = dict(a=f(\n-- c\nb=1))");
+        assert_eq!(out.trim(), "LET X = dict(a=f(-- c\n                 b=1))");
         let out = one_per_line("SELECT A, /* b */ B FROM info()").unwrap();
         assert_eq!(out.trim(), "SELECT A,\n\n/* b */\nB\nFROM info()");
         let out = one_per_line("SELECT A FROM info() -- end").unwrap();

@@ -58,6 +58,11 @@ impl Profile {
         Ok(Profile(shapes))
     }
 
+    /// The structures and their names.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &Shape)> {
+        self.0.iter().map(|(name, shape)| (name.as_str(), shape))
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<&Shape> {
         self.0.get(name)
     }
