@@ -115,9 +115,12 @@ fn expanded(text: &str, known: &dyn Fn(&str) -> Option<String>) -> String {
         let name_end =
             |s: &str| s.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(s.len());
         if mark == "%" {
-            match rest.split_once('%').map(|(n, after)| (known(n), after)) {
-                Some((Some(value), after)) => {
-                    out.push_str(&value);
+            match rest.split_once('%').map(|(n, after)| (n, known(n), after)) {
+                // A name of nothing leaves nothing; what is no name stays.
+                Some((name, value, after))
+                    if value.is_some() || !name.is_empty() && name_end(name) == name.len() =>
+                {
+                    out.push_str(&value.unwrap_or_default());
                     rest = after;
                 }
                 _ => out.push('%'),
@@ -149,7 +152,7 @@ mod tests {
             ("$HOME/x", "/root/x"),
             ("%Home%\\x%", "/root\\x%"),
             ("${HOME}x$", "/rootx$"),
-            ("%unknown%/$unknown/", "%unknown%//"),
+            ("%unknown%/$unknown/", "//"),
             ("50% of 10%", "50% of 10%"),
         ];
         for (text, expected) in cases {

@@ -12,9 +12,9 @@ mod scan;
 use std::io::{Read, SeekFrom};
 use std::sync::Arc;
 
-use vql::{ArgType, Args, Emitter, Error, Level, Registry, Scope, Signature, Value};
+use vql::{ArgType, Args, Emitter, Error, Level, Registry, Scope, Signature};
 
-use super::accessor::{accessor, path_of};
+use super::accessor::{UNKNOWN, accessor, path_of};
 use super::path::OsPath;
 use super::{blocking, host};
 use rules::Compiled;
@@ -167,7 +167,8 @@ async fn process_memory(scope: &Scope, args: &Args, emitter: &Emitter) -> Result
     match blocking(scope, search).await? {
         Ok(hits) => {
             let path = OsPath::linux(format!("/{pid}").as_bytes());
-            let info = super::FileInfo::plain(path.clone(), 0);
+            let mut info = super::FileInfo::plain(path.clone(), 0);
+            (info.mode, info.times) = (0o100_644, [UNKNOWN; 4]);
             for hit in hits {
                 emitter.send(hit.row(0, &info, &path)).await?;
             }
@@ -180,6 +181,7 @@ async fn process_memory(scope: &Scope, args: &Args, emitter: &Emitter) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vql::Value;
 
     async fn query(text: &str) -> (String, Vec<String>) {
         let mut registry = Registry::standard();
