@@ -72,6 +72,9 @@ pub fn named(scope: &Scope, args: &Args, arg: &str) -> Result<(Arc<dyn Accessor>
 }
 
 async fn stat_row(scope: &Scope, args: &Args) -> Result<io::Result<Value>, Error> {
+    if matches!(args.any("filename"), Value::Null) {
+        return Ok(Err(io::ErrorKind::NotFound.into()));
+    }
     let (accessor, path) = named(scope, args, "filename")?;
     let info = blocking(scope, move || accessor.lstat(&path)).await?;
     Ok(info.map(|i| i.row(None)))
@@ -176,6 +179,10 @@ struct Wanted {
 }
 
 async fn hash_function(scope: Scope, args: Args) -> Result<Value, Error> {
+    // Of nothing there is no hash; an empty path is the top directory.
+    if matches!(args.any("path"), Value::Null) {
+        return Ok(Value::Null);
+    }
     let (accessor, path) = named(&scope, &args, "path")?;
     let select = args.strings("hashselect")?;
     if let Some(odd) = select.iter().find(|s| !HASHES.iter().any(|h| s.eq_ignore_ascii_case(h))) {
@@ -275,4 +282,22 @@ fn hash_file(a: &dyn Accessor, path: &OsPath, limit: u64, w: &Wanted) -> io::Res
     out.set("SHA1", sha1.map_or(String::new(), |h| hex::encode(h.finish())));
     out.set("SHA256", sha256.map_or(String::new(), |h| hex::encode(h.finish())));
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_no_path() {
+        let mut registry = Registry::standard();
+        super::super::register(&mut registry);
+        let env = Arc::new(crate::env::real::env());
+        let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(env).build();
+        let text = "SELECT hash(path=NULL) AS A, stat(filename=NULL) AS B, \
+            stat(filename='').OSPath AS C, hash(path='x', accessor='data').MD5 AS D FROM scope()";
+        let expected = r#"[{"A":null,"B":null,"C":"/","D":"9dd4e461268c8034f5c8564e155c67a6"}]"#;
+        let rows = vql::run(text, &scope).await.unwrap();
+        assert_eq!(Value::from(rows).to_json(), expected);
+    }
 }

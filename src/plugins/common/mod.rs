@@ -5,6 +5,7 @@
 
 pub mod accessor;
 pub mod binary;
+pub mod bzip2;
 pub mod content;
 pub mod csv;
 pub mod diff;
@@ -41,6 +42,7 @@ pub mod process_memory;
 pub mod raw_file;
 pub mod raw_reg;
 pub mod records;
+pub mod regex_records;
 pub mod remap;
 pub mod s3;
 pub mod signed;
@@ -153,6 +155,7 @@ pub fn register(registry: &mut Registry) {
     journald::register(registry);
     leveldb::register(registry);
     lines::register(registry);
+    regex_records::register(registry);
     magic::register(registry);
     ntfs::register(registry);
     pathspec::register(registry);

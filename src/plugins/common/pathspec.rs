@@ -4,6 +4,7 @@ use vql::{ArgType, Args, Error, Registry, Scope, Signature, Value};
 
 use super::accessor::accessor;
 use super::path::{Kind, OsPath};
+use super::remap::Remapped;
 
 /// Adds `pathspec`.
 pub fn register(registry: &mut Registry) {
@@ -25,7 +26,12 @@ pub fn register(registry: &mut Registry) {
 }
 
 async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
-    let kind = args.string("path_type")?;
+    let mut kind = args.string("path_type")?;
+    // Texts are paths of the system that is looked at.
+    let windows = || Remapped::persona(scope).is_some_and(|p| p.os == "windows");
+    if kind.is_empty() && args.has("parse") && windows() {
+        kind = "windows".into();
+    }
     let read = |text: &[u8]| match OsPath::from_spec(text).or_else(|| OsPath::parse_as(&kind, text))
     {
         Some(path) => Ok(path),
