@@ -101,7 +101,9 @@ impl Api {
     pub fn new(server: Arc<Server>, registry: Arc<Registry>, options: ApiOptions) -> Api {
         let views = Arc::new(Views::new(options.tables));
         let desk = Arc::new(notebooks::Desk::new(options.notebooks));
-        Api { server, registry, options: Arc::new(options), views, desk }
+        let api = Api { server, registry, options: Arc::new(options), views, desk };
+        api.server.notebooks.set_desk(Arc::new(notebooks::Asked::of(&api)));
+        api
     }
 
     /// Cells of notebooks that are being worked out, and how many may be.

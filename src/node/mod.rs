@@ -150,6 +150,8 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
             password: c.mail.auth_password.clone(),
             skip_verify: c.mail.skip_verify,
         },
+        frontend_certificate: c.frontend.certificate.clone(),
+        public_url: c.gui.public_url.clone(),
         tools: crate::services::inventory::Options {
             public_bases: c.client.server_urls.iter().map(|u| public_base(u)).collect(),
             max_bytes: s.tools.max_bytes,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use velociraptor_proto::proto::Artifact;
+use velociraptor_proto::proto::{Artifact, ArtifactMetadata};
 
 use super::acl::Permission;
 use super::audit::audit;
@@ -35,6 +35,17 @@ pub fn writer_permission(artifact: &Artifact) -> Permission {
     }
 }
 
+/// What to note of a definition; what is not said stays.
+#[derive(Clone, Debug, Default)]
+pub struct Marks {
+    /// Not shown in lists.
+    pub hidden: Option<bool>,
+    /// May be collected by those who may only collect what is marked so.
+    pub basic: Option<bool>,
+    /// Instead of its tags.
+    pub tags: Option<Vec<String>>,
+}
+
 impl Server {
     /// Stores a definition and uses it from now on.
     pub async fn set_artifact(
@@ -56,14 +67,48 @@ impl Server {
         names: &[String],
         tags: &[String],
     ) -> Result<(), ServiceError> {
+        self.note_of_artifacts(org, names, |of| {
+            of.tags.extend(tags.iter().filter(|t| !t.is_empty()).cloned());
+            of.tags.sort();
+            of.tags.dedup();
+        })
+        .await
+    }
+
+    /// Marks a definition and returns what is noted of it now.
+    pub async fn mark_artifact(
+        &self,
+        org: &Org,
+        principal: &str,
+        name: &str,
+        marks: Marks,
+    ) -> Result<ArtifactMetadata, ServiceError> {
+        let details = json!({
+            "artifact": name, "hidden": marks.hidden, "basic": marks.basic, "tags": marks.tags,
+        });
+        self.note_of_artifacts(org, &[name.to_owned()], |of| {
+            of.hidden = marks.hidden.unwrap_or(of.hidden);
+            of.basic = marks.basic.unwrap_or(of.basic);
+            if let Some(tags) = &marks.tags {
+                of.tags.clone_from(tags);
+            }
+        })
+        .await?;
+        audit(self, org, principal, "SetArtifactMetadata", details).await;
+        Ok(org.repository.get(name).and_then(|a| a.metadata.clone()).unwrap_or_default())
+    }
+
+    async fn note_of_artifacts(
+        &self,
+        org: &Org,
+        names: &[String],
+        change: impl Fn(&mut ArtifactMetadata),
+    ) -> Result<(), ServiceError> {
         let at = repository_metadata(&org.id);
         let _one = self.users.writing().await;
         let mut all = self.tree.get(&at).await?.unwrap_or_default();
         for name in names {
-            let of = all.metadata.entry(name.clone()).or_default();
-            of.tags.extend(tags.iter().filter(|t| !t.is_empty()).cloned());
-            of.tags.sort();
-            of.tags.dedup();
+            change(all.metadata.entry(name.clone()).or_default());
         }
         self.decided.set(&at, &all).await?;
         org.repository.set_metadata(&all.metadata.into_iter().collect());

@@ -82,6 +82,9 @@ pub struct Client {
     pub table_claim: Option<u64>,
     /// Last time an interrogation was asked for, to ask once.
     pub interrogating: bool,
+    /// Its agent is told to end when it is heard next. Told once, and not remembered
+    /// when this server ends: an agent must not end again and again.
+    pub to_end: bool,
 }
 
 impl Client {

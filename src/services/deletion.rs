@@ -354,7 +354,7 @@ fn plain(id: &str, prefix: &str) -> bool {
     id.len() > 2 && id.starts_with(prefix) && id.bytes().all(ok) && !id.contains("..")
 }
 
-fn check_client(id: &str) -> Result<(), ServiceError> {
+pub(super) fn check_client(id: &str) -> Result<(), ServiceError> {
     match plain(id, "C.") {
         true => Ok(()),
         false => Err(ServiceError::Invalid(format!("{id:?} is not the id of a client (C.…)"))),

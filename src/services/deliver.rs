@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use velociraptor_proto::journal::decision::Kind;
 use velociraptor_proto::journal::{FailFlow, Grant};
-use velociraptor_proto::proto::VeloMessage;
+use velociraptor_proto::proto::{Cancel, VeloMessage};
 
 use super::flows::job::Hash;
 use super::ids::Session;
-use super::server::{Org, Server};
+use super::server::{Org, Server, ServiceError};
+use super::state::MONITORING;
 use super::tasks::{Way, What};
 use crate::env::Mutant;
 use crate::store::journal::ProcessId;
@@ -141,7 +142,7 @@ impl Server {
     ) -> Vec<VeloMessage> {
         self.take_back(org, source, None).await;
         let now = self.env.clock.micros();
-        let (mut batch, claim) = {
+        let (mut batch, claim, end) = {
             let mut state = org.state();
             if state.clients.deleted.is_gone(source) {
                 return vec![];
@@ -153,7 +154,7 @@ impl Server {
                 false => self.options.flows_in_flight,
             };
             let batch = client.queue.take(cipher, way, now, cap, can_ask);
-            (batch, client.table_claim)
+            (batch, client.table_claim, std::mem::take(&mut client.to_end))
         };
         if !batch.ungranted.is_empty() && !self.env.sabotage.is(Mutant::SendBeforeGrant) {
             let mut grant = Grant {
@@ -190,7 +191,27 @@ impl Server {
                 Err(e) => tracing::warn!(client = source, error = %e, "event table not made"),
             }
         }
+        if end {
+            out.push(VeloMessage {
+                session_id: MONITORING.into(),
+                kill_kill_kill: Some(Cancel::default()),
+                urgent: true,
+                ..Default::default()
+            });
+        }
         out
+    }
+
+    /// Tells a client's agent to end, now or when it is heard next. Whoever runs it as a
+    /// service has it started again.
+    pub fn end_agent(&self, org: &Org, client: &str) -> Result<(), ServiceError> {
+        {
+            let mut state = org.state();
+            let known = state.clients.get_mut(client);
+            known.ok_or_else(|| ServiceError::NotFound(format!("client {client}")))?.to_end = true;
+        }
+        self.sessions.wake(&org.id, client);
+        Ok(())
     }
 
     /// What was taken for another frontend process was not handed to it.

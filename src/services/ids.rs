@@ -27,6 +27,13 @@ pub fn new_flow_id(env: &Env) -> String {
     format!("F.{}", stamp(env))
 }
 
+/// A new client id, `C.` and 16 hex digits, as it is stored in `org`.
+pub fn new_client_id(env: &Env, org: &OrgId) -> String {
+    let mut b = [0; 8];
+    env.entropy.fill(&mut b);
+    source(org, &format!("C.{}", data_encoding::HEXLOWER.encode(&b)))
+}
+
 /// A new hunt id, `H.` and 13 digits.
 pub fn new_hunt_id(env: &Env) -> String {
     format!("H.{}", stamp(env))

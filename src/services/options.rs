@@ -64,6 +64,10 @@ pub struct Options {
     pub default_server_monitoring: Vec<String>,
     /// The mail server.
     pub mail: super::mail::Options,
+    /// The certificate that clients meet, PEM; empty: not said.
+    pub frontend_certificate: String,
+    /// Where people open the GUI; empty: not said.
+    pub public_url: String,
     /// How tools are fetched and kept.
     pub tools: inventory::Options,
     /// First parts of paths in the datastore that are nobody's to read.
@@ -109,6 +113,8 @@ impl Default for Options {
             exports: Default::default(),
             forward: Vec::new(),
             mail: Default::default(),
+            frontend_certificate: String::new(),
+            public_url: String::new(),
             tools: Default::default(),
             denied_prefixes: DENIED_PREFIXES.map(str::to_owned).into(),
             event_max_wait: (120, 20),

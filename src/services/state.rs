@@ -615,6 +615,7 @@ pub fn merge_info(
     if new.first_seen_at > 0 && into.first_seen_at == 0 {
         into.first_seen_at = new.first_seen_at;
     }
+    into.ping = into.ping.max(new.ping);
     if !new.mac_addresses.is_empty() {
         into.mac_addresses.clone_from(&new.mac_addresses);
     }

@@ -82,7 +82,7 @@ impl Api {
         let details = json!({ "notebook_id": r.notebook_id, "type": r.r#type });
         audit(&self.server, &caller.org, &caller.name, "ExportNotebook", details).await;
         let request = Request {
-            what: What::Notebook { html: r.r#type != "zip", id: r.notebook_id },
+            what: What::Notebook { html: r.r#type != "zip", id: r.notebook_id, name: None },
             format: Format::Json,
             password: String::new(),
             expand_sparse: false,

@@ -22,8 +22,11 @@ use crate::services::notebooks::{At, Limits, is_cell, variables};
 use crate::services::tables::{Of, Set, sets_of};
 use crate::store::paths::Notebook;
 
+mod asked;
 mod files;
 mod run;
+
+pub(super) use asked::Asked;
 
 /// How long a call waits for a cell before it answers that it is being worked out.
 const WAIT: Duration = Duration::from_secs(2);
@@ -149,6 +152,14 @@ impl Api {
         asked: NotebookMetadata,
     ) -> Result<NotebookMetadata, Status> {
         caller.require(Permission::NotebookEditor)?;
+        self.make_notebook(caller, asked).await
+    }
+
+    async fn make_notebook(
+        &self,
+        caller: &Caller,
+        asked: NotebookMetadata,
+    ) -> Result<NotebookMetadata, Status> {
         let artifacts = asked.artifacts.clone();
         let made =
             self.server.notebooks.create(&self.server, &caller.org, &caller.name, asked).await;
@@ -156,8 +167,8 @@ impl Api {
         let id = made.notebook_id.clone();
         if fresh {
             for first in self.first_cells(caller, &made, &artifacts).await? {
-                self.new_cell(caller, &NotebookCellRequest { notebook_id: id.clone(), ..first })
-                    .await?;
+                let cell = NotebookCellRequest { notebook_id: id.clone(), ..first };
+                self.add_cell(caller, &cell, WAIT).await?;
             }
         }
         let found = self.notebook(caller, &id).await?;
@@ -255,10 +266,19 @@ impl Api {
         asked: &NotebookCellRequest,
     ) -> Result<NotebookMetadata, Status> {
         caller.require(Permission::NotebookEditor)?;
+        self.add_cell(caller, asked, WAIT).await
+    }
+
+    async fn add_cell(
+        &self,
+        caller: &Caller,
+        asked: &NotebookCellRequest,
+        wait: Duration,
+    ) -> Result<NotebookMetadata, Status> {
         let at = self.at(caller, &asked.notebook_id);
         let done = self.server.notebooks.add(at, &caller.name, asked).await;
         let (n, cell) = done.map_err(|e| status(&e))?;
-        self.work_out(caller, &n, cell, WAIT).await;
+        self.work_out(caller, &n, cell, wait).await;
         let found = self.notebook(caller, &asked.notebook_id).await?;
         let mut found = found.ok_or_else(|| Status::not_found("Not Found"))?;
         found.latest_cell_id = n.latest_cell_id;
@@ -272,6 +292,14 @@ impl Api {
         asked: &NotebookCellRequest,
     ) -> Result<NotebookCell, Status> {
         caller.require(Permission::NotebookEditor)?;
+        self.write_cell(caller, asked).await
+    }
+
+    async fn write_cell(
+        &self,
+        caller: &Caller,
+        asked: &NotebookCellRequest,
+    ) -> Result<NotebookCell, Status> {
         let at = self.at(caller, &asked.notebook_id);
         let limits = &self.desk.limits;
         let begun = self.server.notebooks.begin(at, &caller.name, asked, limits).await;

@@ -27,8 +27,8 @@ pub fn register(registry: &mut Registry) {
     });
 }
 
-async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
-    let accessor = accessor(scope, &args.string("accessor")?)?;
+/// How the arguments say that values are separated and columns named.
+pub(super) fn options(args: &Args) -> Result<CsvOptions, Error> {
     let byte = |name: &str| {
         let text = args.bytes(name)?;
         match text.as_bytes() {
@@ -38,7 +38,7 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
         }
     };
     let columns = args.strings("columns")?;
-    let mut options = CsvOptions {
+    Ok(CsvOptions {
         separator: byte("separator")?.unwrap_or(b','),
         comment: byte("comment")?,
         header: match (columns.is_empty(), args.bool("auto_headers")?) {
@@ -46,7 +46,12 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
             (true, true) => CsvHeader::Numbered,
             (true, false) => CsvHeader::FirstLine,
         },
-    };
+    })
+}
+
+async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+    let accessor = accessor(scope, &args.string("accessor")?)?;
+    let mut options = options(args)?;
     for file in args.list("filename") {
         let path = path_of(scope, &*accessor, &file);
         let (a, p) = (accessor.clone(), path.clone());

@@ -31,6 +31,7 @@ pub mod lines;
 pub mod magic;
 pub mod mounts;
 pub mod ntfs;
+pub mod patch;
 pub mod path;
 pub mod pathspec;
 pub mod pe;
@@ -61,6 +62,7 @@ pub mod vfs_ls;
 pub mod vhdx;
 pub mod waiting;
 pub mod watch;
+pub mod written;
 pub mod xml;
 pub mod yara;
 pub mod zip;
@@ -158,6 +160,7 @@ pub fn register(registry: &mut Registry) {
     regex_records::register(registry);
     magic::register(registry);
     ntfs::register(registry);
+    patch::register(registry);
     pathspec::register(registry);
     pe::register(registry);
     pipe::register(registry);
@@ -179,5 +182,6 @@ pub fn register(registry: &mut Registry) {
     vfs_ls::register(registry);
     waiting::register(registry);
     watch::register(registry);
+    written::register(registry);
     yara::register(registry);
 }

@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use vql::{ArgType, Args, Dict, Emitter, Error, Registry, Scope, Signature, Value};
+use vql::{
+    ArgType, Args, CsvHeader, CsvOptions, CsvRows, Dict, Emitter, Error, Registry, Scope,
+    Signature, Value,
+};
 
 use super::accessor::{Accessor, accessor, path_of};
 use super::blocking;
@@ -35,8 +38,86 @@ pub fn register(registry: &mut Registry) {
         .arg("query", ArgType::Lazy, "Run now and then; files are in its column OSPath.")
         .version(2);
     registry.plugin_async(watch, |scope, args, emitter| async move {
-        watch_lines(&scope, &args, &emitter).await
+        watch_lines(&scope, &args, &emitter, As::Lines).await
     });
+
+    let watch = Signature::new("watch_jsonl", "New rows of files with one JSON object a line.")
+        .required("filename", ArgType::Paths, "The files; they need not be there yet.")
+        .arg("accessor", ArgType::String, "An accessor to use.")
+        .arg("buffer_size", ArgType::Int, "Longest line in bytes.");
+    registry.plugin_async(watch, |scope, args, emitter| async move {
+        watch_lines(&scope, &args, &emitter, As::Json).await
+    });
+
+    let watch = Signature::new("watch_csv", "New records of files of separated values.")
+        .required("filename", ArgType::Paths, "The files; they need not be there yet.")
+        .arg("accessor", ArgType::String, "An accessor to use.")
+        .arg("auto_headers", ArgType::Bool, "The first line has no names.")
+        .arg("separator", ArgType::String, "What separates values (comma).")
+        .arg("comment", ArgType::String, "Lines beginning with this are left out.")
+        .arg("columns", ArgType::Strings, "Names of the columns.");
+    registry.plugin_async(watch, |scope, args, emitter| async move {
+        let options = super::csv::options(&args)?;
+        watch_lines(&scope, &args, &emitter, As::Csv(options)).await
+    });
+}
+
+/// What lines are taken for.
+enum As {
+    Lines,
+    Json,
+    /// Names are in the first line of each file, unless they are given.
+    Csv(CsvOptions),
+}
+
+impl As {
+    /// The rows of new lines. `names` holds what is known of the columns of a file.
+    fn rows(
+        &self,
+        path: &OsPath,
+        lines: Vec<Vec<u8>>,
+        names: &mut Option<Vec<String>>,
+    ) -> Vec<Value> {
+        match self {
+            As::Lines => {
+                let row = |line: Vec<u8>| {
+                    let path = Value::object(path.clone());
+                    Dict::new().with("OSPath", path).with("Line", line).into()
+                };
+                lines.into_iter().map(row).collect()
+            }
+            As::Json => {
+                let objects = lines.iter().filter_map(|line| serde_json::from_slice(line).ok());
+                let objects = objects.filter(serde_json::Value::is_object);
+                objects.map(Value::from_json).collect()
+            }
+            As::Csv(options) => {
+                let mut options = options.clone();
+                if let Some(names) = names {
+                    options.header = CsvHeader::Given(names.clone());
+                }
+                let mut text = lines.join(&b'\n');
+                text.push(b'\n');
+                let rows = CsvRows::new(&text, &options);
+                if let Some(header) = rows.header() {
+                    *names = Some(header.iter().map(|k| k.to_string()).collect());
+                }
+                rows.map(Value::from).collect()
+            }
+        }
+    }
+
+    /// The names in the first line of a file whose end only is looked at.
+    fn head(&self, a: &dyn Accessor, path: &OsPath) -> Option<Vec<String>> {
+        let As::Csv(options) = self else { return None };
+        if !matches!(options.header, CsvHeader::FirstLine) {
+            return None;
+        }
+        let mut data = Vec::new();
+        a.open(path).ok()?.take(BUFFER as u64).read_to_end(&mut data).ok()?;
+        let rows = CsvRows::new(&data, options);
+        rows.header().map(|h| h.iter().map(|k| k.to_string()).collect())
+    }
 }
 
 /// How far a file was read.
@@ -122,13 +203,22 @@ impl Followed {
     }
 }
 
-async fn watch_lines(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
+async fn watch_lines(scope: &Scope, args: &Args, emitter: &Emitter, kind: As) -> Result<(), Error> {
     let accessor = accessor(scope, &args.string("accessor")?)?;
     let longest = usize::try_from(args.int("buffer_size")?).ok().filter(|n| *n > 0);
     let longest = longest.unwrap_or(BUFFER);
     let mut files: BTreeMap<String, Followed> = BTreeMap::new();
     let given = args.list("filename").into_iter().map(|f| path_of(scope, &*accessor, &f)).collect();
+    let kind = Arc::new(kind);
     add(scope, &accessor, &mut files, given, false).await?;
+    let mut names: BTreeMap<String, Option<Vec<String>>> = BTreeMap::new();
+    for (key, followed) in &files {
+        // Of what appears later the first line is among what is read.
+        if matches!(followed.place, Place::At { .. }) {
+            let (kind, a, path) = (kind.clone(), accessor.clone(), followed.path.clone());
+            names.insert(key.clone(), blocking(scope, move || kind.head(&*a, &path)).await?);
+        }
+    }
     let mut looks = 0;
     loop {
         if args.has("query") && looks % QUERY_EVERY == 0 {
@@ -136,7 +226,7 @@ async fn watch_lines(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<()
             add(scope, &accessor, &mut files, found, looks > 0).await?;
         }
         looks += 1;
-        for followed in files.values_mut() {
+        for (key, followed) in &mut files {
             loop {
                 let (a, mut f) = (accessor.clone(), followed.clone());
                 let look = move || (f.look(&*a, longest), f);
@@ -150,10 +240,13 @@ async fn watch_lines(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<()
                         break;
                     }
                 };
-                for line in lines {
+                if lines.is_empty() && !more {
+                    break;
+                }
+                let known = names.entry(key.clone()).or_default();
+                for row in kind.rows(&followed.path, lines, known) {
                     scope.charge_op().await;
-                    let path = Value::object(followed.path.clone());
-                    emitter.send(Dict::new().with("OSPath", path).with("Line", line)).await?;
+                    emitter.send(row).await?;
                 }
                 if !more {
                     break;
@@ -232,5 +325,32 @@ mod tests {
         assert_eq!(look(&mut f, &*a), ["again"]);
         let mut all = Followed::new(&*a, os, true);
         assert_eq!(look(&mut all, &*a), ["again"]);
+    }
+
+    #[test]
+    fn lines_are_objects_or_records_with_the_names_of_their_file() {
+        let path = OsPath::linux(b"/a");
+        let rows = |kind: &As, text: &str, names: &mut Option<Vec<String>>| {
+            let lines = text.split('|').map(|l| l.as_bytes().to_vec()).collect();
+            Value::from(kind.rows(&path, lines, names)).to_json()
+        };
+        let mut none = None;
+        let json = rows(&As::Json, r#"{"a":1}|no|[1]|{"b":"x"}"#, &mut none);
+        assert_eq!(json, r#"[{"a":1},{"b":"x"}]"#);
+        let kind = |header| As::Csv(CsvOptions { separator: b',', comment: None, header });
+        let first = kind(CsvHeader::FirstLine);
+        let mut names = None;
+        assert_eq!(rows(&first, "A,B|1,2", &mut names), r#"[{"A":1,"B":2}]"#);
+        assert_eq!(rows(&first, "3,4", &mut names), r#"[{"A":3,"B":4}]"#, "names stay");
+        let given = kind(CsvHeader::Given(vec!["X".into()]));
+        assert_eq!(rows(&given, "5", &mut None), r#"[{"X":5}]"#);
+        // Of a file that was there before the names are in what is not shown.
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("c.csv");
+        append(&at, "N,M\n1,2\n");
+        let a = Accessors::endpoint(&Host::default()).get("file").unwrap();
+        let os = OsPath::linux(at.to_str().unwrap().as_bytes());
+        assert_eq!(first.head(&*a, &os), Some(vec!["N".to_owned(), "M".to_owned()]));
+        assert_eq!(given.head(&*a, &os), None);
     }
 }

@@ -1,12 +1,12 @@
 //! Looking at and changing artifact definitions.
 
-use velociraptor_proto::json::to_row;
-use velociraptor_proto::proto::Artifact;
+use velociraptor_proto::json::{to_row, to_sparse_row};
+use velociraptor_proto::proto::{Artifact, ArtifactMetadata};
 use vql::{ArgType, Error, Registry, Signature, Value};
 
 use super::session::{Session, failed};
 use crate::services::acl::Permission;
-use crate::services::artifacts::writer_permission;
+use crate::services::artifacts::{Marks, writer_permission};
 use crate::services::repository::parse;
 
 pub(super) fn register(r: &mut Registry) {
@@ -37,7 +37,7 @@ pub(super) fn register(r: &mut Registry) {
     let sig = Signature::new("artifact_set", "Stores an artifact definition.")
         .required("definition", ArgType::String, "The YAML text.")
         .arg("prefix", ArgType::String, "What its name must begin with.")
-        .arg("tags", ArgType::Strings, "Accepted and ignored.")
+        .arg("tags", ArgType::Strings, "Its tags.")
         .arg("repository", ArgType::String, "Accepted and ignored.");
     r.function_async(sig, |scope, args| async move {
         let session = Session::of(&scope)?;
@@ -54,8 +54,38 @@ pub(super) fn register(r: &mut Registry) {
         }
         session.require(writer_permission(&artifact))?;
         let (server, org) = (&session.server, &session.org);
-        let set = server.set_artifact(org, &session.principal, &text).await.map_err(failed)?;
+        let who = &session.principal;
+        let mut set = server.set_artifact(org, who, &text).await.map_err(failed)?;
+        if args.has("tags") {
+            let marks = Marks { tags: Some(args.strings("tags")?), ..Marks::default() };
+            server.mark_artifact(org, who, &set.name, marks).await.map_err(failed)?;
+            set = org.repository.get(&set.name).unwrap_or(set);
+        }
         row(&set, false)
+    });
+
+    let sig = Signature::new("artifact_set_metadata", "Marks an artifact definition.")
+        .required("name", ArgType::String, "The artifact.")
+        .arg("hidden", ArgType::Bool, "Not shown in lists.")
+        .arg("basic", ArgType::Bool, "May be collected with COLLECT_BASIC alone.")
+        .arg("tags", ArgType::Strings, "Its tags, instead of those it has.")
+        .version(2);
+    r.function_async(sig, |scope, args| async move {
+        let session = Session::of(&scope)?;
+        let name = args.string("name")?;
+        let artifact = session.org.repository.get(&name);
+        let artifact = artifact.ok_or_else(|| Error::failed(format!("{name} not found")))?;
+        session.require(writer_permission(&artifact))?;
+        let said = |name: &str| match args.has(name) {
+            true => args.bool(name).map(Some),
+            false => Ok(None),
+        };
+        let tags = if args.has("tags") { Some(args.strings("tags")?) } else { None };
+        let marks = Marks { hidden: said("hidden")?, basic: said("basic")?, tags };
+        let (server, org) = (&session.server, &session.org);
+        let now = server.mark_artifact(org, &session.principal, &name, marks).await;
+        let now = to_sparse_row(&now.map_err(failed)?).map_err(Error::failed)?;
+        Ok(Value::from_json_plain(now))
     });
 
     let sig = Signature::new("artifact_delete", "Deletes a definition somebody wrote.").required(
@@ -149,6 +179,9 @@ fn ordered(json: &mut serde_json::Value, order: &[&str]) {
 
 fn row(artifact: &Artifact, sanitize: bool) -> Result<Value, Error> {
     let mut json = to_row(artifact).map_err(Error::failed)?;
+    if artifact.metadata.is_none() {
+        json["metadata"] = to_row(&ArtifactMetadata::default()).map_err(Error::failed)?;
+    }
     if sanitize && let Some(map) = json.as_object_mut() {
         map.shift_remove("raw");
     }

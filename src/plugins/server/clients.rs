@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use velociraptor_proto::json::to_row;
-use vql::{ArgType, Args, Dict, Error, Registry, Scope, Signature, Value};
+use velociraptor_proto::proto::ClientInfo;
+use vql::{ArgType, Args, Dict, Error, Level, Registry, Scope, Signature, Time, Value};
 
 use super::session::{Session, failed};
 use crate::services::acl::Permission;
@@ -51,6 +52,33 @@ pub(super) fn register(r: &mut Registry) {
         .arg("op", ArgType::String, "set (default), remove or check.");
     r.function_async(sig, |scope, args| async move { label(&scope, &args).await });
 
+    let sig = Signature::new("client_create", "Makes the record of a client that never enrolled.")
+        .arg("first_seen_at", ArgType::Time, "When it was first seen.")
+        .arg("last_seen_at", ArgType::Time, "When it was last seen.")
+        .arg("labels", ArgType::Strings, "Its labels.")
+        .arg("os", ArgType::String, "Its system: windows, linux, darwin.")
+        .arg("hostname", ArgType::String, "Its name.")
+        .arg("client_id", ArgType::String, "Its id; default a new one.")
+        .arg("mac_addresses", ArgType::Strings, "Its hardware addresses.")
+        .version(2);
+    r.function_async(sig, |scope, args| async move { create(&scope, &args).await });
+
+    let sig = Signature::new("killkillkill", "Ends a client's agent; its service starts it again.")
+        .required("client_id", ArgType::String, "The client.");
+    r.function_async(sig, |scope, args| async move {
+        let session = Session::with(&scope, Permission::MachineState)?;
+        let (server, org) = (&session.server, &session.org);
+        let client = args.string("client_id")?;
+        server.end_agent(org, &client).map_err(failed)?;
+        if server.sessions.held(&org.id, &client).is_none() {
+            let text = format!("killkillkill: {client} is not connected; told when it comes");
+            scope.log(Level::Warn, text);
+        }
+        let details = json!({ "client_id": client });
+        audit(server, org, &session.principal, "killkillkill", details).await;
+        Ok(client.into())
+    });
+
     let sig = Signature::new("client_metadata", "What people noted about a client.").required(
         "client_id",
         ArgType::String,
@@ -87,7 +115,7 @@ pub(super) fn register(r: &mut Registry) {
         let needed =
             if client == SERVER { Permission::ServerAdmin } else { Permission::LabelClient };
         let session = Session::with(&scope, needed)?;
-        change(&session, &client, &given_metadata(&args)?).await
+        change(&session, &client, &given_metadata(&scope, &args)?).await
     });
 
     let sig = Signature::new("server_set_metadata", "Sets what artifacts read on the server.")
@@ -95,7 +123,7 @@ pub(super) fn register(r: &mut Registry) {
         .any_args();
     r.function_async(sig, |scope, args| async move {
         let session = Session::with(&scope, Permission::ServerAdmin)?;
-        change(&session, SERVER, &given_metadata(&args)?).await
+        change(&session, SERVER, &given_metadata(&scope, &args)?).await
     });
 }
 
@@ -117,17 +145,51 @@ async fn label(scope: &Scope, args: &Args) -> Result<Value, Error> {
         let state = session.org.state();
         let held = state.clients.get(&client).map(|c| c.info.labels.as_slice()).unwrap_or_default();
         let has = |l: &String| held.iter().any(|h| h.eq_ignore_ascii_case(l));
-        return Ok(labels.iter().all(has).into());
+        return Ok(if labels.iter().all(has) {
+            labelled(&client, labels, op)
+        } else {
+            false.into()
+        });
     }
     let session = Session::with(scope, Permission::LabelClient)?;
     let (add, remove) = match op.as_str() {
-        "" | "set" => (labels, vec![]),
-        "remove" => (vec![], labels),
+        "" | "set" => (labels.clone(), vec![]),
+        "remove" => (vec![], labels.clone()),
         other => return Err(Error::Arg(format!("op should be set, remove or check, not {other}"))),
     };
     let (server, org) = (&session.server, &session.org);
     server.label(org, &client, &session.principal, &add, &remove).await.map_err(failed)?;
-    Ok(true.into())
+    Ok(labelled(&client, labels, op))
+}
+
+/// What was asked for, and done or found true.
+fn labelled(client: &str, labels: Vec<String>, op: String) -> Value {
+    let labels: Vec<Value> = labels.into_iter().map(Value::from).collect();
+    let answer = Dict::new().with("ClientId", client).with("Labels", Value::from(labels));
+    answer.with("Op", op).into()
+}
+
+/// `client_create`.
+async fn create(scope: &Scope, args: &Args) -> Result<Value, Error> {
+    let session = Session::with(scope, Permission::ServerAdmin)?;
+    let micros = |t: Time| u64::try_from(t.as_microsecond()).unwrap_or(0);
+    let (hostname, first) = (args.string("hostname")?, args.time("first_seen_at")?);
+    let info = ClientInfo {
+        client_id: args.string("client_id")?,
+        fqdn: hostname.clone(),
+        hostname,
+        system: args.string("os")?,
+        first_seen_at: first.map_or(0, |t| micros(t) / 1_000_000),
+        ping: args.time("last_seen_at")?.map_or(0, micros),
+        labels: args.strings("labels")?,
+        mac_addresses: args.strings("mac_addresses")?,
+        ..Default::default()
+    };
+    let (server, org) = (&session.server, &session.org);
+    let made = server.create_client(org, &session.principal, info).await.map_err(failed)?;
+    let details = json!({ "client_id": made.client_id, "hostname": made.hostname });
+    audit(server, org, &session.principal, "client_create", details).await;
+    Ok(Value::from_json_plain(to_row(&made).map_err(Error::failed)?))
 }
 
 async fn metadata(session: &Session, client: &str) -> Result<Value, Error> {
@@ -136,14 +198,18 @@ async fn metadata(session: &Session, client: &str) -> Result<Value, Error> {
     Ok(dict.into())
 }
 
-fn given_metadata(args: &Args) -> Result<Dict, Error> {
-    let mut all = (*args.dict("metadata")?).clone();
-    for (key, value) in args.to_dict() {
-        if !matches!(key.as_str(), "client_id" | "metadata") {
-            all.set(key, value);
-        }
+/// The argument `metadata`; only without it keys are arguments of their own.
+fn given_metadata(scope: &Scope, args: &Args) -> Result<Dict, Error> {
+    let mut keys = args.to_dict();
+    keys.remove("client_id");
+    if keys.remove("metadata").is_none_or(|given| given.is_null()) {
+        return Ok(keys);
     }
-    Ok(all)
+    if !keys.is_empty() {
+        let name = args.call_name();
+        scope.log(Level::Warn, format!("{name}: metadata is given: the other keys are not set"));
+    }
+    Ok((*args.dict("metadata")?).clone())
 }
 
 async fn change(session: &Session, client: &str, given: &Dict) -> Result<Value, Error> {

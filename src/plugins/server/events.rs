@@ -27,6 +27,11 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// First moment, and the first after it.
+    pub(super) fn span(self) -> (i64, i64) {
+        (self.from, self.to)
+    }
+
     /// From the arguments `start_time`, `end_time`, `start_row` and `count`; all open by default.
     pub(super) fn of(args: &Args) -> Result<Window, Error> {
         let nanos = |t: vql::Time| i64::try_from(t.as_nanosecond()).unwrap_or(i64::MAX);
@@ -93,6 +98,22 @@ pub(super) fn register(r: &mut Registry) {
         stored(&session, &client, &name, Window::of(&args)?, &emitter).await
     });
 
+    let sig = Signature::new("monitoring_logs", "What the queries of an event artifact logged.")
+        .required("client_id", ArgType::String, "The client; for server events `server`.")
+        .required("artifact", ArgType::String, "The artifact, perhaps with /Source.")
+        .arg("source", ArgType::String, "The source.")
+        .arg("start_time", ArgType::Time, "Lines from then on.")
+        .arg("end_time", ArgType::Time, "Lines before then.");
+    r.plugin_async(sig, |scope, args, emitter| async move {
+        let session = Session::with(&scope, Permission::ReadResults)?;
+        let (client, mut name) = (args.string("client_id")?, args.string("artifact")?);
+        if let Some(source) = args.opt_string("source")?.filter(|_| !name.contains('/')) {
+            name = source_name(&name, &source);
+        }
+        let key = EventKey { client, artifact: name, day: String::new(), logs: true };
+        read(&session, &key, Window::of(&args)?, &emitter).await
+    });
+
     let sig = Signature::new("send_event", "Puts a row on an event queue of the server.")
         .required("artifact", ArgType::String, "The event artifact.")
         .required("row", ArgType::Dict, "The row.");
@@ -143,14 +164,23 @@ pub(super) async fn stored(
     window: Window,
     emitter: &Emitter,
 ) -> Result<(), Error> {
-    let (server, org) = (&session.server, &session.org);
     let any = EventKey {
         client: client.to_owned(),
         artifact: artifact.to_owned(),
         day: String::new(),
         logs: false,
     };
-    let EventView { files, live } = server.events(org, &any).await.map_err(failed)?;
+    read(session, &any, window, emitter).await
+}
+
+async fn read(
+    session: &Session,
+    any: &EventKey,
+    window: Window,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let (server, org) = (&session.server, &session.org);
+    let EventView { files, live } = server.events(org, any).await.map_err(failed)?;
     let mut range = Range { skip: window.skip, left: window.count };
     let mut rows = files.rows(window.from, window.to);
     while let Some(row) = rows.next().await.map_err(Error::failed)? {

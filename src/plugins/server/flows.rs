@@ -4,10 +4,11 @@ use velociraptor_proto::json::to_row;
 use velociraptor_proto::proto::{
     ArtifactCollectorArgs, ArtifactCollectorContext, ArtifactParameters, ArtifactSpec, VqlEnv,
 };
-use vql::{ArgType, Args, Dict, Error, Registry, Scope, Signature, Value};
+use vql::{ArgType, Args, Dict, Error, Level, Registry, Scope, Signature, Value};
 
 use super::args::{needed, text_of};
 use super::session::{Session, failed};
+use crate::services::ServiceError;
 use crate::services::acl::Permission;
 use crate::services::audit::audit;
 use crate::services::compiler::redact;
@@ -73,10 +74,18 @@ pub(super) fn register(r: &mut Registry) {
         let needed = if on_server { Permission::CollectServer } else { Permission::CollectClient };
         let session = Session::with(&scope, needed)?;
         let (server, org) = (&session.server, &session.org);
-        server.cancel(org, &client, &flow, &session.principal).await.map_err(failed)?;
+        let answer = Dict::new().with("flow_id", flow.as_str());
+        match server.cancel(org, &client, &flow, &session.principal).await {
+            // Of what is not there nothing runs.
+            Err(ServiceError::NotFound(what)) => {
+                scope.log(Level::Warn, format!("cancel_flow: {what} not found"));
+                return Ok(answer.into());
+            }
+            done => done.map_err(failed)?,
+        }
         let details = serde_json::json!({ "client": client, "flow_id": flow });
         audit(server, org, &session.principal, "CancelFlow", details).await;
-        Ok(flow.into())
+        Ok(answer.into())
     });
 }
 

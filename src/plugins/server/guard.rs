@@ -16,6 +16,8 @@ use crate::services::acl::Permission::{
 const NEEDS: &[(&str, Permission)] = &[
     ("audit", MachineState),
     ("cat", FilesystemRead),
+    ("compress", FilesystemRead),
+    ("compress", FilesystemWrite),
     ("connections", MachineState),
     ("copy", FilesystemWrite),
     ("efivariables", MachineState),
@@ -73,7 +75,11 @@ const NEEDS: &[(&str, Permission)] = &[
     ("vfs_ls", FilesystemRead),
     ("watch_journald", FilesystemRead),
     ("watch_syslog", FilesystemRead),
+    ("watch_csv", FilesystemRead),
+    ("watch_jsonl", FilesystemRead),
     ("write_csv", FilesystemWrite),
+    ("write_file", FilesystemRead),
+    ("write_file", FilesystemWrite),
     ("write_jsonl", FilesystemWrite),
     ("yara", FilesystemRead),
     ("yarax", FilesystemRead),
@@ -81,7 +87,7 @@ const NEEDS: &[(&str, Permission)] = &[
 
 /// Callables beyond the language that touch nothing.
 const HARMLESS: &[&str] =
-    &["clock", "crypto_rc4", "gunzip", "pathspec", "pipe", "rand", "sleep", "url"];
+    &["clock", "crypto_rc4", "gunzip", "patch", "pathspec", "pipe", "rand", "sleep", "url"];
 
 /// What a callable needs. Whatever is neither part of the language nor known
 /// here looks at the machine.

@@ -67,7 +67,7 @@ pub(super) fn register(r: &mut Registry) {
             None => server.hunts(org, whole, true),
         };
         for hunt in all {
-            emitter.send(row_of(hunt)?).await?;
+            emitter.send(shown(&session, hunt).await?).await?;
         }
         Ok(())
     });
@@ -81,8 +81,10 @@ pub(super) fn register(r: &mut Registry) {
         let session = Session::with(&scope, Permission::ReadResults)?;
         let id = super::args::needed(&args, &scope, "hunt_id", "HuntId")?;
         let id = crate::services::hunts::hunt_of_flow(&id).unwrap_or(id);
-        let hunt = session.server.hunt(&session.org, &id, true);
-        hunt.map_or(Ok(Value::Null), row_of)
+        match session.server.hunt(&session.org, &id, true) {
+            Some(hunt) => shown(&session, hunt).await,
+            None => Ok(Value::Null),
+        }
     });
 
     let sig = Signature::new("hunt_flows", "The collections of a hunt.")
@@ -119,6 +121,33 @@ fn row_of(mut hunt: Hunt) -> Result<Value, Error> {
         request.compiled_collector_args.iter_mut().for_each(redact);
     }
     Ok(Value::from_json_plain(to_row(&hunt).map_err(Error::failed)?))
+}
+
+/// A hunt as it is listed: with its archives, and every part of its condition.
+async fn shown(session: &Session, mut hunt: Hunt) -> Result<Value, Error> {
+    let exports = session.server.hunt_exports(&session.org, &hunt.hunt_id).await;
+    hunt.stats.get_or_insert_default().available_downloads = Some(exports.map_err(failed)?);
+    let condition = hunt.condition.take().unwrap_or_default();
+    let (mut labels, mut os) = (HuntLabelCondition::default(), HuntOsCondition::default());
+    match condition.union_field {
+        Some(UnionField::Labels(l)) => labels = l,
+        Some(UnionField::Os(o)) => os = o,
+        None => {}
+    }
+    let row = |m| Value::from_json_plain(m);
+    let condition = Dict::new()
+        .with(
+            "excluded_labels",
+            row(to_row(&condition.excluded_labels.unwrap_or_default()).map_err(Error::failed)?),
+        )
+        .with("labels", row(to_row(&labels).map_err(Error::failed)?))
+        .with("os", row(to_row(&os).map_err(Error::failed)?));
+    let mut row = match row_of(hunt)? {
+        Value::Dict(row) => (*row).clone(),
+        other => return Ok(other),
+    };
+    row.update("condition", condition);
+    Ok(row.into())
 }
 
 fn unsigned(args: &Args, name: &str) -> Result<u64, Error> {

@@ -91,7 +91,9 @@ async fn a_timeline_is_read_in_the_order_of_its_parts_times() {
     assert_eq!(stored.unwrap(), want);
     // A notebook goes with its timelines, when that is really wanted.
     let gone = |really: &str| {
-        format!("SELECT Type FROM notebook_delete(notebook_id='N.1', really_do_it={really})")
+        format!(
+            "SELECT type AS Type FROM notebook_delete(notebook_id='N.1', really_do_it={really})"
+        )
     };
     let (rows, log) = run_as(&server, "administrator", &gone("FALSE")).await;
     assert_eq!(rows.matches("Type").count(), 3, "{rows} {log}");
@@ -123,10 +125,16 @@ async fn what_users_have_is_theirs() {
                 user_message(user='nobody', b=1) AS C FROM scope()";
     let (rows, log) = run_as(&server, "reader", send).await;
     assert_eq!(rows, r#"[{"A":"mike","B":"mike","C":null}]"#, "{log}");
-    let (rows, log) =
-        run_as(&server, "reader", "SELECT `From`, Message FROM user_messages(clear=TRUE)").await;
+    let when = "SELECT Timestamp.Unix > 0 AS T FROM user_messages(user='mike') LIMIT 1";
+    assert_eq!(run_as(&server, "reader", when).await.0, r#"[{"T":true}]"#);
+    let clear = "SELECT `From`, Message FROM user_messages(clear=TRUE)";
+    let (rows, log) = run_as(&server, "reader", clear).await;
     let want = r#"[{"From":"mike","Message":{"a":1}},{"From":"mike","Message":{"b":"two"}}]"#;
     assert_eq!(rows, want, "{log}");
+    assert_eq!(run_as(&server, "reader", clear).await.0, "[]", "they are gone");
+    let again = "SELECT user_message(user='mike', c=3) AS A FROM scope()";
+    run_as(&server, "reader", again).await;
+    assert_eq!(run_as(&server, "reader", clear).await.0.matches("From").count(), 1);
     let save = "SELECT favorites_save(name='F', type='CLIENT', description='d', specs=[dict( \
                 artifact='A', parameters=dict(env=[dict(key='k', value='v'), dict(key='l')]))] \
                 ).spec.artifact AS S FROM scope()";

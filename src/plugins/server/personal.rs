@@ -4,9 +4,8 @@ use bytes::Bytes;
 use serde_json::json;
 use velociraptor_proto::json::{from_json, to_row};
 use velociraptor_proto::proto::{Favorite, Favorites, SetGuiOptionsRequest};
-use vql::{ArgType, Args, Dict, Error, Registry, Scope, Signature, Value};
+use vql::{ArgType, Args, Dict, Error, Registry, Scope, Signature, Time, Value};
 
-use super::results::send;
 use super::session::{Session, failed};
 use crate::services::acl::Permission;
 use crate::services::audit::audit;
@@ -48,15 +47,20 @@ pub(super) fn register(r: &mut Registry) {
         let name = known(&session, &user).await?;
         let at = User { name: &name }.notifications();
         let tree = &session.server.tree;
-        for row in read_rows(tree, &at, 0, u64::MAX).await.map_err(store)? {
-            send(&emitter, &row).await?;
-        }
+        // None comes between reading and clearing.
+        let one = session.server.users.writing().await;
+        let rows = read_rows(tree, &at, 0, u64::MAX).await.map_err(store)?;
         if args.bool("clear")? {
-            let _one = session.server.users.writing().await;
+            tree.delete_file(&at).await.map_err(store)?;
+            tree.delete_file(&at.index()).await.map_err(store)?;
             let at = User { name: &name }.gui_options();
             let mut options = tree.get(&at).await.map_err(store)?.unwrap_or_default();
             options.messages = 0;
             tree.set(&at, &options).await.map_err(store)?;
+        }
+        drop(one);
+        for row in rows {
+            emitter.send(shown(&row)?).await?;
         }
         Ok(())
     });
@@ -122,6 +126,22 @@ pub(super) fn register(r: &mut Registry) {
         }
         Ok(())
     });
+}
+
+/// A stored message: its time is one.
+fn shown(row: &Bytes) -> Result<Value, Error> {
+    let row: serde_json::Value = serde_json::from_slice(row).map_err(Error::failed)?;
+    let seconds = row.get("Timestamp").and_then(serde_json::Value::as_i64);
+    match Value::from_json_plain(row) {
+        Value::Dict(dict) => {
+            let mut dict = (*dict).clone();
+            if let Some(at) = seconds.and_then(|s| Time::from_second(s).ok()) {
+                dict.update("Timestamp", Value::Time(at));
+            }
+            Ok(dict.into())
+        }
+        other => Ok(other),
+    }
 }
 
 /// What is somebody's own is theirs, and administrators'.

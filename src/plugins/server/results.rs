@@ -4,8 +4,8 @@ use bytes::Bytes;
 use vql::{ArgType, Args, Dict, Emitter, Error, Registry, Scope, Signature, Value};
 
 use super::args::{needed, or_variable};
+use super::events;
 use super::session::{Session, failed};
-use super::{events, hunts};
 use crate::services::acl::Permission;
 use crate::services::flows::Rows;
 use crate::services::notebooks::At;
@@ -17,30 +17,33 @@ use crate::store::resultset::read_rows;
 const PAGE: u64 = 1000;
 
 pub(super) fn register(r: &mut Registry) {
-    let sig =
-        Signature::new("source", "Rows of a collection, a hunt, events, or a notebook's cell.")
-            .arg("client_id", ArgType::String, "The client; default is the variable ClientId.")
-            .arg("flow_id", ArgType::String, "The collection; default is the variable FlowId.")
-            .arg("artifact", ArgType::String, "The artifact, perhaps with /Source.")
-            .arg("source", ArgType::String, "The source.")
-            .arg("start_time", ArgType::Time, "Events from then on.")
-            .arg("end_time", ArgType::Time, "Events before then.")
-            .arg("start_row", ArgType::Int, "Rows to leave out first.")
-            .arg("count", ArgType::Int, "Rows at most.")
-            .arg("hunt_id", ArgType::String, "The hunt, instead of a client and a collection.")
-            .arg("orgs", ArgType::Strings, "With a hunt: from these organisations.")
-            .arg("notebook_id", ArgType::String, "The notebook whose cell is meant.")
-            .arg("notebook_cell_id", ArgType::String, "The cell.")
-            .arg("notebook_cell_version", ArgType::String, "Its version; default the current one.")
-            .arg("notebook_cell_table", ArgType::Int, "The number of its query (1).");
+    let sig = Signature::new("source", "Rows of a collected artifact.")
+        .arg("client_id", ArgType::String, "The client; default is the variable ClientId.")
+        .arg("flow_id", ArgType::String, "The collection; default is the variable FlowId.")
+        .arg("artifact", ArgType::String, "The artifact, perhaps with /Source.")
+        .arg("source", ArgType::String, "The source.")
+        .arg("start_time", ArgType::Time, "Events from then on.")
+        .arg("end_time", ArgType::Time, "Events before then.")
+        .arg("hunt_id", ArgType::String, "Instead: the rows that this hunt collected.")
+        .arg("orgs", ArgType::Strings, "Those of a hunt from these organisations.")
+        .arg("notebook_id", ArgType::String, "Instead: the rows of a cell of this notebook.")
+        .arg("notebook_cell_id", ArgType::String, "The cell.")
+        .arg("notebook_cell_version", ArgType::String, "Its version; default the current one.")
+        .arg("notebook_cell_table", ArgType::Int, "Which of its queries; default the first.")
+        .arg("start_row", ArgType::Int, "Rows to leave out first.")
+        .arg("count", ArgType::Int, "Rows at most.");
     r.plugin_async(sig, |scope, args, emitter| async move {
         let session = Session::with(&scope, Permission::ReadResults)?;
-        if args.has("notebook_cell_id") {
+        if or_variable(&args, &scope, "notebook_cell_id", "NotebookCellId")?.is_some() {
             return cell(&session, &scope, &args, &emitter).await;
         }
-        let one = args.has("flow_id") || args.has("client_id") || scope.resolve("FlowId").is_some();
-        if args.has("hunt_id") || !one && scope.resolve("HuntId").is_some() {
-            return hunts::results(&scope, &args, &emitter).await;
+        let of_flow = or_variable(&args, &scope, "flow_id", "FlowId")?.is_some();
+        let of_hunt = match of_flow {
+            true => args.opt_string("hunt_id")?.is_some_and(|id| !id.is_empty()),
+            false => or_variable(&args, &scope, "hunt_id", "HuntId")?.is_some(),
+        };
+        if of_hunt {
+            return super::hunts::results(&scope, &args, &emitter).await;
         }
         let artifact = needed(&args, &scope, "artifact", "ArtifactName")?;
         let name = match or_variable(&args, &scope, "source", "ArtifactSource")? {
@@ -97,7 +100,12 @@ pub(super) fn register(r: &mut Registry) {
     });
 }
 
-/// Rows that a query of a notebook's cell left.
+fn place(args: &Args, scope: &Scope) -> Result<(String, String), Error> {
+    let client = needed(args, scope, "client_id", "ClientId")?;
+    Ok((client, needed(args, scope, "flow_id", "FlowId")?))
+}
+
+/// Rows of one query of a notebook's cell.
 async fn cell(
     session: &Session,
     scope: &Scope,
@@ -105,65 +113,69 @@ async fn cell(
     emitter: &Emitter,
 ) -> Result<(), Error> {
     let id = needed(args, scope, "notebook_id", "NotebookId")?;
-    let (server, org, who) = (&session.server, &session.org, &session.principal);
+    let name = needed(args, scope, "notebook_cell_id", "NotebookCellId")?;
+    let (server, org) = (&session.server, &session.org);
     let at = At { server, org, id: &id };
     // What is left of a notebook whose record is gone is for those who may read results.
     let known = at.read().await.map_err(failed)?;
     if known.is_some() && !session.policy.is_super_user() {
-        at.open(who).await.map_err(failed)?;
+        at.open(&session.principal).await.map_err(failed)?;
     }
-    let cell = args.string("notebook_cell_id")?;
-    let version = match args.opt_string("notebook_cell_version")? {
-        Some(version) => version,
-        None => {
-            let cells = known.map(|n| n.cell_metadata).unwrap_or_default();
-            let current = cells.into_iter().find(|c| c.cell_id == cell);
-            current.map(|c| c.current_version).unwrap_or_default()
-        }
-    };
-    let number = args.opt_int("notebook_cell_table")?.and_then(|n| u32::try_from(n).ok());
-    let rows = at.cell_rows(&cell, &version, number.unwrap_or(1).max(1)).map_err(failed)?;
-    let (mut start, mut left) = range(args)?;
+    let mut version = args.string("notebook_cell_version")?;
+    if version.is_empty() {
+        let cells = known.map(|n| n.cell_metadata).unwrap_or_default();
+        let listed = cells.into_iter().find(|c| c.cell_id == name);
+        version = listed.map(|c| c.current_version).unwrap_or_default();
+    }
+    let table = or_variable(args, scope, "notebook_cell_table", "NotebookCellTable")?;
+    let table = table.and_then(|n| n.parse::<u32>().ok()).unwrap_or(1).max(1);
+    let path = at.cell_rows(&name, &version, table).map_err(failed)?;
+    let (mut start, mut left) = span(args)?;
     while left > 0 {
-        let n = PAGE.min(left);
-        let page = read_rows(&server.tree, &rows, start, n).await;
-        let page = page.map_err(|e| failed(e.into()))?;
-        for row in &page {
-            send(emitter, row).await?;
+        let count = PAGE.min(left);
+        let rows = read_rows(&server.tree, &path, start, count).await;
+        let rows = rows.map_err(|e| failed(e.into()))?;
+        let got = rows.len() as u64;
+        for row in rows {
+            send(emitter, &row).await?;
         }
-        let got = page.len() as u64;
-        if got < n {
-            break;
+        if got < count {
+            return Ok(());
         }
         (start, left) = (start + got, left - got);
     }
     Ok(())
 }
 
-/// The rows that `start_row` and `count` name: the first of them, and how many.
-fn range(args: &Args) -> Result<(u64, u64), Error> {
+/// The rows of a set that a query is to look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// Rows before it.
+    pub start: u64,
+    /// Rows of it, at most.
+    pub count: u64,
+}
+
+/// Rows to leave out, and how many to show.
+fn span(args: &Args) -> Result<(u64, u64), Error> {
     let number = |key: &str| Ok::<_, Error>(args.opt_int(key)?.and_then(|n| u64::try_from(n).ok()));
-    let count = number("count")?.filter(|n| *n > 0).unwrap_or(u64::MAX);
-    Ok((number("start_row")?.unwrap_or(0), count))
+    let (start, count) = (number("start_row")?, number("count")?);
+    if let (None, None, Some(part)) = (start, count, args.scope().extension::<Part>()) {
+        return Ok((part.start, part.count));
+    }
+    Ok((start.unwrap_or(0), count.filter(|n| *n > 0).unwrap_or(u64::MAX)))
 }
 
-fn place(args: &Args, scope: &Scope) -> Result<(String, String), Error> {
-    let client = needed(args, scope, "client_id", "ClientId")?;
-    Ok((client, needed(args, scope, "flow_id", "FlowId")?))
-}
-
-/// Rows of `name`; of an artifact whose only source with results has a name,
+/// The set that `name` means: of an artifact whose only source with results has a name,
 /// the artifact's own name will do, and an empty name means the first.
-async fn results(
+async fn set_of(
     session: &Session,
     client: &str,
     flow: &str,
     name: &str,
-    args: &Args,
-    emitter: &Emitter,
-) -> Result<(), Error> {
+) -> Result<Option<String>, Error> {
     let found = session.server.flow(&session.org, client, flow).await.map_err(failed)?;
-    let Some(context) = found else { return Ok(()) };
+    let Some(context) = found else { return Ok(None) };
     let have = &context.artifacts_with_results;
     let mut name = name.to_owned();
     if !have.contains(&name) {
@@ -175,7 +187,33 @@ async fn results(
             name = first.clone();
         }
     }
-    let (start, count) = range(args)?;
+    Ok(Some(name))
+}
+
+/// How many rows `source()` would read in a scope whose variables name a collection.
+pub(super) async fn rows_of(session: &Session, scope: &Scope, flow: &str) -> Result<u64, Error> {
+    let variable = |name: &str| scope.resolve_string(name).unwrap_or_default();
+    let (client, mut name) = (variable("ClientId"), variable("ArtifactName"));
+    let source = variable("ArtifactSource");
+    if !source.is_empty() && !name.contains('/') {
+        name = source_name(&name, &source);
+    }
+    let Some(name) = set_of(session, &client, flow, &name).await? else { return Ok(0) };
+    let (server, org) = (&session.server, &session.org);
+    server.row_count(org, &client, flow, &Rows::Results(name)).await.map_err(failed)
+}
+
+/// Rows of one set of a collection.
+async fn results(
+    session: &Session,
+    client: &str,
+    flow: &str,
+    name: &str,
+    args: &Args,
+    emitter: &Emitter,
+) -> Result<(), Error> {
+    let Some(name) = set_of(session, client, flow, name).await? else { return Ok(()) };
+    let (start, count) = span(args)?;
     pages(session, client, flow, &Rows::Results(name), start, count, emitter).await
 }
 

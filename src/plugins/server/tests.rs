@@ -12,9 +12,14 @@ use crate::store::StoreRoot;
 
 /// A server on an empty datastore with one client in the root organisation.
 pub(crate) async fn server(dir: &tempfile::TempDir) -> Arc<Server> {
+    server_with(dir, Options::default()).await
+}
+
+/// The same, configured.
+pub(crate) async fn server_with(dir: &tempfile::TempDir, options: Options) -> Arc<Server> {
     let root = StoreRoot::single(dir.path().to_str().unwrap());
     let env = crate::env::real::env();
-    let options = Options { obfuscate: false, ..Default::default() };
+    let options = Options { obfuscate: false, ..options };
     let server = Server::open(env, root, options).await.unwrap();
     {
         let org = server.root();
@@ -73,12 +78,50 @@ async fn clients_are_found_and_described() {
                 label(client_id=c, labels='x', op='remove') AS B, \
                 label(client_id=c, labels='prod', op='check') AS C, \
                 client_info(client_id=c).labels AS L, \
-                client_set_metadata(client_id=c, metadata=dict(a=1), b='two') AS M, \
+                label(client_id=c, labels=['prod','no'], op='check') AS N, \
+                client_set_metadata(client_id=c, a='no', metadata=dict(a=1)) AS M, \
+                client_set_metadata(client_id=c, b='two') AS M2, \
                 client_metadata(client_id=c) AS D FROM scope()"
     );
     let (rows, log) = run(&s, &text).await;
-    let want = r#"[{"A":true,"B":true,"C":true,"L":["Prod"],"M":true,"D":{"a":"1","b":"two"}}]"#;
+    let done = |labels: &str, op: &str| {
+        format!(r#"{{"ClientId":"{CLIENT}","Labels":[{labels}],"Op":"{op}"}}"#)
+    };
+    let want = format!(
+        r#"[{{"A":{},"B":{},"C":{},"L":["Prod"],"N":false,"M":true,"M2":true,"D":{{"a":"1","b":"two"}}}}]"#,
+        done(r#""Prod","x""#, "set"),
+        done(r#""x""#, "remove"),
+        done(r#""prod""#, "check"),
+    );
     assert_eq!(rows, want, "{log}");
+    assert!(log.contains("other keys are not set"), "{log}");
+    let kill = format!(
+        "SELECT killkillkill(client_id='{CLIENT}') AS K, killkillkill(client_id='C.9') AS L \
+         FROM scope()"
+    );
+    let (rows, log) = run(&s, &kill).await;
+    assert!(rows.contains(r#""K":null"#) && log.contains("MACHINE_STATE"), "{rows} {log}");
+    let admin = Session { policy: Policy::super_user(), ..s.clone() };
+    let (rows, log) = run(&admin, &kill).await;
+    assert_eq!(rows, format!(r#"[{{"K":"{CLIENT}","L":null}}]"#), "{log}");
+    let way = || {
+        let reply = crate::services::tasks::Reply::http([7; 16], [7; 16], 60);
+        crate::services::tasks::Way::Reply(reply)
+    };
+    let told = s.server.next_tasks(&s.org, CLIENT, [9; 16], way()).await;
+    assert!(told.iter().any(|m| m.kill_kill_kill.is_some()), "{told:?}");
+    let again = s.server.next_tasks(&s.org, CLIENT, [9; 16], way()).await;
+    assert!(again.iter().all(|m| m.kill_kill_kill.is_none()), "once");
+    let create = "SELECT client_create(client_id='C.00000000000000aa', hostname='h', os='windows', \
+                  labels='L', first_seen_at=5, last_seen_at=7) AS C FROM scope()";
+    let (rows, log) = run(&s, create).await;
+    assert!(rows == r#"[{"C":null}]"# && log.contains("SERVER_ADMIN"), "{rows} {log}");
+    let (_, log) = run(&admin, create).await;
+    assert_eq!(log, "");
+    let made = "SELECT os_info.system AS S, os_info.fqdn AS H, labels AS L, first_seen_at AS F, \
+                last_seen_at AS T FROM clients(search='host:h')";
+    let want = r#"[{"S":"windows","H":"h","L":["L"],"F":5,"T":7000000}]"#;
+    assert_eq!(run(&admin, made).await.0, want);
 }
 
 #[tokio::test]
@@ -157,11 +200,15 @@ async fn a_collection_is_scheduled_and_cancelled() {
              env=dict(PasswordFile='/x'), urgent=TRUE, timeout=7) \
          SELECT F.request.artifacts AS A, F.request.timeout AS T, \
                 F.request.specs[0].parameters.env[0].value AS P, \
-                cancel_flow(client_id='{CLIENT}', flow_id=F.flow_id) = F.flow_id AS C \
+                cancel_flow(client_id='{CLIENT}', flow_id=F.flow_id).flow_id = F.flow_id AS C, \
+                cancel_flow(client_id='{CLIENT}', flow_id='F.NO') AS N \
          FROM scope()"
     );
     let (rows, log) = run(&s, &text).await;
-    assert_eq!(rows, r#"[{"A":["Linux.Sys.Users"],"T":7,"P":"/x","C":true}]"#, "{log}");
+    assert_eq!(
+        rows, r#"[{"A":["Linux.Sys.Users"],"T":7,"P":"/x","C":true,"N":{"flow_id":"F.NO"}}]"#,
+        "{log}"
+    );
     let text =
         format!("SELECT state, status, request.creator AS W FROM flows(client_id='{CLIENT}')");
     let (rows, log) = run(&s, &text).await;
@@ -234,6 +281,20 @@ sources:
     let (_, log) =
         run(&s, "SELECT artifact_set(definition='name: Generic.Client.Info') FROM scope()").await;
     assert!(log.contains("built in"), "{log}");
+    let mark = "SELECT artifact_set_metadata(name='Custom.Twice', hidden=TRUE, tags='t') AS M, \
+                artifact_set_metadata(name='Custom.Twice', basic=TRUE, hidden=FALSE) AS N, \
+                artifact_set_metadata(name='Custom.No', basic=TRUE) AS O FROM scope()";
+    let want = r#"[{"M":{"hidden":true,"tags":["t"]},"N":{"basic":true,"tags":["t"]},"O":null}]"#;
+    assert_eq!(run(&s, mark).await.0, want);
+    let again = "SELECT artifact_set(definition='name: Custom.Twice\nsources:\n- query: \
+                 SELECT 1 FROM scope()\n').metadata AS M FROM scope()";
+    let kept = r#"[{"M":{"hidden":false,"basic":true,"tags":["t"]}}]"#;
+    assert_eq!(run(&s, again).await.0, kept, "a new text keeps what is noted");
+    let reader = session(&s.server, "investigator");
+    let (_, log) = run(&reader, mark).await;
+    assert!(log.contains("SERVER_ARTIFACT_WRITER") || log.contains("ARTIFACT_WRITER"), "{log}");
+    let listed = "SELECT metadata AS M FROM artifact_definitions(names=['Custom.Twice'])";
+    assert_eq!(run(&s, listed).await.0, kept);
     let (rows, _) = run(&s, "SELECT artifact_delete(name='Custom.Twice') AS D FROM scope()").await;
     assert_eq!(rows, r#"[{"D":"Custom.Twice"}]"#);
     let (rows, _) = run(&s, "SELECT * FROM artifact_definitions(names='Custom.Twice')").await;
@@ -258,6 +319,24 @@ async fn users_and_organisations_are_made() {
     assert!(there.allows(crate::services::acl::Permission::ReadResults));
     let ann = server.users.require("ann").await.unwrap();
     assert!(crate::services::users::verify_password(&ann, "p"));
+    let one = "SELECT user(user='ann', org='O1').roles AS R, user(user='no').name AS N, \
+               passwd(user='ann', password='another') AS P, passwd(user='ann', password='x') AS Q \
+               FROM scope()";
+    let (rows, log) = run(&s, one).await;
+    assert_eq!(rows, r#"[{"R":["reader"],"N":null,"P":"ann","Q":null}]"#, "{log}");
+    let ann = server.users.require("ann").await.unwrap();
+    assert!(crate::services::users::verify_password(&ann, "another"));
+    let nobody = session(&server, "investigator");
+    let (_, log) = run(&nobody, one).await;
+    assert!(log.contains("may not set the password of ann"), "{log}");
+    let kept = run(
+        &s,
+        "SELECT user_delete(user='ann') AS A, user_delete(user='no', really_do_it=TRUE) \
+                        AS N FROM scope()",
+    )
+    .await
+    .0;
+    assert_eq!(kept, r#"[{"A":"ann","N":null}]"#);
     let (_, log) = run(&s, "SELECT user_grant(user='ann', roles='king') FROM scope()").await;
     assert!(log.contains("unknown role"), "{log}");
     let (_, log) =
@@ -363,7 +442,7 @@ async fn hunts_are_made_changed_and_listed() {
     let (listed, log) =
         run(&s, &format!("SELECT Type, Data.VFSPath AS P FROM hunt_delete(hunt_id='{id}')")).await;
     assert_eq!(log, "");
-    let context = format!("/clients/{CLIENT}/collections/{flow}.json.db");
+    let context = format!("ds:/clients/{CLIENT}/collections/{flow}.json.db");
     let want = format!(r#"{{"Type":"CollectionContext","P":"{context}"}}"#);
     assert!(listed.contains(&want), "{listed}");
     assert_eq!(server.hunts(&server.root(), false, true).len(), 1, "only listed");
@@ -412,10 +491,15 @@ async fn deletions_ask_for_their_rights_and_list_what_stock_lists() {
         )
     };
     let (listed, log) = run(&s, &query("")).await;
-    let context = format!("/clients/{CLIENT}/collections/{flow}.json.db");
+    let context = format!("ds:/clients/{CLIENT}/collections/{flow}.json.db");
     let want = format!(r#"{{"Type":"CollectionContext","P":"{context}","Error":""}}"#);
     assert!(listed.contains(&want), "{listed} {log}");
     assert!(server.flow(&org, CLIENT, &flow).await.unwrap().is_some(), "only listed");
+    let all = format!(
+        "SELECT Type, Data.VFSPath AS P, Error FROM enumerate_flow(client_id='{CLIENT}', \
+         flow_id='{flow}')"
+    );
+    assert_eq!(run(&reader, &all).await.0, listed);
     let (removed, _) = run(&s, &query(", really_do_it=TRUE, sync=TRUE")).await;
     assert!(removed.contains(&want), "{removed}");
     assert!(server.flow(&org, CLIENT, &flow).await.unwrap().is_none());

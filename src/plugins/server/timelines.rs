@@ -136,15 +136,20 @@ pub(super) fn register(r: &mut Registry) {
     r.plugin_async(notebook(sig), |scope, args, emitter| async move {
         let (session, id) = of_notebook(&scope, &args, Permission::ReadResults)?;
         let notebook = Notebook::new(&session.org.id, &id);
-        let dir: PathSpec = notebook.dir().0.child(&["timelines"]);
-        let found = session.server.tree.children(&DirPath::objects(dir)).await;
-        for child in found.map_err(store)?.into_iter().filter(|c| !c.is_dir) {
-            if let Some(timeline) = load(&session, &notebook, &child.name).await? {
+        for name in names(&session, &id).await? {
+            if let Some(timeline) = load(&session, &notebook, &name).await? {
                 emitter.send(timeline.row()).await?;
             }
         }
         Ok(())
     });
+}
+
+/// The timelines of a notebook.
+pub(super) async fn names(session: &Session, id: &str) -> Result<Vec<String>, Error> {
+    let dir: PathSpec = Notebook::new(&session.org.id, id).dir().0.child(&["timelines"]);
+    let found = session.server.tree.children(&DirPath::objects(dir)).await.map_err(store)?;
+    Ok(found.into_iter().filter(|c| !c.is_dir).map(|c| c.name).collect())
 }
 
 type Of = (std::sync::Arc<Session>, String);

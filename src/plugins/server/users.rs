@@ -4,9 +4,11 @@ use serde_json::json;
 use velociraptor_proto::proto::{ApiClientAcl, VelociraptorUser};
 use vql::{ArgType, Args, Dict, Error, Registry, Scope, Signature, Value};
 
-use super::session::Session;
+use super::session::{Session, failed};
+use crate::services::Org;
 use crate::services::acl::{self, Permission, Policy};
 use crate::services::audit::audit;
+use crate::services::user_admin::{Asker, UserAdmin};
 use crate::services::users::parse_roles;
 
 pub(super) fn register(r: &mut Registry) {
@@ -27,24 +29,29 @@ pub(super) fn register(r: &mut Registry) {
             for org in orgs {
                 let members = session.server.users.members(&org.id).await;
                 for (user, acl) in members.map_err(Error::failed)? {
-                    let effective = Policy::of(&acl, org.id.is_root());
-                    let row = Dict::new()
-                        .with("name", user.name.as_str())
-                        .with("org_id", org.id.to_string())
-                        .with("org_name", org.name.as_str())
-                        .with("picture", user.picture.as_str())
-                        // Whether an address is known to be theirs, as stock has it.
-                        .with("email", user.verified_email)
-                        .with("stats", stats_row(&user)?)
-                        .with("roles", acl.roles.clone())
-                        .with("_policy", policy_row(&acl)?)
-                        .with("effective_policy", policy_row(&effective.to_acl())?);
-                    emitter.send(row).await?;
+                    emitter.send(member(&org, &user, &acl)?).await?;
                 }
             }
             Ok(())
         });
     }
+
+    let sig = Signature::new("user", "A user, and what they may do.")
+        .required("user", ArgType::String, "The name.")
+        .arg("org", ArgType::String, "In this organisation; default that of the query.");
+    r.function_async(sig, |scope, args| async move { one(&scope, &args).await });
+
+    let sig = Signature::new("passwd", "Gives a user another password.")
+        .arg("user", ArgType::String, "The name; default the caller.")
+        .required("password", ArgType::String, "The password.");
+    r.function_async(sig, |scope, args| async move {
+        let session = Session::of(&scope)?;
+        let asker = Asker { name: session.principal.clone(), policy: session.policy.clone() };
+        let admin = UserAdmin::new(&session.server, &asker).await.map_err(failed)?;
+        let (user, password) = (args.string("user")?, args.string("password")?);
+        admin.set_password(&user, &password).await.map_err(failed)?;
+        Ok(if user.is_empty() { session.principal.clone() } else { user }.into())
+    });
 
     let sig = Signature::new("user_create", "Makes a user, or gives one further roles.")
         .required("user", ArgType::String, "The name.")
@@ -95,10 +102,42 @@ pub(super) fn register(r: &mut Registry) {
     r.function_async(sig, |scope, args| async move { delete(&scope, &args).await });
 }
 
-/// When and from where somebody was last here, if that is on record.
-fn stats_row(user: &VelociraptorUser) -> Result<Value, Error> {
-    let Some(stats) = &user.stats else { return Ok(Value::Null) };
-    Ok(Value::from_json_plain(velociraptor_proto::json::to_row(stats).map_err(Error::failed)?))
+/// A user in an organisation.
+fn member(org: &Org, user: &VelociraptorUser, acl: &ApiClientAcl) -> Result<Dict, Error> {
+    let effective = Policy::of(acl, org.id.is_root());
+    let stats = user.stats.as_ref().map(velociraptor_proto::json::to_row).transpose();
+    let stats = stats.map_err(Error::failed)?.map(Value::from_json_plain);
+    Ok(Dict::new()
+        .with("name", user.name.as_str())
+        .with("org_id", org.id.to_string())
+        .with("org_name", org.name.as_str())
+        .with("picture", user.picture.as_str())
+        // Whether an address is known to be theirs, as stock has it.
+        .with("email", user.verified_email)
+        .with("stats", stats.unwrap_or_default())
+        .with("roles", acl.roles.clone())
+        .with("_policy", policy_row(acl)?)
+        .with("effective_policy", policy_row(&effective.to_acl())?))
+}
+
+/// `user`: what is one's own is told, the rest with the right to read.
+async fn one(scope: &Scope, args: &Args) -> Result<Value, Error> {
+    let session = Session::of(scope)?;
+    let name = args.string("user")?;
+    let there = match args.opt_string("org")?.filter(|o| !o.is_empty()) {
+        Some(org) => session.in_org(&org).await?,
+        None => (*session).clone(),
+    };
+    if !name.eq_ignore_ascii_case(&session.principal) {
+        there.require(Permission::ReadResults)?;
+    }
+    let users = &there.server.users;
+    let user = users.require(&name).await.map_err(Error::failed)?;
+    let acl = users.acl(&there.org.id, &user.name).await.map_err(Error::failed)?;
+    let acl = acl.ok_or_else(|| {
+        Error::failed(format!("user {name} is not in organisation {}", there.org.id))
+    })?;
+    Ok(member(&there.org, &user, &acl)?.into())
 }
 
 fn policy_row(acl: &ApiClientAcl) -> Result<Value, Error> {
@@ -193,9 +232,10 @@ async fn delete(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let name = args.string("user")?;
     let there = orgs(&session, args).await?;
     if !args.bool("really_do_it")? {
-        return Ok(Value::Null);
+        return Ok(name.into());
     }
     let users = &session.server.users;
+    users.require(&name).await.map_err(Error::failed)?;
     for s in &there {
         users.remove_from(&s.org.id, &name).await.map_err(Error::failed)?;
         let details = json!({ "username": name, "org": s.org.id.to_string() });

@@ -16,7 +16,9 @@ use velociraptor_proto::proto::{
 };
 
 use super::server::{Org, Server, ServiceError, fleet_dir};
-use crate::store::paths::{Client, Hunt, download_stats, notebook_download, notebook_downloads};
+use crate::store::paths::{
+    Client, Hunt, download_stats, notebook_download, notebook_download_named, notebook_downloads,
+};
 use crate::store::{DirPath, FilePath, PathType, StoreError};
 
 mod container;
@@ -123,6 +125,8 @@ pub enum What {
         id: String,
         /// A page for people instead of an archive.
         html: bool,
+        /// Name of the export, instead of one made of the notebook and the time.
+        name: Option<String>,
     },
 }
 
@@ -240,13 +244,16 @@ impl Server {
                 let at = path.download(&base, combined_only, locked);
                 (at, Job::Hunt { hunt: Box::new(found), combined_only }, HUNT_TIME)
             }
-            What::Notebook { id, html } => {
+            What::Notebook { id, html, name } => {
                 let now = i64::try_from(self.env.clock.unix()).unwrap_or(0);
                 let stamp =
                     vql::Time::from_second(now).map(|t| t.strftime("%Y%m%d%H%M%SZ").to_string());
                 let stamp = stamp.unwrap_or_default();
-                let at = notebook_download(&org.id, &id, &stamp, html);
-                if self.tree.get(&download_stats(&at)).await?.is_some() {
+                let at = match &name {
+                    Some(name) => notebook_download_named(&org.id, &id, name, html),
+                    None => notebook_download(&org.id, &id, &stamp, html),
+                };
+                if name.is_none() && self.tree.get(&download_stats(&at)).await?.is_some() {
                     let text = "an export of this second is there already; ask again".to_owned();
                     return Err(ServiceError::Invalid(text));
                 }

@@ -4,6 +4,7 @@
 //! A record lists its cells in brief; each version of a cell has a record and the
 //! rows of its queries of its own. One process, the master, writes them.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::json;
@@ -19,6 +20,7 @@ use crate::store::paths::{self, Notebook};
 use crate::store::{DirPath, FilePath, StoreError};
 
 mod attachments;
+pub mod desk;
 pub mod layout;
 pub mod markdown;
 
@@ -57,6 +59,7 @@ impl Default for Limits {
 #[derive(Debug, Default)]
 pub struct Notebooks {
     writing: Mutex<()>,
+    desk: OnceLock<Arc<dyn desk::CellDesk>>,
 }
 
 /// A notebook in its organisation.
@@ -271,6 +274,16 @@ impl Notebooks {
         org: &Org,
         user: &str,
     ) -> Result<Vec<NotebookMetadata>, ServiceError> {
+        self.list_for(server, org, Some(user)).await
+    }
+
+    /// The same; of everybody if no user is named.
+    pub async fn list_for(
+        &self,
+        server: &Server,
+        org: &Org,
+        user: Option<&str>,
+    ) -> Result<Vec<NotebookMetadata>, ServiceError> {
         let mut out = Vec::new();
         for child in server.tree.children(&paths::notebooks_dir(&org.id)).await? {
             let id = child.name;
@@ -278,7 +291,7 @@ impl Notebooks {
                 continue;
             }
             match (At { server, org, id: &id }).read().await {
-                Ok(Some(n)) if !n.hidden && may_open(&n, user) => out.push(n),
+                Ok(Some(n)) if !n.hidden && user.is_none_or(|u| may_open(&n, u)) => out.push(n),
                 Ok(_) => {}
                 Err(ServiceError::Store(StoreError::Corrupt { path, reason })) => {
                     tracing::warn!(path, reason, "a notebook cannot be read; left in place");
@@ -318,6 +331,7 @@ impl Notebooks {
             notebook_id: id.clone(),
             collaborators: asked.collaborators,
             public: asked.public,
+            artifacts: asked.artifacts,
             env: asked.env,
             context: asked.context,
             column_types: asked.column_types,

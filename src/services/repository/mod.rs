@@ -47,6 +47,8 @@ pub struct Repository {
 struct State {
     /// Aliases included, each a copy of its own.
     artifacts: BTreeMap<String, Arc<Artifact>>,
+    /// What is stored beside definitions, those that are inherited too.
+    metadata: BTreeMap<String, ArtifactMetadata>,
     version: u64,
 }
 
@@ -120,6 +122,9 @@ impl Repository {
             let copy = Artifact { name: alias.clone(), is_alias: true, ..artifact.clone() };
             state.artifacts.insert(alias.clone(), Arc::new(copy));
         }
+        if let Some(kept) = state.metadata.get(&name) {
+            artifact.metadata = Some(kept.clone());
+        }
         let added = Arc::new(artifact);
         state.artifacts.insert(name, added.clone());
         state.version += 1;
@@ -147,8 +152,9 @@ impl Repository {
         if let Some(a) = state.artifacts.get(name) {
             return Some(a.clone());
         }
+        let kept = state.metadata.get(name).cloned();
         drop(state);
-        self.parent.as_ref().and_then(|p| p.get(name)).map(inherited)
+        self.parent.as_ref().and_then(|p| p.get(name)).map(|a| inherited(a, kept.as_ref()))
     }
 
     /// As [`Repository::get`]; with `overrides` a `Custom.` version of the
@@ -166,11 +172,16 @@ impl Repository {
 
     /// Every definition in name order.
     pub fn all(&self) -> Vec<Arc<Artifact>> {
+        let own = self.read();
+        let here = |a: Arc<Artifact>| {
+            let kept = own.metadata.get(&a.name);
+            (a.name.clone(), inherited(a, kept))
+        };
         let mut all: BTreeMap<String, Arc<Artifact>> = match &self.parent {
             None => BTreeMap::new(),
-            Some(p) => p.all().into_iter().map(|a| (a.name.clone(), inherited(a))).collect(),
+            Some(p) => p.all().into_iter().map(here).collect(),
         };
-        all.extend(self.read().artifacts);
+        all.extend(own.artifacts);
         all.into_values().collect()
     }
 
@@ -187,9 +198,10 @@ impl Repository {
         own + self.parent.as_ref().map_or(0, |p| p.version())
     }
 
-    /// Attaches what is stored beside definitions; unknown names are skipped.
+    /// Attaches what is stored beside definitions, now and when they are replaced.
     pub fn set_metadata(&self, metadata: &BTreeMap<String, ArtifactMetadata>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.metadata.clone_from(metadata);
         for (name, meta) in metadata {
             if let Some(a) = state.artifacts.get_mut(name) {
                 Arc::make_mut(a).metadata = Some(meta.clone());
@@ -199,9 +211,14 @@ impl Repository {
     }
 }
 
-fn inherited(artifact: Arc<Artifact>) -> Arc<Artifact> {
+/// A definition of root as another organisation sees it, with what that notes of it.
+fn inherited(artifact: Arc<Artifact>, noted: Option<&ArtifactMetadata>) -> Arc<Artifact> {
     let mut a = artifact;
-    Arc::make_mut(&mut a).is_inherited = true;
+    let own = Arc::make_mut(&mut a);
+    own.is_inherited = true;
+    if let Some(noted) = noted {
+        own.metadata = Some(noted.clone());
+    }
     a
 }
 

@@ -93,12 +93,14 @@ pub fn form_upload(hash: &str, file_name: &str) -> FilePath {
 
 /// Exports of a notebook; `stamp` is `YYYYMMDDhhmmssZ`.
 pub fn notebook_download(org: &Org, id: &str, stamp: &str, html: bool) -> FilePath {
-    let kind = if html { Report } else { Zip };
-    FilePath(PathSpec::escaped(
-        org,
-        kind,
-        &["downloads", "notebooks", id, &format!("{id}-{stamp}")],
-    ))
+    notebook_download_named(org, id, &format!("{id}-{stamp}"), html)
+}
+
+/// An export of a notebook with a name of its own.
+pub fn notebook_download_named(org: &Org, id: &str, name: &str, html: bool) -> FilePath {
+    let (kind, ending) = if html { (Report, ".html") } else { (Zip, ".zip") };
+    let name = name.strip_suffix(ending).unwrap_or(name);
+    FilePath(PathSpec::escaped(org, kind, &["downloads", "notebooks", id, name]))
 }
 
 /// Where exports of a notebook are.

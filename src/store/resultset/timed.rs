@@ -35,6 +35,11 @@ impl DayFile {
         date_in(&self.name).map(|d| d.to_string()).unwrap_or_default()
     }
 
+    /// Its rows and what lies beside them.
+    pub fn parts(&self) -> [String; 4] {
+        [".json", ".chunk", ".json.tidx", ".json.index"].map(|e| self.sibling(e))
+    }
+
     fn sibling(&self, extension: &str) -> String {
         let stem = self.path.strip_suffix(".json").unwrap_or(&self.path);
         format!("{stem}{extension}")

@@ -26,7 +26,7 @@ pub struct Member {
     /// Bytes as stored.
     pub compressed: u64,
     method: u16,
-    encrypted: bool,
+    pub(crate) encrypted: bool,
     crc: u32,
     header: u64,
 }
