@@ -97,6 +97,15 @@ mod tests {
     }
 
     #[test]
+    fn numbers_may_have_a_large_x() {
+        let text = r#"[["H", 0, [["a", 0, "Enumeration", {"map": {"A 0X1": 0X1F}}]]]]"#;
+        let profile = Profile::parse(text).unwrap();
+        check(&profile).unwrap();
+        let options = &profile.find("H").unwrap().fields[0].options;
+        assert_eq!(options["map"]["A 0X1"], 31);
+    }
+
+    #[test]
     fn a_profile_may_use_its_own_structures_and_lambdas() {
         let text = r#"[["H", "x=>x.a", [["a", 0, "uint16be"], ["b", "x=>x.a + 1", "S"],
             ["c", 0, "Array", {"type": "S", "count": "x=>x.a"}]]], ["S", 1, []]]"#;
