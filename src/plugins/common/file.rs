@@ -295,8 +295,10 @@ mod tests {
         let env = Arc::new(crate::env::real::env());
         let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(env).build();
         let text = "SELECT hash(path=NULL) AS A, stat(filename=NULL) AS B, \
-            stat(filename='').OSPath AS C, hash(path='x', accessor='data').MD5 AS D FROM scope()";
-        let expected = r#"[{"A":null,"B":null,"C":"/","D":"9dd4e461268c8034f5c8564e155c67a6"}]"#;
+            stat(filename='').OSPath AS C, hash(path='x', accessor='data').MD5 AS D, \
+            magic(path=NULL) AS E FROM scope()";
+        let expected =
+            r#"[{"A":null,"B":null,"C":"/","D":"9dd4e461268c8034f5c8564e155c67a6","E":null}]"#;
         let rows = vql::run(text, &scope).await.unwrap();
         assert_eq!(Value::from(rows).to_json(), expected);
     }
