@@ -18,7 +18,7 @@ pub fn register(registry: &mut Registry) {
         .arg("parse", ArgType::String, "A URL to take apart.");
     registry.function_sync(url, |scope, args| {
         let url = match args.opt_string("parse")? {
-            None => built(&args)?,
+            None => built(args)?,
             Some(text) => match parse(&text) {
                 Ok(url) => url,
                 Err(why) => {
