@@ -57,13 +57,9 @@ async fn call(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error
             return Err(Error::Arg(format!("Unknown parameter {key} provided to {name}")));
         }
     }
-    let inner = scope.isolated();
+    // What the caller knows is known: so helpers find the variables of their callers' tools.
+    let inner = scope.child();
     inner.set(NESTING, nesting);
-    for variable in ["config", "_SessionId", "NULL"] {
-        if let Some(v) = scope.resolve(variable) {
-            inner.set(variable, v);
-        }
-    }
     for p in &artifact.parameters {
         match given.get(&p.name) {
             Some(v) => inner.set(p.name.clone(), v.clone()),
@@ -127,7 +123,8 @@ async fn source_rows(
     let mut rows = vql::eval(statements, &scope, Limits::default());
     while let Some(row) = rows.next().await {
         let mut row: Dict = row.into_row();
-        row.update("_Source", label.as_str());
+        // Last, whatever the artifact calls itself.
+        row.set("_Source", label.as_str());
         emitter.send(row).await?;
     }
     Ok(())

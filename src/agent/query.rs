@@ -322,7 +322,7 @@ impl Work<'_> {
             self.responder.log(Level::Info, &text);
         }
         let mut batch = Batch::new(self.args, self.cx.settings.default_max_wait);
-        let mut rows = vql::eval(statements, self.scope, Limits::default());
+        let mut rows = vql::eval_shown(statements, self.scope, Limits::default());
         let mut beat = tokio::time::interval_at(start + self.style.heartbeat, self.style.heartbeat);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -205,7 +205,7 @@ impl<'a> Batch<'a> {
     /// A SELECT ends with a packet even if it is empty; a LET sends none.
     async fn run(&mut self, statement: Statement, scope: &Scope) {
         let is_select = matches!(statement, Statement::Select(_));
-        let mut rows = vql::eval(vec![statement], scope, Limits::default());
+        let mut rows = vql::eval_shown(vec![statement], scope, Limits::default());
         let mut tick = tokio::time::interval_at(Instant::now() + self.max_wait, self.max_wait);
         loop {
             let row = tokio::select! {

@@ -196,9 +196,10 @@ async fn collect_here(args: CollectArgs, ctx: &Context) -> anyhow::Result<()> {
                     .await
                     .is_some();
             for query in one.query.iter().filter(|_| wanted) {
-                let mut rows = vql::eval(vql::parse(&query.vql)?, &scope, Limits::default());
+                let mut rows = vql::eval_shown(vql::parse(&query.vql)?, &scope, Limits::default());
                 while let Some(row) = rows.next().await {
                     if let Value::Object(mut row) = serde_json::from_str(&row.to_json())? {
+                        row.shift_remove("_Source");
                         row.insert("_Source".into(), query.name.clone().into());
                         printer.row(&row)?;
                     }
@@ -255,6 +256,7 @@ async fn collect_remotely(args: &CollectArgs, client: &str, ctx: &Context) -> an
     for name in &context.artifacts_with_results {
         let request = results_query(client, &flow_id, name);
         let each = |mut row: Map<String, Value>| {
+            row.shift_remove("_Source");
             row.insert("_Source".into(), json!(name));
             printer.row(&row)
         };

@@ -22,8 +22,6 @@ mod demo_node;
 pub mod frontend;
 mod frontend_drain;
 pub mod golden;
-mod golden_mock;
-mod golden_upload;
 pub mod gui;
 mod output;
 pub mod pool_client;

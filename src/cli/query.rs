@@ -192,7 +192,7 @@ async fn local(
     let work = async {
         for query in &request.query {
             let statements = vql::parse(&query.vql)?;
-            let mut rows = vql::eval(statements, &scope, Limits::default());
+            let mut rows = vql::eval_shown(statements, &scope, Limits::default());
             while let Some(row) = rows.next().await {
                 if let Value::Object(row) = serde_json::from_str(&row.to_json())? {
                     printer.row(&row)?;

@@ -100,16 +100,6 @@ fn provider(a: &Authenticator) -> Provider {
     }
 }
 
-/// Where clients reach the frontend by HTTP.
-pub(super) fn public_base(url: &str) -> String {
-    let http = match url.split_once("://") {
-        Some(("wss", rest)) => format!("https://{rest}"),
-        Some(("ws", rest)) => format!("http://{rest}"),
-        _ => url.to_owned(),
-    };
-    http.trim_end_matches('/').to_owned()
-}
-
 fn size(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
@@ -156,7 +146,12 @@ impl Node {
         let limits = RestOptions {
             max_body: size(s.body_bytes),
             max_upload: size(s.upload_bytes),
-            public_base: c.client.server_urls.first().map(|u| public_base(u)).unwrap_or_default(),
+            public_base: c
+                .client
+                .server_urls
+                .first()
+                .map(|u| super::public_base(u))
+                .unwrap_or_default(),
             live_streams: size(s.live_streams).min(tokio::sync::Semaphore::MAX_PERMITS),
             ..RestOptions::default()
         };

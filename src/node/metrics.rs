@@ -230,6 +230,10 @@ fn render(frontend: &Frontend, m: &Metrics, operations: &CountingFs) -> String {
         "Bytes of rows that queries put into temporary files.",
         &c.query_spilled_bytes,
     );
+    t.counter("velociraptor_tools_fetched_total", "Tools fetched.", &c.tools_fetched);
+    t.counter("velociraptor_tools_failed_total", "Tools that could not be had.", &c.tools_failed);
+    let most = server.options.tools.max_bytes;
+    t.gauge("velociraptor_tools_limit_bytes", "Largest tool.", most);
     t.gauge(
         "velociraptor_draining",
         "1: clients are sent to other nodes.",

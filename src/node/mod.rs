@@ -153,7 +153,7 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
         frontend_certificate: c.frontend.certificate.clone(),
         public_url: c.gui.public_url.clone(),
         tools: crate::services::inventory::Options {
-            public_bases: c.client.server_urls.iter().map(|u| gui::public_base(u)).collect(),
+            public_bases: c.client.server_urls.iter().map(|u| public_base(u)).collect(),
             max_bytes: s.tools.max_bytes,
             fetch_timeout: Duration::from_secs(s.tools.fetch_seconds),
             github_api: s.tools.github_api.clone(),
@@ -176,6 +176,16 @@ pub fn options(loaded: &Loaded, definitions: &[String]) -> Options {
         ],
         ..Options::default()
     }
+}
+
+/// Where clients reach the frontend of this URL by HTTP, without a slash at the end.
+pub fn public_base(url: &str) -> String {
+    let http = match url.split_once("://") {
+        Some(("wss", rest)) => format!("https://{rest}"),
+        Some(("ws", rest)) => format!("http://{rest}"),
+        _ => url.to_owned(),
+    };
+    http.trim_end_matches('/').to_owned()
 }
 
 /// The limits of the stream between nodes, from the settings.

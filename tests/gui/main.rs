@@ -109,6 +109,7 @@ fn each_screen_is_worked() {
     clients(&mut b);
     host(&mut b);
     artifacts(&mut b);
+    tools(&mut b);
     wizard(&mut b);
     results(&mut b);
     collection(&mut b);
@@ -215,6 +216,32 @@ fn artifacts(b: &mut Browser) {
         b.press("Save");
         b.until("it is read", "location.search.includes('name=Custom.')");
     }
+}
+
+/// A tool that no definition has an address for is uploaded, and then clients get it here.
+fn tools(b: &mut Browser) {
+    b.open("/app/artifacts?view=edit");
+    b.until("the editor", "document.querySelector('.editor')?.value.includes('name:')");
+    b.eval("document.querySelector('.editor').focus(); document.querySelector('.editor').select()");
+    b.types(
+        "name: Custom.Tool\ntools:\n- name: Helper\nsources:\n- query: SELECT Tool_Helper_HASH FROM scope()\n",
+    );
+    b.until(
+        "it is valid",
+        "document.querySelector('.note.ok') && !document.querySelector('.note.err')",
+    );
+    b.press("Save");
+    b.shows("nowhere yet");
+    b.shows("not known: it is fetched when it is first needed");
+    b.eval(
+        "(() => { const t = new DataTransfer(); t.items.add(new File(['hello'], 'helper.sh')); \
+         const i = document.querySelector('input[type=file]'); i.files = t.files; \
+         i.dispatchEvent(new Event('change')); })()",
+    );
+    b.shows("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
+    b.shows("helper.sh");
+    b.shows("set by hand");
+    b.shot("artifact-tools");
 }
 
 fn wizard(b: &mut Browser) {

@@ -169,6 +169,8 @@ impl Lines<'_> {
                         cell.push(b'"');
                     }
                 }
+                // Lines inside of quotes end in one way.
+                b'\r' if quoted && bytes.get(at) == Some(&b'\n') => {}
                 _ if quoted => cell.push(byte),
                 b'"' if start => {
                     quoted = true;
@@ -227,6 +229,12 @@ mod tests {
 
     fn json(text: &str, options: &CsvOptions) -> String {
         Value::from(parse_csv(text.as_bytes(), options)).to_json()
+    }
+
+    #[test]
+    fn lines_in_quotes_end_in_one_way() {
+        let text = "a,b\r\n1,\"x\r\ny\rz\"\r\n";
+        assert_eq!(json(text, &CsvOptions::default()), r#"[{"a":1,"b":"x\ny\rz"}]"#);
     }
 
     #[test]

@@ -94,6 +94,7 @@ async fn assign(binding: &Let, scope: &Scope) {
             params,
             captured: None,
             nesting: binding.nesting,
+            stored: true,
         })),
         (LetValue::Expr(expr), false) => Value::Expr(Arc::new(StoredExpr {
             params,

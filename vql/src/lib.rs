@@ -27,6 +27,7 @@ mod args;
 mod cache;
 mod codec;
 mod csv;
+mod dates;
 mod engine;
 mod error;
 mod eval;
@@ -45,6 +46,7 @@ pub mod stream;
 pub mod syntax;
 mod time;
 mod value;
+mod zone;
 
 pub use args::{Args, Thunk};
 pub use codec::{base64_decode, base64_encode};
@@ -67,6 +69,7 @@ pub use time::parse_time;
 pub use value::{
     Dict, Key, Object, Row, Str, Time, Value, format_float, go_float, go_time, lossy, rfc3339,
 };
+pub use zone::eval_shown;
 
 #[cfg(test)]
 mod tests;

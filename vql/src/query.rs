@@ -18,6 +18,8 @@ pub struct Query {
     pub(crate) captured: Option<Scope>,
     /// Levels of brackets in the statement which stored it.
     pub(crate) nesting: usize,
+    /// Whether a LET stored it: `typeof` tells these from queries written in place.
+    pub(crate) stored: bool,
 }
 
 /// What a [`Query`] runs.
@@ -32,7 +34,7 @@ pub(crate) enum QuerySource {
 
 impl Query {
     pub(crate) fn new(source: QuerySource) -> Query {
-        Query { source, params: Arc::default(), captured: None, nesting: 0 }
+        Query { source, params: Arc::default(), captured: None, nesting: 0, stored: false }
     }
 
     /// A query over a syntax tree, run in the scope of its use.
@@ -53,7 +55,7 @@ impl Query {
             QuerySource::Host(rows) => QuerySource::Host(rows.clone()),
         };
         let (params, nesting) = (self.params.clone(), self.nesting);
-        Query { source, params, captured: Some(scope), nesting }
+        Query { source, params, captured: Some(scope), nesting, stored: self.stored }
     }
 }
 

@@ -54,33 +54,6 @@ pub fn parse_time(text: &str) -> Option<Time> {
 
 /// A time written as text, in `zone` unless the text says otherwise.
 pub(crate) fn parse_time_in(text: &str, zone: &TimeZone) -> Option<Time> {
-    const LAYOUTS: [&str; 14] = [
-        "%a, %d %b %Y %H:%M:%S %z",
-        "%d %b %Y %H:%M:%S %z",
-        "%d/%b/%Y:%H:%M:%S %z",
-        "%Y-%m-%d %H:%M:%S%.f %z",
-        "%Y-%m-%d %H:%M:%S%.f %z UTC",
-        "%Y-%m-%d %H:%M:%S%.f UTC",
-        "%a %b %e %H:%M:%S %Y",
-        "%a %b %e %H:%M:%S %Z %Y",
-        "%m/%d/%Y %H:%M:%S",
-        "%m/%d/%Y %I:%M:%S %p",
-        "%m/%d/%Y %H:%M",
-        "%Y/%m/%d %H:%M:%S",
-        "%d %b %Y %H:%M:%S",
-        "%b %d, %Y %H:%M:%S",
-    ];
-    const DATES: [&str; 9] = [
-        "%b %d %Y",
-        "%B %d %Y",
-        "%Y/%m/%d",
-        "%m/%d/%Y",
-        "%d %b %Y",
-        "%b %d, %Y",
-        "%B %d, %Y",
-        "%d-%b-%Y",
-        "%Y%m%d",
-    ];
     let text = text.trim();
     if let Ok(time) = text.parse::<Time>() {
         return Some(time);
@@ -92,22 +65,7 @@ pub(crate) fn parse_time_in(text: &str, zone: &TimeZone) -> Option<Time> {
     if let Ok(date) = text.parse::<Date>() {
         return at(date.at(0, 0, 0, 0));
     }
-    for layout in LAYOUTS {
-        if let Ok(broken) = jiff::fmt::strtime::parse(layout, text) {
-            if let Ok(time) = broken.to_timestamp() {
-                return Some(time);
-            }
-            if let Ok(civil) = broken.to_datetime() {
-                return at(civil);
-            }
-        }
-    }
-    // Logs of Unix tell no year: it is zero.
-    let dated = format!("0000 {text}");
-    if let Ok(civil) = DateTime::strptime("%Y %b %e %H:%M:%S", &dated) {
-        return at(civil);
-    }
-    DATES.iter().find_map(|layout| at(Date::strptime(layout, text).ok()?.at(0, 0, 0, 0)))
+    crate::dates::read(text, zone)
 }
 
 /// Members of a time: the methods of Go's type which take no argument.

@@ -232,7 +232,7 @@ impl Api {
     ) -> Result<(), StoreError> {
         let limit = self.desk.limits.rows;
         let limits = vql::Limits { timeout: None, rows: Some(limit) };
-        let mut rows = vql::eval(group, scope, limits);
+        let mut rows = vql::eval_shown(group, scope, limits);
         let mut set = NewSet::create(self, at).await?;
         while let Some(row) = rows.next().await {
             if let Err(e) = set.writer.row(row.to_json().as_bytes()).await {

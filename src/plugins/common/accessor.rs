@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vql::{Dict, Error, Key, Object, Scope, Str, Time, Value};
 
+use super::bzip2::Bzip2;
 use super::content::Content;
 use super::ewf::Ewf;
 use super::ext4::Ext4Images;
@@ -357,6 +358,7 @@ impl Accessors {
 
     /// Names of accessors that look into files.
     pub const LAYERED: &[&str] = &[
+        "bzip2",
         "collector",
         "ewf",
         "fat",
@@ -384,6 +386,7 @@ impl Accessors {
                 debug_assert!(Accessors::LAYERED.contains(&name));
                 map.entry(name.to_owned()).or_insert(accessor);
             };
+            add("bzip2", Arc::new(Bzip2(below.clone())));
             add("collector", Arc::new(ZipFiles::collector(below.clone())));
             add("ewf", Arc::new(Ewf(below.clone())));
             add("fat", Arc::new(FatFiles::new(below.clone())));

@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use futures::StreamExt;
-use vql::{ArgType, Args, Emitter, Error, Level, Registry, Row, Scope, Signature, Value};
+use serde::Deserialize;
+use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Row, Scope, Signature, Value};
 
 use super::accessor::{accessor, path_of};
 use super::file::named;
@@ -26,8 +27,12 @@ pub fn register(registry: &mut Registry) {
         .version(2);
     registry.function_async(yaml, |scope, args| async move {
         let text = document(&scope, &args, "filename").await?;
-        let json: serde_json::Value = yaml_serde::from_slice(&text).map_err(Error::failed)?;
-        Ok(Value::from_json(json))
+        // The first document of the file; one that is empty has no members.
+        let json = match yaml_serde::Deserializer::from_slice(&text).next() {
+            Some(first) => serde_json::Value::deserialize(first).map_err(Error::failed)?,
+            None => serde_json::Value::Null,
+        };
+        Ok(if json.is_null() { Dict::new().into() } else { Value::from_json(json) })
     });
 
     let parse_xml = Signature::new("parse_xml", "An XML document as a dict.")
@@ -208,6 +213,10 @@ mod tests {
     async fn documents_become_values() {
         let yaml = "SELECT parse_yaml(filename='a: [1, x]\\nb: {c: 2.5}', accessor='data') AS Y FROM scope()";
         assert_eq!(query(yaml).await, r#"[{"Y":{"a":[1,"x"],"b":{"c":2.5}}}]"#);
+        let yaml = "SELECT parse_yaml(filename='', accessor='data') AS A, \
+            parse_yaml(filename='a: 1\\n---\\nb: 2', accessor='data') AS B, \
+            parse_yaml(filename='- 1', accessor='data') AS C FROM scope()";
+        assert_eq!(query(yaml).await, r#"[{"A":{},"B":{"a":1},"C":[1]}]"#);
         let xml = "SELECT parse_xml(file='<a x=\"1\"><b>t</b><b/></a>', accessor='data') AS X FROM scope()";
         assert_eq!(query(xml).await, r#"[{"X":{"a":{"Attrx":"1","b":["t",""]}}}]"#);
         let jsonl =

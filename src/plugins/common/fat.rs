@@ -321,23 +321,29 @@ impl Accessor for FatFiles {
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
         let volume = self.volume(path)?;
         let entry = self.find(&volume, &path.clone().as_kind(Kind::Ntfs))?;
-        let entry = entry.filter(|e| !e.is_dir()).ok_or(io::ErrorKind::IsADirectory)?;
+        let entry = match entry {
+            // What directories hold are their entries, as they are on the disk.
+            of if of.as_ref().is_none_or(Entry::is_dir) => {
+                return Ok(Box::new(io::Cursor::new(volume.directory(of.as_ref())?)));
+            }
+            Some(entry) => entry,
+            None => return Err(io::ErrorKind::NotFound.into()),
+        };
         let clusters = volume.chain(entry.cluster, entry.size)?;
         Ok(Box::new(Open { volume, clusters, size: entry.size, at: 0 }))
     }
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
-        let path = path.clone().as_kind(Kind::Ntfs);
-        let volume = self.volume(&path)?;
-        let Some(entry) = self.find(&volume, &path)? else {
-            let mut info = FileInfo::plain(path, 0);
+        let volume = self.volume(path)?;
+        let Some(entry) = self.find(&volume, &path.clone().as_kind(Kind::Ntfs))? else {
+            let mut info = FileInfo::plain(path.clone(), 0);
             info.mode = 0o040_755;
             info.times = [UNKNOWN; 4];
             info.data =
                 Dict::new().with("first_cluster", 0).with("attr", "").with("short_name", "");
             return Ok(info);
         };
-        Ok(entry.info(path))
+        Ok(entry.info(path.clone()))
     }
 
     fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>> {
@@ -469,7 +475,11 @@ mod tests {
                 SELECT R(P='afolde~1/file.txt', O=510, L=9) AS A, R(P='afolde~1', O=0, L=9) AS B, \
                 R(P='afolde~1/none', O=0, L=9) AS C, R(P='a folder withtail/FILE.TXT', O=600, L=9) AS D \
                 FROM scope()";
-            assert_eq!(query(text).await, r#"[{"A":"aabcd","B":"","C":"","D":""}]"#, "{bits}");
+            assert_eq!(
+                query(text).await,
+                r#"[{"A":"aabcd","B":".        ","C":"","D":""}]"#,
+                "{bits}"
+            );
         }
     }
 

@@ -9,7 +9,7 @@ use md5::Digest;
 use tokio_util::sync::CancellationToken;
 use vql::{ArgType, Args, Dict, Error, Level, Registry, Scope, Signature, Value};
 
-use super::accessor::{Accessor, accessor, path_of};
+use super::accessor::{Accessor, ReadSeek, accessor, path_of};
 use super::blocking;
 use super::path::OsPath;
 
@@ -72,6 +72,9 @@ pub fn named(scope: &Scope, args: &Args, arg: &str) -> Result<(Arc<dyn Accessor>
 }
 
 async fn stat_row(scope: &Scope, args: &Args) -> Result<io::Result<Value>, Error> {
+    if matches!(args.any("filename"), Value::Null) {
+        return Ok(Err(io::ErrorKind::NotFound.into()));
+    }
     let (accessor, path) = named(scope, args, "filename")?;
     let info = blocking(scope, move || accessor.lstat(&path)).await?;
     Ok(info.map(|i| i.row(None)))
@@ -86,6 +89,22 @@ fn read_some(a: &dyn Accessor, path: &OsPath, offset: u64, length: u64) -> io::R
     let mut out = Vec::new();
     file.take(length).read_to_end(&mut out)?;
     Ok(out)
+}
+
+/// The next `length` bytes of a file, which is opened when it is not open yet.
+fn read_on(
+    accessor: &dyn Accessor,
+    path: &OsPath,
+    file: Option<Box<dyn ReadSeek>>,
+    length: u64,
+) -> io::Result<(Box<dyn ReadSeek>, Vec<u8>)> {
+    let file = match file {
+        Some(file) => file,
+        None => accessor.open(path)?,
+    };
+    let (mut out, mut part) = (Vec::new(), file.take(length));
+    part.read_to_end(&mut out)?;
+    Ok((part.into_inner(), out))
 }
 
 async fn read_function(scope: Scope, args: Args) -> Result<Value, Error> {
@@ -117,12 +136,17 @@ async fn read_rows(scope: Scope, args: Args, emitter: vql::Emitter) -> Result<()
     for file in args.list("filenames") {
         let path = path_of(&scope, &*accessor, &file);
         let mut offset = 0;
+        // Opened once: what cannot be sought in, such as a pipe, is read on.
+        let mut open = None;
         while offset < most {
             scope.charge_op().await;
             let want = chunk.min(most - offset);
-            let (a, p) = (accessor.clone(), path.clone());
-            let data = match blocking(&scope, move || read_some(&*a, &p, offset, want)).await? {
-                Ok(d) => d,
+            let (a, p, file) = (accessor.clone(), path.clone(), open.take());
+            let data = match blocking(&scope, move || read_on(&*a, &p, file, want)).await? {
+                Ok((file, data)) => {
+                    open = Some(file);
+                    data
+                }
                 Err(e) => {
                     scope.log(Level::Default, format!("read_file: {}: {e}", path.to_text()));
                     break;
@@ -155,6 +179,10 @@ struct Wanted {
 }
 
 async fn hash_function(scope: Scope, args: Args) -> Result<Value, Error> {
+    // Of nothing there is no hash; an empty path is the top directory.
+    if matches!(args.any("path"), Value::Null) {
+        return Ok(Value::Null);
+    }
     let (accessor, path) = named(&scope, &args, "path")?;
     let select = args.strings("hashselect")?;
     if let Some(odd) = select.iter().find(|s| !HASHES.iter().any(|h| s.eq_ignore_ascii_case(h))) {
@@ -254,4 +282,24 @@ fn hash_file(a: &dyn Accessor, path: &OsPath, limit: u64, w: &Wanted) -> io::Res
     out.set("SHA1", sha1.map_or(String::new(), |h| hex::encode(h.finish())));
     out.set("SHA256", sha256.map_or(String::new(), |h| hex::encode(h.finish())));
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_no_path() {
+        let mut registry = Registry::standard();
+        super::super::register(&mut registry);
+        let env = Arc::new(crate::env::real::env());
+        let scope = vql::ScopeBuilder::new(Arc::new(registry)).extension(env).build();
+        let text = "SELECT hash(path=NULL) AS A, stat(filename=NULL) AS B, \
+            stat(filename='').OSPath AS C, hash(path='x', accessor='data').MD5 AS D, \
+            magic(path=NULL) AS E FROM scope()";
+        let expected =
+            r#"[{"A":null,"B":null,"C":"/","D":"9dd4e461268c8034f5c8564e155c67a6","E":null}]"#;
+        let rows = vql::run(text, &scope).await.unwrap();
+        assert_eq!(Value::from(rows).to_json(), expected);
+    }
 }

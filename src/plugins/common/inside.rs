@@ -44,6 +44,15 @@ impl Accessor for Gzip {
         let packed = self.0.stat_outer(path)?;
         let mut info = FileInfo::plain(path.clone(), file.seek(SeekFrom::End(0))?);
         (info.mode, info.times) = (packed.mode, packed.times);
+        // When what is packed was written, if it says.
+        let mut head = Vec::new();
+        self.0.open_outer(path)?.take(8).read_to_end(&mut head)?;
+        if let [0x1f, 0x8b, _, _, when @ ..] = head.as_slice()
+            && let Ok(when) = when.try_into().map(u32::from_le_bytes)
+            && when != 0
+        {
+            info.times[0] = i64::from(when) * 1_000_000_000;
+        }
         Ok(info)
     }
 }
@@ -138,5 +147,12 @@ mod tests {
             LET B = stat(filename=P) \
             SELECT A.Size AS S, A.Mode.String = B.Mode.String AS M, A.Mtime = B.Mtime AS T FROM scope()";
         assert_eq!(query(text).await, r#"[{"S":10,"M":true,"T":true}]"#);
+        // It may say itself when it was written.
+        let packer = flate2::GzBuilder::new().mtime(1_577_934_245);
+        let packer = packer.write(Vec::new(), flate2::Compression::fast());
+        std::fs::write(dir.path().join("dated.gz"), packer.finish().unwrap()).unwrap();
+        let text =
+            "SELECT stat(accessor='gzip', filename=Dir + '/dated.gz').Mtime AS T FROM scope()";
+        assert_eq!(query(text).await, r#"[{"T":"2020-01-02T03:04:05Z"}]"#);
     }
 }

@@ -1,10 +1,9 @@
-//! Text files as rows: `parse_lines`, `split_records` and
-//! `parse_records_with_regex`.
+//! Text files as rows: `parse_lines` and `split_records`.
 
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Value};
 
@@ -36,15 +35,6 @@ pub fn register(registry: &mut Registry) {
     registry.plugin_async(split, |scope, args, emitter| async move {
         split_records(&scope, &args, &emitter).await
     });
-    let doc = "Rows from regular expressions with named groups.";
-    let records = Signature::new("parse_records_with_regex", doc)
-        .required("file", ArgType::Paths, "The files.")
-        .required("regex", ArgType::Strings, "The expressions.")
-        .arg("accessor", ArgType::String, "An accessor to use.")
-        .arg("buffer_size", ArgType::Int, "Bytes searched at a time.");
-    registry.plugin_async(records, |scope, args, emitter| async move {
-        parse_records(&scope, &args, &emitter).await
-    });
 }
 
 /// Hands out a file in pieces of whole lines, a few hundred at a time, so that
@@ -54,6 +44,8 @@ struct Lines {
     longest: usize,
     /// A line that is too long ends the file; otherwise it is cut.
     strict: bool,
+    /// A `\r` before the end of a line belongs to the line.
+    keep_return: bool,
     /// Told when nobody wants lines any more: a line may be as long as its file.
     stop: CancellationToken,
     _stop_with_us: DropGuard,
@@ -73,7 +65,8 @@ impl Lines {
                 let reader: Box<dyn BufRead + Send> = Box::new(BufReader::new(file));
                 let _stop_with_us = stop.clone().drop_guard();
                 let reader = Some(reader);
-                Ok(Some(Lines { reader, longest, strict: false, stop, _stop_with_us }))
+                let (strict, keep_return) = (false, false);
+                Ok(Some(Lines { reader, longest, strict, keep_return, stop, _stop_with_us }))
             }
             Err(e) => {
                 scope.log(Level::Default, format!("{}: {e}", path.to_text()));
@@ -100,10 +93,11 @@ impl Lines {
     async fn next(&mut self, scope: &Scope) -> Result<Vec<Vec<u8>>, Error> {
         let Some(mut reader) = self.reader.take() else { return Ok(Vec::new()) };
         let (longest, strict, stop) = (self.longest, self.strict, self.stop.clone());
+        let keep_return = self.keep_return;
         let read = move || {
             let (mut out, mut too_long) = (Vec::new(), false);
             while out.len() < 500 && !too_long {
-                match line(&mut *reader, longest, &stop) {
+                match line(&mut *reader, longest, keep_return, &stop) {
                     Ok(Some((_, true))) if strict => too_long = true,
                     Ok(Some((l, _))) => out.push(l),
                     Ok(None) | Err(_) => break,
@@ -125,6 +119,7 @@ impl Lines {
 fn line(
     reader: &mut dyn BufRead,
     longest: usize,
+    keep_return: bool,
     stop: &CancellationToken,
 ) -> std::io::Result<Option<(Vec<u8>, bool)>> {
     let mut out = Vec::new();
@@ -148,13 +143,14 @@ fn line(
         }
     }
     let full = out.len() >= longest;
-    if out.last() == Some(&b'\r') {
+    if out.last() == Some(&b'\r') && !keep_return {
         out.pop();
     }
     Ok(any.then_some((out, full)))
 }
 
-fn buffer_size(args: &Args) -> Result<usize, Error> {
+/// Bytes of a line, or searched at a time.
+pub(super) fn buffer_size(args: &Args) -> Result<usize, Error> {
     let n = usize::try_from(args.int("buffer_size")?).ok().filter(|n| *n > 0);
     Ok(n.unwrap_or(BUFFER))
 }
@@ -193,6 +189,7 @@ async fn split_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<
         let path = path_of(scope, &*accessor, &file);
         let opened = Lines::open(scope, &accessor, &path, buffer_size(args)?).await?;
         let Some(mut lines) = opened else { continue };
+        lines.keep_return = true;
         let mut columns = args.strings("columns")?;
         let mut first = headers;
         let mut pending: Vec<Vec<u8>> = Vec::new();
@@ -252,60 +249,6 @@ fn column_names(fields: &[&[u8]]) -> Vec<String> {
     names
 }
 
-async fn parse_records(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
-    let accessor = accessor(scope, &args.string("accessor")?)?;
-    let mut regexes = Vec::new();
-    for r in args.strings("regex")? {
-        let re = RegexBuilder::new(&r).case_insensitive(true).build().map_err(Error::failed)?;
-        regexes.push(re);
-    }
-    let window = buffer_size(args)?;
-    for file in args.list("file") {
-        let path = path_of(scope, &*accessor, &file);
-        let (a, p) = (accessor.clone(), path.clone());
-        let opened = blocking(scope, move || a.open(&p)).await?;
-        let mut reader = match opened {
-            Ok(f) => f,
-            Err(e) => {
-                scope.log(Level::Default, format!("{}: {e}", path.to_text()));
-                continue;
-            }
-        };
-        loop {
-            let read = move || {
-                use std::io::Read;
-                let mut data = vec![0; window];
-                let mut have = 0;
-                while have < window {
-                    match reader.read(&mut data[have..]) {
-                        Ok(n) if n > 0 => have += n,
-                        _ => break,
-                    }
-                }
-                data.truncate(have);
-                (data, reader)
-            };
-            let (data, back) = blocking(scope, read).await?;
-            reader = back;
-            if data.is_empty() {
-                break;
-            }
-            for re in &regexes {
-                for found in re.captures_iter(&data) {
-                    scope.charge_op().await;
-                    let mut row = Dict::new().with("FullPath", path.to_text());
-                    for (i, name) in re.capture_names().enumerate().skip(1) {
-                        let name = name.map_or_else(|| format!("g{i}"), str::to_owned);
-                        row.update(name, found.get(i).map_or(&b""[..], |m| m.as_bytes()));
-                    }
-                    emitter.send(row).await?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,6 +282,9 @@ mod tests {
                      first_row_is_headers=TRUE, filenames='a-b:c:c\nd:e:f:g\nh\n')";
         let expected = r#"[{"a_b":"d","c":"e","c1":"f"},{"a_b":"h","c":null,"c1":null}]"#;
         assert_eq!(query(named).await, expected);
+        let ended = "SELECT * FROM split_records(accessor='data', filenames='a,b\\r\\n', regex=',', \
+                    columns=('A', 'B'))";
+        assert_eq!(query(ended).await, r#"[{"A":"a","B":"b\r"}]"#);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 
 pub mod accessor;
 pub mod binary;
+pub mod bzip2;
 pub mod content;
 pub mod csv;
 pub mod diff;
@@ -42,6 +43,7 @@ pub mod process_memory;
 pub mod raw_file;
 pub mod raw_reg;
 pub mod records;
+pub mod regex_records;
 pub mod remap;
 pub mod s3;
 pub mod signed;
@@ -55,6 +57,7 @@ pub mod tlsh;
 pub mod unzip;
 pub mod upload;
 pub mod upload_directory;
+pub mod url;
 pub mod vfs_ls;
 pub mod vhdx;
 pub mod waiting;
@@ -154,6 +157,7 @@ pub fn register(registry: &mut Registry) {
     journald::register(registry);
     leveldb::register(registry);
     lines::register(registry);
+    regex_records::register(registry);
     magic::register(registry);
     ntfs::register(registry);
     patch::register(registry);
@@ -174,6 +178,7 @@ pub fn register(registry: &mut Registry) {
     unzip::register(registry);
     upload::register(registry);
     upload_directory::register(registry);
+    url::register(registry);
     vfs_ls::register(registry);
     waiting::register(registry);
     watch::register(registry);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vql::Str;
 
-use super::accessor::{Accessor, FileInfo, Range, ReadSeek};
+use super::accessor::{Accessor, FileInfo, Range, ReadSeek, UNKNOWN};
 use super::path::{Kind, OsPath};
 
 /// A tree of one accessor at a place of the whole.
@@ -77,6 +77,7 @@ impl Mounts {
     fn directory(&self, path: OsPath) -> FileInfo {
         let mut info = FileInfo::plain(path, 0);
         info.mode = 0o040_755;
+        info.times = [UNKNOWN; 4];
         info
     }
 }
@@ -130,7 +131,10 @@ impl Accessor for Mounts {
             }
             let mut below = OsPath { kind: self.kind, ..path.clone() };
             below.components.push(name);
-            out.push(self.lstat(&below).unwrap_or_else(|_| self.directory(below)));
+            // What is put there has no size of its own.
+            let mut info = self.lstat(&below).unwrap_or_else(|_| self.directory(below));
+            info.size = 0;
+            out.push(info);
         }
         Ok(out)
     }

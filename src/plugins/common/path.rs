@@ -28,16 +28,20 @@ pub enum Kind {
     Generic,
     /// As Generic with `\\`: inside a registry file.
     Hive,
+    /// As Generic behind `fs:`: a file of a server's datastore.
+    Store,
+    /// As Generic behind `ds:`: a record of a server's datastore.
+    Records,
 }
 
 impl Kind {
     /// The kind of a named type; `None` when the name is not known.
     pub fn named(name: &str) -> Option<Kind> {
         Some(match name {
-            "" | "auto" | "file" | "linux" | "zip" | "fs" | "ext4" | "raw_ext4" | "process" => {
-                Kind::Linux
-            }
+            "" | "auto" | "file" | "linux" | "zip" | "ext4" | "raw_ext4" | "process" => Kind::Linux,
             "generic" => Kind::Generic,
+            "fs" => Kind::Store,
+            "ds" => Kind::Records,
             "windows" => Kind::Windows,
             "ntfs" | "raw_ntfs" | "mft" | "fat" => Kind::Ntfs,
             "registry" | "reg" => Kind::Registry,
@@ -48,7 +52,7 @@ impl Kind {
     }
 
     /// Kinds by the number that stands for them in bytes.
-    const ALL: [Kind; 7] = [
+    const ALL: [Kind; 9] = [
         Kind::Linux,
         Kind::Raw,
         Kind::Windows,
@@ -56,6 +60,8 @@ impl Kind {
         Kind::Registry,
         Kind::Generic,
         Kind::Hive,
+        Kind::Store,
+        Kind::Records,
     ];
 
     /// The text of components.
@@ -65,6 +71,8 @@ impl Kind {
             Kind::Raw => vec![text.into()],
             Kind::Windows => OsPath::windows(text).components,
             Kind::Generic | Kind::Hive => quoted_parts(text),
+            Kind::Store => quoted_parts(text.strip_prefix(b"fs:").unwrap_or(text)),
+            Kind::Records => quoted_parts(text.strip_prefix(b"ds:").unwrap_or(text)),
             Kind::Ntfs => {
                 let mut parts = OsPath::windows(text).components;
                 if let Some(drive) = parts.first_mut()
@@ -100,14 +108,22 @@ impl Kind {
             Kind::Registry => quoted().join(&b'\\'),
             Kind::Linux => [&b"/"[..], &plain().join(&b'/')].concat(),
             Kind::Generic => [&b"/"[..], &quoted().join(&b'/')].concat(),
+            Kind::Store => behind(b"fs:", &quoted()),
+            Kind::Records => behind(b"ds:", &quoted()),
             Kind::Hive => [&b"\\"[..], &quoted().join(&b'\\')].concat(),
         }
     }
 
     /// Whether names are compared without case.
     pub fn ignores_case(self) -> bool {
-        !matches!(self, Kind::Linux | Kind::Raw | Kind::Generic)
+        !matches!(self, Kind::Linux | Kind::Raw | Kind::Generic | Kind::Store | Kind::Records)
     }
+}
+
+/// Parts with a slash before each, behind a prefix.
+fn behind(prefix: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
+    let parts = parts.iter().flat_map(|p| [&b"/"[..], p]);
+    std::iter::once(prefix).chain(parts).collect::<Vec<_>>().concat()
 }
 
 /// Splits at both separators but those in double quotes; two quotes are one.
@@ -449,6 +465,11 @@ impl Object for OsPath {
                 up.components.pop();
                 Value::object(up)
             }
+            // Of a file of the datastore it has no beginning.
+            "Path" if matches!(self.kind, Kind::Store | Kind::Records) => {
+                let text = self.inner_bytes();
+                Value::Str(text.get(4..).unwrap_or_default().into())
+            }
             "Path" => Value::Str(self.inner_bytes().into()),
             "String" => Value::Str(self.bytes().into()),
             "HumanString" => match &self.delegate {
@@ -479,6 +500,7 @@ impl Object for OsPath {
                 Kind::Ntfs => "NTFSPath".into(),
                 Kind::Registry => "RegistryPath".into(),
                 Kind::Generic | Kind::Hive => "Generic".into(),
+                Kind::Store | Kind::Records => "FileStorePath".into(),
             },
             _ => return None,
         })
@@ -551,6 +573,20 @@ mod tests {
         assert_eq!((w.to_text().as_str(), w.components.len()), ("C:\\Users\\x\\y", 4));
         assert_eq!(OsPath::windows(b"\\\\.\\C:\\a").to_text(), "\\\\.\\C:\\a");
         assert_eq!(OsPath::linux(b"").to_text(), "/");
+        let f = OsPath::of_kind(Kind::Store, b"fs:/clients/C.1/a b");
+        let of = |m: &str| f.member(m).unwrap().to_text();
+        assert_eq!(
+            (of("String"), of("Path")),
+            ("fs:/clients/C.1/a b".into(), "clients/C.1/a b".into())
+        );
+        assert_eq!((of("Dirname"), of("Basename")), ("fs:/clients/C.1".into(), "a b".into()));
+        let root = OsPath::of_kind(Kind::Store, b"/");
+        assert_eq!(
+            (root.to_text().as_str(), root.member("Path").unwrap().to_text()),
+            ("fs:", String::new())
+        );
+        let record = OsPath::of_kind(Kind::Records, b"ds:/a.db");
+        assert_eq!(OsPath::from_bytes(&record.to_bytes().unwrap()).unwrap(), record);
         assert!(!OsPath::linux(b"/").truth());
         assert_eq!(p.native("/root".as_ref()).to_str(), Some("/root/usr/bin/x y"));
     }

@@ -3,7 +3,8 @@
 use vql::{ArgType, Args, Error, Registry, Scope, Signature, Value};
 
 use super::accessor::accessor;
-use super::path::OsPath;
+use super::path::{Kind, OsPath};
+use super::remap::Remapped;
 
 /// Adds `pathspec`.
 pub fn register(registry: &mut Registry) {
@@ -25,7 +26,12 @@ pub fn register(registry: &mut Registry) {
 }
 
 async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
-    let kind = args.string("path_type")?;
+    let mut kind = args.string("path_type")?;
+    // Texts are paths of the system that is looked at.
+    let windows = || Remapped::persona(scope).is_some_and(|p| p.os == "windows");
+    if kind.is_empty() && args.has("parse") && windows() {
+        kind = "windows".into();
+    }
     let read = |text: &[u8]| match OsPath::from_spec(text).or_else(|| OsPath::parse_as(&kind, text))
     {
         Some(path) => Ok(path),
@@ -43,8 +49,10 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
         return Ok(Value::object(read(text.as_bytes())?));
     }
     let path = match args.any("Path") {
-        Value::Null => OsPath::linux(b""),
+        // A path of nothing is not the root of a file system.
+        Value::Null => OsPath::of_kind(Kind::Generic, b""),
         Value::Str(text) => match kind.as_str() {
+            "" if text.is_empty() => OsPath::of_kind(Kind::Generic, b""),
             // Which text a member has is for its accessor to say: lists of ranges, numbers.
             "" if text.as_bytes().starts_with(b"[") => OsPath::raw(text.as_bytes()),
             _ => read(text.as_bytes())?,

@@ -172,9 +172,11 @@ mod tests {
               read_file(accessor='pipe', filename='Nulls') AS N, \
               read_file(accessor='pipe', filename='Once') AS C, \
               read_file(accessor='pipe', filename='Nothing') AS D, P, \
-              { SELECT Line FROM parse_lines(accessor='pipe', filename='Lines') } AS L FROM scope()";
+              { SELECT Line FROM parse_lines(accessor='pipe', filename='Lines') } AS L, \
+              { SELECT Data FROM read_file(accessor='pipe', filenames='P', chunk=4) } AS M \
+            FROM scope()";
         let expected = "[{\"A\":\"0|1|2|\",\"B\":\"0|1|2|\",\"O\":\"0|1|2|\",\"N\":\"Null;\",\"C\":\"\",\"D\":\"\",\"P\":{},\
-            \"L\":[\"l 0\",\"l 1\"]}]";
+            \"L\":[\"l 0\",\"l 1\"],\"M\":[\"0|1|\",\"2|\"]}]";
         assert_eq!(query(text).await, expected);
     }
 }

@@ -343,6 +343,8 @@ remappings:
             "SELECT expand(path='%Root%\\\\x') AS E, pskill(pid=1) AS K FROM scope()",
             "SELECT * FROM pslist()",
             "SELECT read_file(filename='x', accessor='data') AS D FROM scope()",
+            "SELECT pathspec(parse='C:\\\\a\\\\b').Components AS C, expand(path='%None%') AS N, Size \
+             FROM glob(globs='/D:/*')",
         ])
         .await;
         assert_eq!(out[0], r#"[{"R":true}]"#);
@@ -368,6 +370,7 @@ remappings:
         assert_eq!(out[6], r#"[{"E":"C:\\W\\x","K":null}]"#);
         assert_eq!(out[7], "[]");
         assert_eq!(out[8], r#"[{"D":""}]"#);
+        assert_eq!(out[9], r#"[{"C":["C:","a","b"],"N":"","Size":0}]"#);
     }
 
     #[tokio::test]

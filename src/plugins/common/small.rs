@@ -1,10 +1,9 @@
 //! Small ones that need the host's chance, environment or nothing at all:
-//! `rand`, `uuid`, `lookupSID`, `expand`, `url`.
+//! `rand`, `uuid`, `lookupSID`, `expand`.
 
 use std::collections::BTreeMap;
 
-use url::Url;
-use vql::{ArgType, Dict, Error, Registry, Signature, Value};
+use vql::{ArgType, Error, Registry, Signature};
 
 use super::remap::Remapped;
 use crate::env::Env;
@@ -51,60 +50,9 @@ pub fn register(registry: &mut Registry) {
         };
         Ok(expanded(&args.string("path")?, &|name| all.get(&name.to_uppercase()).cloned()).into())
     });
-
-    let mut url =
-        Signature::new("url", "A URL from its parts, or its parts.").refused(false).version(2);
-    for part in ["scheme", "host", "path", "fragment"] {
-        url = url.arg(part, ArgType::String, "A part.");
-    }
-    let url = url
-        .arg("query", ArgType::Any, "The query: text, or a dict of names and values.")
-        .arg("parse", ArgType::String, "A URL to take apart.");
-    registry.function_sync(url, |_, args| {
-        if let Some(text) = args.opt_string("parse")? {
-            return parts(&text);
-        }
-        let path = args.string("path")?;
-        let text = format!("{}://{}", args.string("scheme")?, args.string("host")?);
-        let mut built = Url::parse(&text).map_err(|e| Error::failed(format!("{text}: {e}")))?;
-        built.set_path(&path);
-        match args.any("query") {
-            Value::Null => {}
-            Value::Dict(dict) => {
-                built
-                    .query_pairs_mut()
-                    .extend_pairs(dict.iter().map(|(k, v)| (k.as_str(), v.to_text())));
-            }
-            text => built.set_query(Some(&text.to_text())),
-        }
-        built.set_fragment(args.opt_string("fragment")?.as_deref());
-        parts(built.as_str())
-    });
 }
 
-/// The parts of a URL under the names Go gives them.
-fn parts(text: &str) -> Result<Value, Error> {
-    let url = Url::parse(text).map_err(|e| Error::failed(format!("{text}: {e}")))?;
-    let host = url.host_str().unwrap_or_default();
-    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let mut query: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, value) in url.query_pairs() {
-        query.entry(name.into_owned()).or_default().push(value.into_owned());
-    }
-    let query: Dict = query.into_iter().fold(Dict::new(), |d, (k, v)| d.with(k, v));
-    Ok(Dict::new()
-        .with("Scheme", url.scheme())
-        .with("Host", host)
-        .with("Path", if url.path() == "/" && !text.contains("//") { "" } else { url.path() })
-        .with("Fragment", url.fragment().unwrap_or_default())
-        .with("Query", query)
-        .with("RawQuery", url.query().unwrap_or_default())
-        .with("String", text)
-        .into())
-}
-
-/// `%NAME%`, `$NAME` and `${NAME}`; in per cent signs what is not known stays,
-/// after a dollar it becomes empty.
+/// `%NAME%`, `$NAME` and `${NAME}`; what is not known becomes empty, what is no name stays.
 fn expanded(text: &str, known: &dyn Fn(&str) -> Option<String>) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -115,9 +63,10 @@ fn expanded(text: &str, known: &dyn Fn(&str) -> Option<String>) -> String {
         let name_end =
             |s: &str| s.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(s.len());
         if mark == "%" {
-            match rest.split_once('%').map(|(n, after)| (known(n), after)) {
-                Some((Some(value), after)) => {
-                    out.push_str(&value);
+            let word = |c: char| c.is_ascii_alphanumeric() || "_()".contains(c);
+            match rest.split_once('%') {
+                Some((name, after)) if !name.is_empty() && name.chars().all(word) => {
+                    out.push_str(&known(name).unwrap_or_default());
                     rest = after;
                 }
                 _ => out.push('%'),
@@ -149,23 +98,12 @@ mod tests {
             ("$HOME/x", "/root/x"),
             ("%Home%\\x%", "/root\\x%"),
             ("${HOME}x$", "/rootx$"),
-            ("%unknown%/$unknown/", "%unknown%//"),
+            ("%unknown%/$unknown/", "//"),
+            ("%ProgramFiles(x86)%%a b%", "%a b%"),
             ("50% of 10%", "50% of 10%"),
         ];
         for (text, expected) in cases {
             assert_eq!(expanded(text, &known), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn parts_of_a_url() {
-        let v = parts("https://a.example:8000/p/q?x=1&x=2#f").unwrap().to_json();
-        assert!(
-            v.contains(
-                r#""Host":"a.example:8000","Path":"/p/q","Fragment":"f","Query":{"x":["1","2"]}"#
-            ),
-            "{v}"
-        );
-        assert!(parts("nothing").is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use serde_json::Value as Json;
 use vql::{Scope, Str};
 
-use super::accessor::{Accessor, Accessors, FileInfo, Range, ReadSeek, sought};
+use super::accessor::{Accessor, Accessors, FileInfo, Range, ReadSeek, UNKNOWN, sought};
 use super::path::{Kind, OsPath};
 
 /// A stretch, and where it is in the file below; `None` for zeros.
@@ -39,7 +39,8 @@ impl Accessor for Sparse {
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
         let pieces = sparse(&path.inner_bytes())?;
-        Ok(FileInfo::plain(path.clone(), end(&pieces)))
+        let plain = FileInfo::plain(path.clone(), end(&pieces));
+        Ok(FileInfo { times: [UNKNOWN; 4], mode: 0o100_644, ..plain })
     }
 
     fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {

@@ -11,14 +11,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::types::{Value as Sql, ValueRef};
 use rusqlite::{Connection, OpenFlags};
-use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Value};
+use vql::{ArgType, Args, Emitter, Error, Level, Registry, Scope, Signature, Value};
 
 use super::accessor::{Accessor, accessor, path_of};
 use super::path::OsPath;
 use super::temp::TempFile;
 use super::{blocking, host};
+
+mod statements;
+mod values;
 
 /// How every database begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -32,8 +34,8 @@ pub fn register(registry: &mut Registry) {
     let sqlite = Signature::new("sqlite", "Runs SQL on an SQLite database.")
         .required("file", ArgType::Path, "The database.")
         .arg("accessor", ArgType::String, "An accessor to use.")
-        .required("query", ArgType::String, "The statement.")
-        .arg("args", ArgType::Any, "Values of its `?`: one, or a list.");
+        .required("query", ArgType::String, "The statement; of several the last gives rows.")
+        .arg("args", ArgType::Any, "Values of their `?`: one, or a list.");
     registry.plugin_async(sqlite, |scope, args, emitter| async move {
         run(&scope, &args, &emitter).await
     });
@@ -43,15 +45,6 @@ pub fn register(registry: &mut Registry) {
 #[derive(Default)]
 struct Copies(Mutex<BTreeMap<String, String>>);
 
-/// Ends a statement whose rows nobody wants any more.
-struct Interrupt(rusqlite::InterruptHandle);
-
-impl Drop for Interrupt {
-    fn drop(&mut self) {
-        self.0.interrupt();
-    }
-}
-
 async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error> {
     let name = args.string("accessor")?;
     let accessor = accessor(scope, &name)?;
@@ -60,10 +53,10 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
     if query.trim().is_empty() {
         return Ok(());
     }
-    let values: Vec<Sql> = match args.any("args") {
+    let values = match args.any("args") {
         Value::Null => Vec::new(),
-        Value::List(items) => items.iter().map(to_sql).collect(),
-        one => vec![to_sql(&one)],
+        Value::List(items) => items.iter().map(values::to_sql).collect::<Result<_, _>>()?,
+        one => vec![values::to_sql(&one)?],
     };
     let real = ["", "auto", "file"].contains(&name.as_str());
     let wants_copy =
@@ -87,7 +80,7 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
     } else {
         copied(scope, &accessor, &path).await?
     };
-    rows(connection, query, values, emitter).await
+    statements::rows(connection, query, values, emitter).await
 }
 
 /// A database opened in place.
@@ -187,68 +180,6 @@ fn beside(path: &OsPath, end: &str) -> Option<OsPath> {
     Some(path)
 }
 
-/// Runs the statement on a thread of its own: it may wait for the reader of
-/// its rows, and the few places of the CPU pool are not for waiting.
-async fn rows(
-    connection: Connection,
-    query: String,
-    values: Vec<Sql>,
-    emitter: &Emitter,
-) -> Result<(), Error> {
-    let _interrupt = Interrupt(connection.get_interrupt_handle());
-    let emitter = emitter.clone();
-    let work = move || -> Result<(), String> {
-        let mut statement = connection.prepare(&query).map_err(|e| e.to_string())?;
-        let names: Vec<vql::Key> = statement.column_names().map(vql::Key::new).collect();
-        let given = rusqlite::params_from_iter(values);
-        if names.is_empty() {
-            return statement.execute(given).map(drop).map_err(|e| e.to_string());
-        }
-        let mut rows = statement.query(given).map_err(|e| e.to_string())?;
-        while let Some(row) = rows.next().map_err(|e| e.to_string())? {
-            let mut out = Dict::with_capacity(names.len());
-            for (i, name) in names.iter().enumerate() {
-                out.set(name, row.get_ref(i).map_or(Value::Null, from_sql));
-            }
-            if emitter.blocking_send(out).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(Error::failed),
-        Err(e) => Err(Error::failed(e)),
-    }
-}
-
-fn to_sql(value: &Value) -> Sql {
-    match value {
-        Value::Null => Sql::Null,
-        Value::Float(f) => Sql::Real(*f),
-        Value::Bool(b) => Sql::Integer((*b).into()),
-        other => match other.as_int() {
-            Some(n) => Sql::Integer(n),
-            None => {
-                let text = other.to_str();
-                match std::str::from_utf8(text.as_bytes()) {
-                    Ok(text) => Sql::Text(text.to_owned()),
-                    Err(_) => Sql::Blob(text.as_bytes().to_vec()),
-                }
-            }
-        },
-    }
-}
-
-fn from_sql(value: ValueRef<'_>) -> Value {
-    match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(n) => n.into(),
-        ValueRef::Real(f) => Value::Float(f),
-        ValueRef::Text(text) | ValueRef::Blob(text) => text.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,6 +220,49 @@ mod tests {
              SELECT * FROM sqlite(file='Data', accessor='scope', query='SELECT count(*) AS N FROM t')"
         );
         assert_eq!(query(&copy).await.0, r#"[{"N":3}]"#);
+    }
+
+    #[tokio::test]
+    async fn the_last_of_several_statements_gives_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.sqlite");
+        let file = file.to_str().unwrap();
+        let run = async |sql: &str, args: &str| {
+            query(&format!("SELECT * FROM sqlite(file='{file}', query={sql:?}, args={args})")).await
+        };
+        let made = "CREATE TABLE t (a); INSERT INTO t VALUES (?), (';'); SELECT a FROM t -- ; end";
+        assert_eq!(run(made, "'x'").await.0, r#"[{"a":"x"},{"a":";"}]"#);
+        let both = "SELECT ? AS A; SELECT ? AS B;";
+        assert_eq!(run(both, "('x', 'y')").await.0, r#"[{"B":"y"}]"#);
+        let (rows, log) = run(both, "'x'").await;
+        assert_eq!(rows, "[]");
+        assert!(log.iter().any(|l| l.contains("values are missing")), "{log:?}");
+        // Values too many are not looked at.
+        assert_eq!(run("SELECT 1 AS A", "('x', 'y')").await.0, r#"[{"A":1}]"#);
+        assert_eq!(run("-- nothing", "NULL").await.0, "[]");
+        let (rows, log) = run("SELECT ? AS A", "dict(a=1)").await;
+        assert!(rows == "[]" && log.iter().any(|l| l.contains("no value")), "{rows} {log:?}");
+    }
+
+    #[tokio::test]
+    async fn columns_say_what_their_numbers_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.sqlite");
+        let file = file.to_str().unwrap();
+        let text = format!(
+            "SELECT * FROM sqlite(file='{file}', args=timestamp(epoch=1.5), query=''' \
+               CREATE TABLE t (a DATETIME, b boolean, c Date, d INT, e TIMESTAMP); \
+               INSERT INTO t VALUES (1577934245, 1, '2020-01-02', 1577934245, 1577934245123), \
+                 ('2020-01-02 03:04:05+02:00', 0, 'x', NULL, 1.5), (?, NULL, NULL, 2, 3.5); \
+               SELECT a, b, c, d, e, max(a, 5) AS f FROM t''')"
+        );
+        let expected = concat!(
+            r#"[{"a":"2020-01-02T03:04:05Z","b":true,"c":"2020-01-02T00:00:00Z","d":1577934245,"#,
+            r#""e":"2020-01-02T03:04:05.123Z","f":1577934245},"#,
+            r#"{"a":"2020-01-02T01:04:05Z","b":false,"c":"x","d":null,"e":1.5,"f":"2020-01-02 03:04:05+02:00"},"#,
+            r#"{"a":"1970-01-01T00:00:01.5Z","b":null,"c":null,"d":2,"e":3.5,"f":"1970-01-01 00:00:01.5+00:00"}]"#
+        );
+        assert_eq!(query(&text).await.0, expected);
     }
 
     #[tokio::test]

@@ -129,6 +129,11 @@ fn unescaped(name: &str) -> Cow<'_, str> {
     vql::lossy(&out).into_owned().into()
 }
 
+/// Members that are files. Directories are what files are in: one without is not there.
+fn files<R: io::Read + io::Seek>(archive: &Archive<R>) -> impl Iterator<Item = &Member> {
+    archive.members().iter().filter(|m| !m.is_dir())
+}
+
 fn info(path: OsPath, member: Option<&Member>) -> FileInfo {
     let mut info = FileInfo::plain(path, member.map_or(0, |m| m.size));
     match member {
@@ -165,9 +170,9 @@ impl Accessor for ZipFiles {
         let (archive, inside) = self.archive(path)?;
         let archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
         let mut is_dir = inside.is_empty();
-        for member in archive.members() {
+        for member in files(&archive) {
             match self.below(member, &inside) {
-                Some(rest) if rest.is_empty() && !member.is_dir() => {
+                Some(rest) if rest.is_empty() => {
                     return Ok(info(path.clone(), Some(member)));
                 }
                 found => is_dir |= found.is_some(),
@@ -183,11 +188,11 @@ impl Accessor for ZipFiles {
         let (archive, inside) = self.archive(path)?;
         let archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
         let mut names: BTreeMap<String, Option<&Member>> = BTreeMap::new();
-        for member in archive.members() {
+        for member in files(&archive) {
             let Some(rest) = self.below(member, &inside) else { continue };
             match rest.as_slice() {
                 [] => {}
-                [name] if !member.is_dir() => {
+                [name] => {
                     names.insert(name.to_string(), Some(member));
                 }
                 [name, ..] => drop(names.entry(name.to_string()).or_insert(None)),
@@ -214,6 +219,7 @@ mod tests {
         let outer = crate::store::zip::archive(&[
             ("dir/a.txt", b"one\ntwo"),
             ("dir/sub/in.zip", &inner),
+            ("empty/", b""),
             ("b.txt", b"b"),
         ]);
         let dir = tempfile::tempdir().unwrap();

@@ -28,6 +28,28 @@ pub fn register(registry: &mut Registry) {
                 row.set(k, v.to_string_lossy().into_owned());
             }
         }
+        // None of those asked for is no row.
+        if row.is_empty() {
+            return Ok(());
+        }
         emitter.send(row).await
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_set_is_no_row() {
+        let mut registry = Registry::standard();
+        register(&mut registry);
+        let scope = vql::ScopeBuilder::new(std::sync::Arc::new(registry)).build();
+        let rows = async |vars: &str| {
+            let text = format!("SELECT * FROM environ(vars={vars})");
+            vql::run(&text, &scope).await.unwrap().len()
+        };
+        assert_eq!(rows("'SURELY_NOT_SET'").await, 0);
+        assert_eq!(rows("('SURELY_NOT_SET', 'PATH')").await, 1);
+    }
 }

@@ -74,13 +74,9 @@ async fn call(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error
     }
     let wanted = given.remove("source").map(|v| v.to_text());
     let check = given.remove("preconditions").is_some_and(|v| matches!(v, Value::Bool(true)));
-    let inner = scope.isolated();
+    // What the caller knows is known, as to any other query it calls.
+    let inner = scope.child();
     inner.set(NESTING, depth);
-    for variable in ["config", "_SessionId"] {
-        if let Some(value) = scope.resolve(variable) {
-            inner.set(variable, value);
-        }
-    }
     bind(&artifact, given, &inner)?;
     if let Some(session) = &session {
         bind_tools(&artifact, session, &inner).await?;
@@ -180,7 +176,8 @@ async fn rows(
     let mut rows = vql::eval(statements, &scope, Limits::default());
     while let Some(row) = rows.next().await {
         let mut row = row.into_row();
-        row.update("_Source", name.as_str());
+        // Last, whatever the artifact calls itself.
+        row.set("_Source", name.as_str());
         emitter.send(row).await?;
     }
     Ok(())

@@ -15,11 +15,15 @@ use crate::services::repository::{Kind, source_name};
 use crate::store::journal::{Extents, Worth};
 use crate::store::resultset::with_ts;
 
-/// A span of time, Unix nanoseconds.
+/// Which rows: a span of time, Unix nanoseconds, and a range of what is in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     from: i64,
     to: i64,
+    /// Rows to leave out first.
+    skip: u64,
+    /// Rows at most.
+    count: u64,
 }
 
 impl Window {
@@ -28,13 +32,17 @@ impl Window {
         (self.from, self.to)
     }
 
-    /// From the arguments `start_time` and `end_time`; both open by default.
+    /// From the arguments `start_time`, `end_time`, `start_row` and `count`; all open by default.
     pub(super) fn of(args: &Args) -> Result<Window, Error> {
         let nanos = |t: vql::Time| i64::try_from(t.as_nanosecond()).unwrap_or(i64::MAX);
+        let number =
+            |key: &str| Ok::<_, Error>(args.opt_int(key)?.and_then(|n| u64::try_from(n).ok()));
         Ok(Window {
             from: args.time("start_time")?.map_or(i64::MIN, nanos),
             // A parameter that nobody filled in is the time zero.
             to: args.time("end_time")?.map(nanos).filter(|t| *t > 0).unwrap_or(i64::MAX),
+            skip: number("start_row")?.unwrap_or(0),
+            count: number("count")?.filter(|n| *n > 0).unwrap_or(u64::MAX),
         })
     }
 }
@@ -76,7 +84,8 @@ pub(super) fn register(r: &mut Registry) {
         .arg("artifact", ArgType::String, "The artifact, perhaps with /Source.")
         .arg("source", ArgType::String, "The source.")
         .arg("start_time", ArgType::Time, "Rows from then on.")
-        .arg("end_time", ArgType::Time, "Rows before then.");
+        .arg("end_time", ArgType::Time, "Rows before then.")
+        .arg("start_row", ArgType::Int, "Rows to leave out first.");
     r.plugin_async(sig, |scope, args, emitter| async move {
         let session = Session::with(&scope, Permission::ReadResults)?;
         let artifact = needed(&args, &scope, "artifact", "ArtifactName")?;
@@ -128,6 +137,25 @@ pub(super) fn register(r: &mut Registry) {
     });
 }
 
+/// What is still to be left out, and what is still to be shown.
+struct Range {
+    skip: u64,
+    left: u64,
+}
+
+impl Range {
+    /// Whether the next row is shown.
+    fn takes(&mut self) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        let takes = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        takes
+    }
+}
+
 /// Emits stored rows: those in day files, then those still in journals.
 pub(super) async fn stored(
     session: &Session,
@@ -153,9 +181,15 @@ async fn read(
 ) -> Result<(), Error> {
     let (server, org) = (&session.server, &session.org);
     let EventView { files, live } = server.events(org, any).await.map_err(failed)?;
+    let mut range = Range { skip: window.skip, left: window.count };
     let mut rows = files.rows(window.from, window.to);
     while let Some(row) = rows.next().await.map_err(Error::failed)? {
-        send(emitter, &row.shown()).await?;
+        if range.takes() {
+            send(emitter, &row.shown()).await?;
+        }
+        if range.left == 0 {
+            return Ok(());
+        }
     }
     let mut journals = Extents::new(&*server.env.fs);
     for (key, part) in live {
@@ -165,7 +199,12 @@ async fn read(
         }
         let blob = server.event_rows_in(&mut journals, &key, &part).await.map_err(failed)?;
         for line in lines(&blob) {
-            send(emitter, &with_ts(&blob.slice_ref(line), nanos / 1_000_000)).await?;
+            if range.takes() {
+                send(emitter, &with_ts(&blob.slice_ref(line), nanos / 1_000_000)).await?;
+            }
+        }
+        if range.left == 0 {
+            return Ok(());
         }
     }
     Ok(())

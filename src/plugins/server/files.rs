@@ -11,13 +11,14 @@ use vql::{ArgType, Error, Registry, Scope, Signature, Str};
 use super::session::{Session, failed};
 use super::store_path::StorePath;
 use crate::plugins::common::accessor::{ReadSeek, sought};
+use crate::plugins::common::path::Kind;
 use crate::plugins::common::{Accessor, Accessors, FileInfo, OsPath, host};
 use crate::services::acl::Permission;
 use crate::services::audit::audit;
 use crate::services::{Org, Server};
 use crate::store::path::PathSpec;
 use crate::store::uploads::{Holes, Upload};
-use crate::store::{DirPath, FilePath, StoreError};
+use crate::store::{DirPath, FilePath, StoreError, StoreRoot, Tree};
 
 /// Bytes read at once.
 const BLOCK: usize = 256 << 10;
@@ -105,11 +106,24 @@ struct StoreFiles {
     runtime: Handle,
 }
 
+/// The same tree with the records where its files are, so that a record is a file.
+fn records(server: &Server) -> Tree {
+    let ds = &server.tree.root.ds;
+    Tree::new(&server.env, StoreRoot::new(ds, ds))
+}
+
 fn io_error(e: impl std::fmt::Display) -> io::Error {
     io::Error::other(e.to_string())
 }
 
 impl StoreFiles {
+    fn tree(&self, path: &OsPath) -> Tree {
+        match path.kind {
+            Kind::Records => records(&self.server),
+            _ => self.server.tree.clone(),
+        }
+    }
+
     fn at(&self, path: &OsPath) -> io::Result<FilePath> {
         let components = StorePath::of_components(path.texts());
         place(&self.server, &self.org, &components.0).map_err(io_error)
@@ -117,7 +131,8 @@ impl StoreFiles {
 
     fn open_upload(&self, path: &OsPath) -> io::Result<Upload> {
         let at = self.at(path)?;
-        let opened = self.runtime.block_on(Upload::open(&self.server.tree, &at));
+        let tree = self.tree(path);
+        let opened = self.runtime.block_on(Upload::open(&tree, &at));
         opened.map_err(io_error)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
@@ -146,9 +161,16 @@ impl StoreFiles {
 
 impl Accessor for StoreFiles {
     fn parse(&self, _scope: &Scope, text: &Str) -> OsPath {
-        let text = text.to_text();
-        let parts = crate::store::client_path::split(text.strip_prefix("fs:").unwrap_or(&text));
-        parts.iter().fold(OsPath::linux(b""), |path, part| path.join(part.as_str()))
+        self.read(text.as_bytes())
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Store
+    }
+
+    fn read(&self, text: &[u8]) -> OsPath {
+        let kind = if text.starts_with(b"ds:") { Kind::Records } else { Kind::Store };
+        OsPath::of_kind(kind, text)
     }
 
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
@@ -160,7 +182,7 @@ impl Accessor for StoreFiles {
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
         let resolve = |e: crate::store::path::PathError| io_error(e);
-        let root = &self.server.tree.root;
+        let root = &self.tree(path).root;
         if let Ok(at) = self.at(path)
             && let Ok(found) = self.stat_path(path, &root.file(&at).map_err(resolve)?)
         {
@@ -172,8 +194,9 @@ impl Accessor for StoreFiles {
 
     fn read_dir(&self, path: &OsPath) -> io::Result<Vec<FileInfo>> {
         let dir = self.dir(path)?;
-        let children = self.runtime.block_on(self.server.tree.files(&dir)).map_err(io_error)?;
-        let on_disk = self.server.tree.root.dir(&dir).map_err(io_error)?;
+        let tree = self.tree(path);
+        let children = self.runtime.block_on(tree.files(&dir)).map_err(io_error)?;
+        let on_disk = tree.root.dir(&dir).map_err(io_error)?;
         let mut out = Vec::new();
         for child in children {
             let name = match child.is_dir {

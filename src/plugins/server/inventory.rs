@@ -56,7 +56,7 @@ fn row(tool: &Tool) -> Result<Dict, Error> {
 
 async fn add(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let session = Session::with(scope, Permission::ServerAdmin)?;
-    let tool = Tool {
+    let mut tool = Tool {
         name: args.string("tool")?,
         serve_locally: args.bool("serve_locally")?,
         url: args.string("url")?,
@@ -81,6 +81,14 @@ async fn add(scope: &Scope, args: &Args) -> Result<Value, Error> {
             "the file of {} has the SHA-256 {got}, and {expected} is expected",
             tool.name
         )));
+    }
+    if tool.filename.is_empty() {
+        tool.filename = named(scope, args, "file")?
+            .1
+            .components
+            .last()
+            .map(|c| c.to_text().into_owned())
+            .unwrap_or_default();
     }
     let tool = server.upload_tool(org, who, tool, content).await.map_err(failed)?;
     Ok(row(&tool)?.into())

@@ -39,7 +39,7 @@ impl StorePath {
 
     /// Components, perhaps of a text that was split with its prefix.
     pub fn of_components(mut parts: Vec<String>) -> StorePath {
-        if parts.first().is_some_and(|p| p == PREFIX) {
+        if parts.first().is_some_and(|p| p == PREFIX || p == "ds:") {
             parts.remove(0);
         }
         parts.retain(|p| !p.is_empty());

@@ -147,6 +147,31 @@ async fn what_is_not_permitted_is_a_log_line() {
 }
 
 #[tokio::test]
+async fn nobody_is_impersonated_in_another_organisation() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir).await;
+    let org = server.create_org("B", Some("B")).await.unwrap();
+    let all = session(&server, "administrator");
+    let (rows, log) = run(
+        &all,
+        "SELECT user_create(user='boss', roles='administrator') AS A, \
+         user_create(user='local', roles='administrator', orgs='B') AS B, \
+         user_create(user='reader', roles='reader', orgs='B') AS C FROM scope()",
+    )
+    .await;
+    assert_eq!(rows, r#"[{"A":"boss","B":"local","C":"reader"}]"#, "{log}");
+    let policy = server.users.policy(&org.id, "local").await.unwrap();
+    let local = Session { org, principal: "local".into(), policy, ..all };
+    let who = "SELECT * FROM query(query={ SELECT whoami() AS W, org().id AS O FROM scope() }, ";
+    let (rows, log) = run(&local, &format!("{who} runas='reader')")).await;
+    assert_eq!(rows, r#"[{"W":"reader","O":"B"}]"#, "{log}");
+    for elsewhere in ["runas='boss', org_id='root')", "runas='reader', org_id='root')"] {
+        let (rows, log) = run(&local, &format!("{who} {elsewhere}")).await;
+        assert!(rows == "[]" && log.contains("PermissionDenied"), "{rows} {log}");
+    }
+}
+
+#[tokio::test]
 async fn the_host_is_for_those_who_may() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(&dir).await;
@@ -192,6 +217,41 @@ async fn a_collection_is_scheduled_and_cancelled() {
     let (rows, log) =
         run(&s, &format!("SELECT * FROM flow_logs(client_id='{CLIENT}', flow_id='F.x')")).await;
     assert_eq!((rows.as_str(), log.as_str()), ("[]", ""));
+}
+
+/// What a called artifact sees: its parameters, then all that its caller sees. Seen with stock
+/// 0.77.2; helpers find the variables of their callers' tools by it.
+#[tokio::test]
+async fn artifacts_see_what_their_callers_see() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = session(&server(&dir).await, "administrator");
+    let inner = "name: Custom.Inner
+parameters:
+- name: P
+  default: own
+sources:
+- query: |
+    LET Left <= 1
+    SELECT P, Q, Row, get(field='M') AS M FROM scope()
+";
+    let outer = "name: Custom.Outer
+parameters:
+- name: P
+- name: Q
+  default: outer
+sources:
+- query: |
+    LET M <= 'mat'
+    SELECT * FROM foreach(row={ SELECT 7 AS Row FROM scope() },
+                          query={ SELECT *, Left AS Leaked FROM Artifact.Custom.Inner() })
+";
+    for text in [inner, outer] {
+        s.server.set_artifact(&s.org, "mike", text).await.unwrap();
+    }
+    let (rows, log) = run(&s, "SELECT * FROM Artifact.Custom.Outer(P='other')").await;
+    let want =
+        r#"[{"P":"own","Q":"outer","Row":7,"M":"mat","Leaked":null,"_Source":"Custom.Outer"}]"#;
+    assert_eq!(rows, want, "{log}");
 }
 
 #[tokio::test]
@@ -283,6 +343,17 @@ async fn users_and_organisations_are_made() {
     assert_eq!(kept, r#"[{"A":"ann","N":null}]"#);
     let (_, log) = run(&s, "SELECT user_grant(user='ann', roles='king') FROM scope()").await;
     assert!(log.contains("unknown role"), "{log}");
+    let (_, log) =
+        run(&s, "SELECT user_grant(user='ann', policy=dict(roles=['king',])) FROM scope()").await;
+    assert!(log.contains("unknown role"), "{log}");
+    let text = "LET _ <= user_grant(user='ann', orgs='O1', \
+                policy=dict(roles=['reader',], collect_basic=TRUE))
+        SELECT email, stats, _policy FROM gui_users(all_orgs=TRUE) \
+        WHERE name = 'ann' AND org_id = 'O1'";
+    let (rows, log) = run(&s, text).await;
+    let want =
+        r#"[{"email":false,"stats":null,"_policy":{"roles":["reader"],"collect_basic":true}}]"#;
+    assert_eq!(rows, want, "{log}");
 }
 
 #[tokio::test]

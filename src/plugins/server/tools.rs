@@ -124,7 +124,9 @@ async fn elsewhere(scope: &Scope, args: &Args) -> Result<Option<Arc<Session>>, E
         None => (*session).clone(),
     };
     if let Some(user) = user.filter(|u| *u != session.principal) {
-        session.require(Permission::Impersonation)?;
+        // Where the query will run: who may take the place of others in their own
+        // organisation may not do so elsewhere.
+        there.require(Permission::Impersonation)?;
         let policy = session.server.users.policy(&there.org.id, &user).await;
         there.policy = policy.map_err(Error::failed)?;
         there.principal = user;

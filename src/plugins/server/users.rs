@@ -112,8 +112,8 @@ fn member(org: &Org, user: &VelociraptorUser, acl: &ApiClientAcl) -> Result<Dict
         .with("org_id", org.id.to_string())
         .with("org_name", org.name.as_str())
         .with("picture", user.picture.as_str())
-        .with("email", user.email.as_str())
-        .with("locked", user.locked)
+        // Whether an address is known to be theirs, as stock has it.
+        .with("email", user.verified_email)
         .with("stats", stats.unwrap_or_default())
         .with("roles", acl.roles.clone())
         .with("_policy", policy_row(acl)?)
@@ -179,6 +179,15 @@ async fn grants(session: &Session, args: &Args) -> Result<Vec<(Session, ApiClien
             None if key.as_str() == "publish_queues" => {
                 let queues = value.as_list().unwrap_or_default();
                 acl.publish_queues = queues.iter().map(|q| q.to_text()).collect();
+            }
+            None if key.as_str() == "roles" => {
+                let more: Vec<String> = match value.as_list() {
+                    Some(all) => all.iter().map(|r| r.to_text()).collect(),
+                    None => vec![value.to_text()],
+                };
+                let more = parse_roles(&more).map_err(Error::failed)?;
+                acl.roles.extend(more.iter().map(|r| r.name().to_owned()));
+                acl.roles.dedup();
             }
             None => return Err(Error::Arg(format!("unknown permission {key}"))),
         }

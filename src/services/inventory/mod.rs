@@ -13,8 +13,8 @@ use serde_json::json;
 use velociraptor_proto::proto::{ThirdParty, Tool};
 
 use super::audit::audit;
-use super::server::{Org, Server, ServiceError};
-use crate::store::{StoreError, paths};
+use super::server::{Counters, Org, Server, ServiceError};
+use crate::store::paths;
 
 mod choose;
 mod content;
@@ -160,6 +160,16 @@ impl Server {
         Ok(tool)
     }
 
+    /// As [`Server::learn_tool`], counted.
+    async fn materialize(&self, org: &Org, tool: &mut Tool) -> Result<(), ServiceError> {
+        let done = self.learn_tool(org, tool).await;
+        Counters::inc(match done {
+            Ok(()) => &self.counters.tools_fetched,
+            Err(_) => &self.counters.tools_failed,
+        });
+        done
+    }
+
     /// Fetches what event queries wait for. What fails is tried again when it is asked for again.
     pub(super) async fn prepare_wanted(&self) {
         for org in self.orgs() {
@@ -176,7 +186,7 @@ impl Server {
     }
 
     /// Learns the hash of a tool, and keeps its content if clients fetch it here.
-    async fn materialize(&self, org: &Org, tool: &mut Tool) -> Result<(), ServiceError> {
+    async fn learn_tool(&self, org: &Org, tool: &mut Tool) -> Result<(), ServiceError> {
         let refused = |why: &str| ServiceError::Invalid(format!("tool {}: {why}", tool.name));
         if !has_source(tool) {
             return Err(refused(
@@ -319,7 +329,7 @@ impl Server {
             return Err(ServiceError::NotMaster("tools are changed on the master".into()));
         }
         known.version = self.env.clock.nanos().max(known.version + 1);
-        self.decided.set(&paths::inventory(&org.id), &known).await.map_err(StoreError::from)?;
+        self.decided.set(&paths::inventory(&org.id), &known).await?;
         org.inventory.replace(known);
         Ok(())
     }

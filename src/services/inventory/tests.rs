@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods)] // looks at the files of the test's own
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -124,6 +126,7 @@ async fn a_tool_is_fetched_once_for_its_hash() {
     // Clients have it from where it is; nothing is kept.
     assert_eq!(lab.public(), Vec::<String>::new());
     assert_eq!((lab.compiled().await.unwrap(), lab.web.asked()), (told.clone(), 1));
+    assert_eq!(lab.server.counters.tools_fetched.load(Ordering::Relaxed), 1);
     // A new server knows, and a new address is another tool.
     let tools = lab.server.options.tools.clone();
     lab.server.settle_all().await;
@@ -183,6 +186,7 @@ async fn what_cannot_be_had_is_said() {
     assert!(nowhere.contains("no file was uploaded"), "{nowhere}");
     let large = said(format!("  url: {}\n", lab.web.at("/repos/a/b/releases/latest"))).await;
     assert!(large.contains("at most 5 bytes (tools.max_bytes)"), "{large}");
+    assert_eq!(lab.server.counters.tools_failed.load(Ordering::Relaxed), 4);
     // Nothing is left of what failed.
     let scratch = lab.server.tree.root.temp(crate::store::StoreKind::Files, "x");
     let scratch = std::path::Path::new(&scratch).parent().unwrap();

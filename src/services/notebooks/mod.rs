@@ -17,7 +17,7 @@ use super::audit::audit;
 use super::ids::{new_cell_id, new_cell_version, new_notebook_id};
 use super::server::{Org, Server, ServiceError};
 use crate::store::paths::{self, Notebook};
-use crate::store::{DirPath, StoreError};
+use crate::store::{DirPath, FilePath, StoreError};
 
 mod attachments;
 pub mod desk;
@@ -223,6 +223,14 @@ impl At<'_> {
         let mut found = found.ok_or_else(|| ServiceError::NotFound(format!("cell {id}")))?;
         self.id.clone_into(&mut found.notebook_id);
         Ok(found)
+    }
+
+    /// Where the rows of a cell's n-th query are, from 1; cells of old have no version.
+    pub fn cell_rows(&self, id: &str, version: &str, n: u32) -> Result<FilePath, ServiceError> {
+        if !is_cell(id, version) || !is_id(self.id) {
+            return Err(ServiceError::Invalid(format!("{} {id} {version} is no cell", self.id)));
+        }
+        Ok(self.path().cell(id, version).query(n))
     }
 
     /// The numbers of a cell's queries that left rows.

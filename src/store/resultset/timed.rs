@@ -68,6 +68,8 @@ impl TimedRow {
 /// stays as it is.
 pub fn with_ts(row: &Bytes, ts: i64) -> Bytes {
     let Ok(Value::Object(mut map)) = serde_json::from_slice(row) else { return row.clone() };
+    // Last, wherever the client had one.
+    map.shift_remove("_ts");
     map.insert("_ts".into(), ts.into());
     serde_json::to_vec(&Value::Object(map)).map_or_else(|_| row.clone(), Bytes::from)
 }

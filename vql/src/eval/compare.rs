@@ -139,7 +139,7 @@ fn integer(value: &Value) -> Option<i128> {
 /// `item IN container`: member name, substring or equal element.
 fn contains(container: &Value, item: &Value) -> bool {
     match (container, item) {
-        (Value::Dict(d), key) => d.contains(&key.to_text()),
+        (Value::Dict(d), Value::Str(key)) => d.contains(&key.to_text()),
         (Value::Str(s), Value::Str(part)) => find(s.as_bytes(), part.as_bytes()).is_some(),
         (Value::List(items), item) => items.iter().any(|v| equal(item, v)),
         (Value::Object(object), item) => match object.to_plain() {

@@ -32,7 +32,7 @@ pub(super) fn ordered(mut rows: RowStream, order: OrderBy, scope: Scope) -> RowS
         }
         if missing {
             let message = format!("Order by column {column} not present in row");
-            scope.log(Level::Warn, message);
+            scope.log(Level::Default, message);
         }
         sorter.finish().await
     })

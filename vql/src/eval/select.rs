@@ -152,6 +152,25 @@ fn raw_rows(value: Value, scope: &Scope) -> RowStream {
     }
 }
 
+/// Logs arguments that a LET does not have, or else those it needs and did not get.
+fn complain_of_args(name: &str, params: &[ast::Param], args: &ast::Args, scope: &Scope) {
+    let given = || args.iter().map(|arg| &*arg.name.name);
+    let known = |arg: &str| arg == "**" || params.iter().any(|p| *p.name().name == *arg);
+    let mut extra = given().filter(|arg| !known(arg)).peekable();
+    if extra.peek().is_some() {
+        for arg in extra {
+            scope.error(format!("Extra unrecognized arg {arg} when calling {name}"));
+        }
+        return;
+    }
+    for param in params.iter().filter(|p| matches!(p, ast::Param::Name(_))) {
+        let param = &*param.name().name;
+        if !given().any(|arg| arg == param) {
+            scope.error(format!("Missing arg {param} when calling {name}"));
+        }
+    }
+}
+
 /// `FROM X(...)` of a LET.
 async fn call_rows(source: &Source, args: &ast::Args, scope: &Scope) -> RowStream {
     let value = match (&source.path[..], scope.lookup(&source.full_name)) {
@@ -166,24 +185,11 @@ async fn call_rows(source: &Source, args: &ast::Args, scope: &Scope) -> RowStrea
         Value::Query(query) => query.params.clone(),
         Value::Expr(stored) => stored.params.clone(),
         _ => {
-            scope.error(format!("{} is not callable", source.full_name));
+            scope.error(format!("Symbol {} is not callable as a plugin", source.full_name));
             return empty();
         }
     };
-    let name = &source.full_name;
-    for param in params.iter() {
-        let required = matches!(param, ast::Param::Name(_));
-        let param = &param.name().name;
-        if required && !args.iter().any(|arg| arg.name.name == *param) {
-            scope.log(Level::Warn, format!("While calling {name}: Missing arg {param}"));
-        }
-    }
-    for arg in args.iter() {
-        let arg = &arg.name.name;
-        if &**arg != "**" && !params.iter().any(|param| param.name().name == *arg) {
-            scope.log(Level::Warn, format!("While calling {name}: Extra unrecognized arg {arg}"));
-        }
-    }
+    complain_of_args(&source.full_name, &params, args, scope);
     match value {
         Value::Query(query) => {
             let bound = bind(&params, args, scope, true).await;

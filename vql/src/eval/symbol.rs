@@ -120,7 +120,7 @@ fn call(symbol: &Symbol, args: &Args, scope: &Scope) -> Reply {
                 Reply::Ready(Value::Query(Arc::new(query.bind(scope.call(bound)))))
             }),
         _ => {
-            scope.error(format!("{name} is not a function but it is being called"));
+            scope.error(format!("Symbol {name} is not a function but it is being called"));
             Reply::Ready(Value::Null)
         }
     }

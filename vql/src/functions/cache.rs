@@ -69,6 +69,8 @@ pub(super) fn register(registry: &mut Registry) {
         .version(2);
     registry.function_async(cache, |scope, args| async move {
         let name = args.string("name")?;
+        // Checked in every call, though the first one decides.
+        args.opt_int("period")?;
         let named = scope.session_value::<Named>();
         let known = lock(&named.0).get(&name).cloned();
         let cache = match known {

@@ -148,18 +148,42 @@ fn text(spec: &Spec, verb: u8, bytes: &[u8], value: &Value, out: &mut Vec<u8>) {
     };
     match verb {
         b'v' if spec.sharp => pad(spec, quote(bytes), false, out),
-        b'v' | b's' => pad(spec, cut(bytes), false, out),
-        b'q' => pad(spec, quote(&cut(bytes)), false, out),
+        b'v' | b's' => pad(spec, cut(bytes), spec.zero, out),
+        b'q' => {
+            let shown = cut(bytes);
+            let plain = |c: char| c != '`' && c != '\u{7f}' && (c >= ' ' || c == '\t');
+            let quoted = match std::str::from_utf8(&shown) {
+                Ok(text) if spec.sharp && text.chars().all(plain) => format!("`{text}`").into(),
+                _ if spec.plus => ascii(&quote(&shown)),
+                _ => quote(&shown),
+            };
+            pad(spec, quoted, false, out);
+        }
         b'x' | b'X' => {
             let shown = &bytes[..spec.precision.unwrap_or(bytes.len()).min(bytes.len())];
             let hex: Vec<String> = shown
                 .iter()
                 .map(|b| if verb == b'x' { format!("{b:02x}") } else { format!("{b:02X}") })
                 .collect();
-            pad(spec, hex.join(if spec.space { " " } else { "" }).into_bytes(), false, out);
+            let prefix = match spec.sharp && !hex.is_empty() {
+                true => format!("0{}", verb as char),
+                false => String::new(),
+            };
+            let digits = hex.join(if spec.space { " " } else { "" });
+            pad(spec, format!("{prefix}{digits}").into_bytes(), false, out);
         }
         _ => bad(verb, value, out),
     }
+}
+
+/// What is not ASCII as the number of its character.
+fn ascii(text: &[u8]) -> Vec<u8> {
+    let shown = |c: char| match u32::from(c) {
+        n if c.is_ascii() => char::from_u32(n).into_iter().collect(),
+        n if n < 0x1_0000 => format!("\\u{n:04x}"),
+        n => format!("\\U{n:08x}"),
+    };
+    crate::value::lossy(text).chars().map(shown).collect::<String>().into_bytes()
 }
 
 fn quote(bytes: &[u8]) -> Vec<u8> {
@@ -243,10 +267,13 @@ fn float(spec: &Spec, verb: u8, f: f64, value: &Value, out: &mut Vec<u8>) {
             let mark = if exponent < 0 { '-' } else { '+' };
             format!("{mantissa}{}{mark}{:02}", verb as char, exponent.unsigned_abs())
         }
-        b'v' | b'g' | b'G' => match spec.precision {
-            None => go_float(abs),
-            Some(precision) => general(abs, precision.max(1)),
-        },
+        b'v' | b'g' | b'G' => {
+            let text = match spec.precision {
+                None => go_float(abs),
+                Some(precision) => general(abs, precision.max(1)),
+            };
+            if verb == b'G' { text.to_uppercase() } else { text }
+        }
         _ => return bad(verb, value, out),
     };
     let sign = sign(spec, f.is_sign_negative());
@@ -297,6 +324,12 @@ mod tests {
     fn verbs() {
         let list = Value::list(vec!["a".into(), "b".into()]);
         let cases: Vec<(&str, Vec<Value>, &str)> = vec![
+            (
+                "%05s|%#x|%#q|%G",
+                vec!["a".into(), "a".into(), "a".into(), 1e20.into()],
+                "0000a|0x61|`a`|1E+20",
+            ),
+            ("%+q", vec!["é\n".into()], r#""\u00e9\n""#),
             ("%v|%s", vec!["x".into(), "y".into()], "x|y"),
             (
                 "%d %5d|%-5d|%05d",

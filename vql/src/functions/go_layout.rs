@@ -3,6 +3,7 @@
 /// Translates a layout such as `2006-01-02 15:04:05`. With `parsing` fractions
 /// of any length are accepted.
 pub(super) fn to_strftime(layout: &str, parsing: bool) -> String {
+    let layout = named(layout).unwrap_or(layout);
     const PARTS: [(&str, &str); 26] = [
         ("January", "%B"),
         ("Monday", "%A"),
@@ -55,6 +56,29 @@ pub(super) fn to_strftime(layout: &str, parsing: bool) -> String {
     if parsing { out.replace("%S", "%S%.f").replace("%S%.f%.f", "%S%.f") } else { out }
 }
 
+/// Layouts that have a name.
+fn named(layout: &str) -> Option<&'static str> {
+    Some(match layout {
+        "ANSIC" => "Mon Jan _2 15:04:05 2006",
+        "UnixDate" => "Mon Jan _2 15:04:05 MST 2006",
+        "RubyDate" => "Mon Jan 02 15:04:05 -0700 2006",
+        "RFC822" => "02 Jan 06 15:04 MST",
+        "RFC822Z" => "02 Jan 06 15:04 -0700",
+        "RFC850" => "Monday, 02-Jan-06 15:04:05 MST",
+        "RFC1123" => "Mon, 02 Jan 2006 15:04:05 MST",
+        "RFC1123Z" => "Mon, 02 Jan 2006 15:04:05 -0700",
+        "Kitchen" => "3:04PM",
+        "Stamp" => "Jan _2 15:04:05",
+        "StampMilli" => "Jan _2 15:04:05.000",
+        "StampMicro" => "Jan _2 15:04:05.000000",
+        "StampNano" => "Jan _2 15:04:05.000000000",
+        "DateTime" => "2006-01-02 15:04:05",
+        "DateOnly" => "2006-01-02",
+        "TimeOnly" => "15:04:05",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +88,6 @@ mod tests {
         assert_eq!(to_strftime("2006-01-02 15:04:05", false), "%Y-%m-%d %H:%M:%S");
         assert_eq!(to_strftime("Mon, 2 Jan 2006 3:04PM MST", false), "%a, %-d %b %Y %-I:%M%p %Z");
         assert_eq!(to_strftime("15:04:05.000", false), "%H:%M:%S%.3f");
+        assert_eq!(to_strftime("Kitchen", false), "%-I:%M%p");
     }
 }

@@ -1,6 +1,5 @@
 //! humanize(): sizes, ages and digit groups for people.
 
-use crate::error::Error;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 
@@ -25,7 +24,8 @@ pub(super) fn register(registry: &mut Registry) {
         if let Some(time) = args.time("time")? {
             return Ok(age(scope.now().as_second() - time.as_second()).into());
         }
-        Err(Error::Arg("one of bytes, ibytes, time or comma is needed".into()))
+        // Nothing is no bytes.
+        Ok(size(0, 1000.0, &["B"]).into())
     });
 }
 

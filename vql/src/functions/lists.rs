@@ -4,6 +4,7 @@ use crate::eval::{call_lambda, matches, materialize, truth};
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::value::Value;
+use std::sync::Arc;
 
 pub(super) fn register(registry: &mut Registry) {
     let array = Signature::new("array", "A list of all arguments.")
@@ -49,7 +50,7 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let filter = Signature::new("filter", "The elements which match.")
-        .required("list", ArgType::List, "The list.")
+        .required("list", ArgType::Any, "The list, or rows.")
         .arg("regex", ArgType::String, "Keeps elements matching this.")
         .arg("condition", ArgType::Lambda, "Keeps elements for which this is true.");
     registry.function_async(filter, |scope, args| async move {
@@ -59,7 +60,13 @@ pub(super) fn register(registry: &mut Registry) {
         }
         let regex = Value::from(args.bytes("regex")?);
         let mut kept = Vec::new();
-        for item in args.list("list") {
+        // Rows stay rows, of one column too: a condition asks for the column by name.
+        let items = match materialize(args.any("list"), &scope).await {
+            Value::List(items) => Arc::unwrap_or_clone(items),
+            Value::Null => Vec::new(),
+            other => vec![other],
+        };
+        for item in items {
             let keep = match &condition {
                 Some(lambda) => {
                     let value = call_lambda(lambda, &scope, vec![item.clone()]).await;
@@ -103,9 +110,10 @@ mod tests {
         // A list of patterns is their text, here a class of characters.
         assert_eq!(value("filter(list=('a', 'b', 'c'), regex=('b', 'c'))"), r#"["b","c"]"#);
         assert_eq!(value("filter(list=(1, 2), condition='x=>x > 1', regex='1')"), "[2]");
-        // A row of one column stands for its value.
-        let rows = "filter(list={ SELECT * FROM range(end=3) }, condition='x=>x = 1')";
-        assert_eq!(value(rows), "[1]");
+        let rows = "filter(list={ SELECT * FROM range(end=3) }, condition='x=>x._value = 1')";
+        assert_eq!(value(rows), r#"[{"_value":1}]"#);
+        let rows = "filter(list=(dict(a=1), dict(a=2)), condition='x=>x.a = 2')";
+        assert_eq!(value(rows), r#"[{"a":2}]"#);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::go_format::sprintf;
 use crate::eval::{materialize, truth};
 use crate::log::Level;
 use crate::registry::Registry;
+use crate::scope::Scope;
 use crate::signature::{ArgType, Signature};
 use crate::value::{Dict, Value};
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub(super) fn register(registry: &mut Registry) {
     });
 
     let alert = Signature::new("alert", "Writes an alert to the log, for people to look at.")
-        .required("name", ArgType::String, "Its name.")
+        .arg("name", ArgType::String, "Its name, which it needs.")
         .arg("dedup", ArgType::Int, "Seconds within which one of that name is no alert (7200).")
         .arg("condition", ArgType::Any, "No alert unless this is true.")
         .any_args()
@@ -47,6 +48,13 @@ pub(super) fn register(registry: &mut Registry) {
         if args.has("condition") && !truth(&args.any("condition"), &scope).await {
             return Ok(Value::Null);
         }
+        // An alert that can not be made is an error of the query, not only of the call.
+        let seconds = match args.opt_int("dedup") {
+            Ok(seconds) if args.has("name") => seconds.filter(|n| *n != 0),
+            Ok(_) => return Ok(refused(&scope, "Field name is required")),
+            Err(error) => return Ok(refused(&scope, &error.to_string())),
+        };
+        let seconds = seconds.unwrap_or(DEDUPLICATE_ALERTS);
         let name = args.string("name")?;
         let mut data = args.to_dict();
         for declared in ["name", "dedup", "condition"] {
@@ -58,7 +66,6 @@ pub(super) fn register(registry: &mut Registry) {
             .with("timestamp", scope.now())
             .with("event_data", data);
         let text = Value::from(alert).to_json();
-        let seconds = args.opt_int("dedup")?.filter(|n| *n != 0).unwrap_or(DEDUPLICATE_ALERTS);
         if scope.session().first_within(&name, seconds) {
             scope.say(Level::Alert, text);
         } else {
@@ -92,6 +99,11 @@ pub(super) fn register(registry: &mut Registry) {
     });
 }
 
+fn refused(scope: &Scope, why: &str) -> Value {
+    scope.error(format!("alert: {why}"));
+    Value::Null
+}
+
 #[cfg(test)]
 mod tests {
     use crate::tests::rows_and_log;
@@ -106,6 +118,15 @@ mod tests {
         assert!(log[0].starts_with("ALERT: {\"name\":\"A\",\"timestamp\":\""), "{log:?}");
         assert!(log[0].ends_with("\"event_data\":{\"X\":0,\"Q\":[{\"B\":1}]}}"), "{log:?}");
         assert!(log[1].starts_with("INFO: Alert A"), "{log:?}");
+    }
+
+    #[test]
+    fn an_alert_that_cannot_be_made_is_an_error() {
+        let script = "SELECT alert(B=2) AS A, alert(name='A', dedup='x') AS B FROM scope()";
+        let (rows, log) = rows_and_log(script);
+        assert_eq!(rows, r#"[{"A":null,"B":null}]"#);
+        let expected = "ERROR: alert: Field dedup should be an int not string.";
+        assert_eq!(log, ["ERROR: alert: Field name is required", expected]);
     }
 
     #[test]

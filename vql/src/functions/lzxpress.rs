@@ -21,7 +21,9 @@ pub(super) fn register(registry: &mut Registry) {
     let signature = signature.required("data", ArgType::String, "What is packed.");
     registry.function_sync(signature, |_, args| {
         let data = args.bytes("data")?;
-        let out = decompress(data.as_bytes()).ok_or_else(|| Error::failed("damaged data"))?;
+        // Less than a table of codes is nothing that was packed.
+        let out = decompress(data.as_bytes()).filter(|_| data.as_bytes().len() > TABLE);
+        let out = out.ok_or_else(|| Error::failed("damaged data"))?;
         Ok(Value::Bytes(out.into()))
     });
 }
@@ -143,6 +145,16 @@ impl<'a> Bits<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_table_is_nothing_packed() {
+        let registry = Registry::standard();
+        let scope = crate::ScopeBuilder::new(std::sync::Arc::new(registry)).build();
+        let text = "SELECT lzxpress_decompress(data='bad') AS A, lzxpress_decompress(data='') AS B \
+            FROM scope()";
+        let rows = crate::run(text, &scope).await.unwrap();
+        assert_eq!(crate::Value::from(rows).to_json(), r#"[{"A":null,"B":null}]"#);
+    }
 
     /// Lengths of the codes: five bits for `a` to `v`, four for `w` to `z` and the end.
     fn table() -> Vec<u8> {

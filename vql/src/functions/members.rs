@@ -19,8 +19,11 @@ pub(super) fn register(registry: &mut Registry) {
     let lazy = Signature::new("lazy_dict", "A dictionary of all arguments; queries do not run.");
     registry.function_sync(lazy.any_args(), |_, args| Ok(args.to_dict().into()));
 
-    let to_dict = Signature::new("to_dict", "A dictionary from rows with _key and _value.")
-        .required("item", ArgType::Query, "The rows.");
+    let to_dict = Signature::new("to_dict", "A dictionary from rows with _key and _value.").arg(
+        "item",
+        ArgType::Query,
+        "The rows.",
+    );
     registry.function_async(to_dict, |_, args| async move {
         let mut out = Dict::new();
         if let Value::Dict(dict) = args.any("item") {
@@ -58,7 +61,8 @@ pub(super) fn register(registry: &mut Registry) {
             return Err(Error::failed("only dictionaries can be changed"));
         };
         let mut changed = Dict::clone(&old);
-        changed.update(Key::from(&args.any("field").to_str()), args.any("value"));
+        // What is set last comes last.
+        changed.set(Key::from(&args.any("field").to_str()), args.any("value"));
         let changed = Value::from(changed);
         scope.replace(&old, &changed);
         Ok(changed)

@@ -33,11 +33,20 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_sync(parse_float, |_, args| {
         let value = args.any("string");
         let number = match &value {
-            Value::Str(s) => s.to_text().trim().parse().ok(),
+            Value::Str(s) => float(&s.to_text()),
             other => other.as_number(),
         };
         Ok(number.unwrap_or(0.0).into())
     });
+}
+
+/// A fraction as text has it: no space around it, digits perhaps parted by underscores.
+fn float(text: &str) -> Option<f64> {
+    let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    let parted = text.match_indices('_').all(|(at, _)| {
+        digit(text[..at].chars().next_back()) && digit(text[at + 1..].chars().next())
+    });
+    if parted { text.replace('_', "").parse().ok() } else { None }
 }
 
 /// The number of a text; 0 when it is none, the nearest when it is too large.
@@ -55,6 +64,12 @@ fn whole(text: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_fractions() {
+        assert_eq!(["5.5", "1_0", ".5", "1e3"].map(float), [5.5, 10.0, 0.5, 1000.0].map(Some));
+        assert_eq!([" 5", "_1", "1__0", "x", ""].map(float), [None; 5]);
+    }
 
     #[test]
     fn texts_of_numbers() {

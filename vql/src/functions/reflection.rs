@@ -14,7 +14,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.function_sync(kind.any_args(), |_, args| {
         Ok(match args.to_dict().values().next() {
             // It is the rows that are asked about.
-            Some(Value::Query(_)) => "[]types.Row".into(),
+            Some(Value::Query(query)) if !query.stored => "[]types.Row".into(),
             value => value.map(Value::type_name).into(),
         })
     });
@@ -208,6 +208,8 @@ mod tests {
     #[test]
     fn types_and_versions() {
         assert_eq!(value("typeof(a={ SELECT * FROM scope() })"), r#""[]types.Row""#);
+        let stored = "LET Q = SELECT * FROM scope() SELECT typeof(a=Q) AS T FROM scope()";
+        assert_eq!(crate::tests::rows(stored), r#"[{"T":"*vfilter._StoredQuery"}]"#);
         assert_eq!(value("typeof(a=scope())"), r#""*scope.Scope""#);
         assert_eq!(value("version(function='log')"), "2");
         assert_eq!(value("version(function='cache')"), "2");

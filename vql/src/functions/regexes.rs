@@ -68,7 +68,9 @@ pub(super) fn register(registry: &mut Registry) {
         if let Some(separator) = args.opt_string("sep_string")? {
             return Ok(split_literal(text.as_bytes(), separator.as_bytes()));
         }
-        let Some(pattern) = args.opt_string("sep")? else { return Ok(Value::Null) };
+        let Some(pattern) = args.opt_string("sep")? else {
+            return Err(Error::failed("requires either sep or sep_string"));
+        };
         let cache = &scope.session().caches.exact_regexes;
         let (regex, _) = cache.get(pattern.as_bytes(), || compile(&pattern, false));
         let regex = regex.map_err(|e| Error::failed(format!("Compile regexp: {e}")))?;

@@ -13,7 +13,7 @@ pub(super) fn register(registry: &mut Registry) {
         .required("item", ArgType::Any, "The value.")
         .arg("format", ArgType::String, "json, jsonl, csv, yaml, hex, base64 or string.");
     registry.function_async(serialize, |scope, args| async move {
-        let item = materialize(args.any("item"), &scope).await;
+        let item = crate::zone::shown(materialize(args.any("item"), &scope).await, &scope);
         let format = args.opt_string("format")?.unwrap_or_else(|| "json".into());
         Ok(match format.as_str() {
             "json" => item.to_json_indented().into(),

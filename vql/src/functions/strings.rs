@@ -31,15 +31,15 @@ pub(super) fn register(registry: &mut Registry) {
         let text = args.bytes("str")?;
         let ends = character_ends(text.as_bytes());
         let count = ends.len() as i64;
-        let start = args.int("start")?;
-        if start < 0 {
-            return Err(Error::failed("start must not be negative"));
+        let (start, end) = (args.int("start")?, args.int("end")?);
+        if start < 0 || end < 0 {
+            return Err(Error::failed("start and end must not be negative"));
+        }
+        if end != 0 && end < start {
+            return Err(Error::failed("end must not be before start"));
         }
         let start = start.min(count);
-        let end = match args.int("end")? {
-            0 => count,
-            end => end.clamp(start, count),
-        };
+        let end = if end == 0 { count } else { end.min(count) };
         // Where so many characters end.
         let place = |n: i64| match usize::try_from(n - 1) {
             Ok(last) => ends.get(last).copied().unwrap_or(text.len()),
@@ -73,7 +73,7 @@ pub(super) fn register(registry: &mut Registry) {
             true => split_shell(&command),
             false => split_windows(&command),
         };
-        Ok(Value::from(parts))
+        Ok(if parts.is_empty() { Value::nil_list() } else { Value::from(parts) })
     });
 }
 

@@ -44,6 +44,7 @@ pub(super) fn register(registry: &mut Registry) {
             let text = args.string("string")?;
             return Ok(match args.opt_string("format")? {
                 Some(layout) => parse_layout(&layout, &text, scope).into(),
+                None if text.is_empty() => Value::Null,
                 None => from_text(&text, scope),
             });
         }
@@ -65,17 +66,33 @@ pub(super) fn register(registry: &mut Registry) {
         .required("time", ArgType::Any, "The time.")
         .arg("format", ArgType::String, "The layout, as Go writes it.");
     registry.function_sync(format, |scope, args| {
-        let Some(time) = to_time(&args.any("time")) else { return Ok(Value::Null) };
-        let zoned = time.to_zoned(zone(scope, "TZ"));
-        Ok(match args.opt_string("format")? {
-            Some(layout) if layout != "RFC3339" => {
+        let time = match args.any("time") {
+            Value::Str(text) => match from_text(&text.to_text(), scope) {
+                Value::Time(time) => Some(time),
+                _ => None,
+            },
+            other => to_time(&other),
+        };
+        let Some(time) = time else { return Ok(Value::Null) };
+        let layout = args.opt_string("format")?.unwrap_or_default();
+        let whole = Time::from_second(time.as_second()).unwrap_or(time);
+        let time = if matches!(layout.as_str(), "" | "RFC3339") { whole } else { time };
+        let zoned = time.to_zoned(zone(scope));
+        let utc = zoned.offset().is_zero();
+        Ok(match layout.as_str() {
+            "" | "RFC3339" | "RFC3339Nano" if utc => crate::value::rfc3339(time).into(),
+            "" | "RFC3339" | "RFC3339Nano" => {
+                time.display_with_offset(zoned.offset()).to_string().into()
+            }
+            _ => {
+                // `Z` stands for no offset at all.
+                let layout = match utc {
+                    true => layout.replace("Z07:00", "Z").replace("Z0700", "Z"),
+                    false => layout,
+                };
                 let text = jiff::fmt::strtime::format(to_strftime(&layout, false), &zoned);
                 text.map_err(Error::failed)?.into()
             }
-            _ => match zoned.offset().is_zero() {
-                true => crate::value::rfc3339(time).into(),
-                false => time.display_with_offset(zoned.offset()).to_string().into(),
-            },
         })
     });
 }
@@ -95,12 +112,13 @@ fn from_text(text: &str, scope: &Scope) -> Value {
     if let Ok(f) = text.parse::<f64>() {
         return from_seconds(f).into();
     }
-    parse_time_in(text, &zone(scope, "PARSE_TZ")).into()
+    parse_time_in(text, &zone(scope)).into()
 }
 
-/// The zone a variable names; UTC when absent or unknown.
-fn zone(scope: &Scope, variable: &str) -> TimeZone {
-    let name = scope.resolve_string(variable);
+/// The zone of texts: that of `PARSE_TZ`, else of `TZ`; UTC when absent or unknown.
+fn zone(scope: &Scope) -> TimeZone {
+    let named = |variable| scope.resolve_string(variable);
+    let name = named("PARSE_TZ").or_else(|| named("TZ"));
     name.and_then(|name| TimeZone::get(&name).ok()).unwrap_or(TimeZone::UTC)
 }
 
@@ -113,5 +131,5 @@ fn parse_layout(layout: &str, text: &str, scope: &Scope) -> Option<Time> {
         Ok(civil) => civil,
         Err(_) => broken.to_date().ok()?.at(0, 0, 0, 0),
     };
-    Some(civil.to_zoned(zone(scope, "PARSE_TZ")).ok()?.timestamp())
+    Some(civil.to_zoned(zone(scope)).ok()?.timestamp())
 }

@@ -1,6 +1,7 @@
 //! foreach(): a query for every row of another, perhaps in parallel.
 
 use crate::eval::{member, rows};
+use crate::log::Level;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::stream::Emitter;
@@ -29,6 +30,10 @@ pub(super) fn register(registry: &mut Registry) {
             _ if args.bool("async")? => ASYNC_WORKERS,
             _ => 1,
         };
+        if workers > 1 {
+            let message = format!("Creating {workers} workers for foreach plugin");
+            scope.log(Level::Debug, message);
+        }
         let column = args.opt_string("column")?;
         // Evaluated once: all rows share what a bound query captured.
         let query = match args.has("query") {

@@ -4,6 +4,7 @@ use crate::engine::{Limits, eval};
 use crate::error::Error;
 use crate::eval::rows;
 use crate::functions::Exits;
+use crate::log::Level;
 use crate::registry::Registry;
 use crate::signature::{ArgType, Signature};
 use crate::stream::{Emitter, RowStream};
@@ -44,8 +45,15 @@ pub(super) fn register(registry: &mut Registry) {
         let progress = seconds("progress_timeout")?;
         let rows = match args.lazy("query").eval().await {
             Value::Str(text) => {
-                let statements = parse(&text.to_text()).map_err(Error::failed)?;
-                eval(statements, &inner, limits)
+                let text = text.to_text();
+                scope.log(Level::Default, format!("query: running query {text}"));
+                match parse(&text) {
+                    Ok(statements) => eval(statements, &inner, limits),
+                    Err(error) => {
+                        scope.error(format!("query: {error}"));
+                        return Ok(());
+                    }
+                }
             }
             // Several texts are no query; rows that are there already are one.
             Value::List(items) if items.iter().any(|v| matches!(v, Value::Str(_))) => {

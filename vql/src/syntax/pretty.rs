@@ -69,7 +69,12 @@ struct Page<'a> {
     comment: usize,
     /// Tokens written.
     tokens: usize,
+    /// Inside of a call whose only argument stands where its line broke.
+    alone: bool,
 }
+
+/// How far in the clauses of a stored query begin.
+const CLAUSE: usize = 2;
 
 type Way<'w, 'a> = &'w dyn Fn(&mut Page<'a>);
 
@@ -188,6 +193,12 @@ impl<'a> Page<'a> {
             return false;
         }
         self.widest <= best.widest
+    }
+
+    /// Characters of the line so far.
+    fn reached(&self) -> usize {
+        let start = self.parts.iter().rposition(|p| p == "\n").map_or(0, |at| at + 1);
+        self.parts[start..].iter().map(|p| p.chars().count()).sum()
     }
 
     fn blank_line(&self) -> bool {
@@ -374,11 +385,20 @@ impl<'a> Page<'a> {
             &|page| {
                 page.breaks = false;
                 page.put("(");
-                each(page, false);
+                // Behind a comment a single argument stands where it would have stood; in a column
+                // it stands where the column begins.
+                let around = page.alone;
+                page.alone = args.len() == 1 && (around || page.indent() <= CLAUSE);
+                let indent = if page.alone { page.reached() } else { page.indent() };
+                page.within(indent, |page| each(page, false));
+                page.alone = around;
             },
             &|page| {
+                let around = page.alone;
+                page.alone = args.len() == 1 && (around || page.indent() <= CLAUSE);
                 page.put("(");
                 page.within(page.at, |page| each(page, true));
+                page.alone = around;
             },
             &|page| {
                 page.put("(");
@@ -573,6 +593,10 @@ mod tests {
             FROM info()\n  }, -- query\n  query={\n    SELECT A,\n           B\n    \
             FROM scope()\n  })";
         assert_eq!(out.trim(), want);
+        let out = laid_out("LET X = dict(a=f(\n-- c\nb=1))");
+        assert_eq!(out.trim(), "LET X = dict(a=f(-- c\n                 b=1))");
+        let out = laid_out("SELECT A, f(\n-- c\nb=1) AS B FROM info()");
+        assert_eq!(out.trim(), "SELECT A,\n       f(-- c\n       b=1) AS B\nFROM info()");
         let out = one_per_line("SELECT A, /* b */ B FROM info()").unwrap();
         assert_eq!(out.trim(), "SELECT A,\n\n/* b */\nB\nFROM info()");
         let out = one_per_line("SELECT A FROM info() -- end").unwrap();

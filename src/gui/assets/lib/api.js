@@ -91,6 +91,15 @@ export async function post(path, body) {
   return parse(await answer.text());
 }
 
+// Sends a file as a form, with what belongs to it.
+export async function send_file(path, params, file) {
+  const body = new FormData();
+  body.append("_params_", JSON.stringify(params));
+  body.append("file", file, file.name);
+  const answer = await call(path, { method: "POST", headers: { "x-csrf-token": token }, body });
+  return parse(await answer.text());
+}
+
 export async function log_off() {
   await fetch(`${base}/app/logoff`, { method: "POST", headers: { "x-csrf-token": token } });
   location.assign(`${base}/app/login`);

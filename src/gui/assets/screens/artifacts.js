@@ -9,6 +9,7 @@ import * as live from "../lib/live.js";
 import { adjust, go, params } from "../lib/route.js";
 import { ask, failed, toast } from "../lib/say.js";
 import { artifact_docs } from "../parts/artifact_docs.js";
+import { show_tools } from "../parts/tools.js";
 import { yaml } from "../parts/vql.js";
 import { page } from "../shell.js";
 
@@ -60,7 +61,7 @@ export async function show_artifacts({ signal }) {
       const a = await get(`/fleet/artifact/${encodeURIComponent(name)}`, {}, { signal });
       const raw = view === "source" ? (await get("/v1/GetArtifactFile", { name }, { signal })).artifact : null;
       if (signal.aborted) return;
-      fill(content, raw !== null ? h("pre", { class: "code flat", tabindex: "0", "aria-label": "Source" }, yaml(raw)) : h("div", { class: "pane stack wide" }, artifact_docs(a)));
+      fill(content, raw !== null ? h("pre", { class: "code flat", tabindex: "0", "aria-label": "Source" }, yaml(raw)) : h("div", { class: "pane stack wide" }, artifact_docs(a), show_tools(a, signal)));
     }
   } catch (e) {
     if (e.name !== "AbortError") fill(content, h("div", { class: "pane" }, e.status === 404 ? empty("No such artifact", h("p", {}, hostile(name))) : failed(e)));

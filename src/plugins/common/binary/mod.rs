@@ -5,6 +5,7 @@
 //! structure as far as it is read, so a field can refer to those before it.
 //! Structures are read whole when they are asked for.
 
+mod check;
 mod reader;
 mod scalars;
 mod shape;
@@ -42,6 +43,7 @@ pub fn register(registry: &mut Registry) {
 
 async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let profile = Profile::parse(&args.string("profile")?).map_err(Error::failed)?;
+    check::check(&profile).map_err(Error::failed)?;
     let (accessor, path) = named(scope, args, "filename")?;
     let shown = path.to_text();
     let opened = super::blocking(scope, move || accessor.open(&path)).await?;
@@ -390,14 +392,14 @@ mod tests {
             ["hex", 8, "String", {"term_hex": "3b3b"}],
             ["past", 1000, "uint32"],
             ["many", 8, "Array", {"type": "uint8", "count": 100000, "max_count": 5,
-                                  "sentinel": "x=>x = 59"}],
-            ["bad", 0, "Nothing"]]]]'''"#;
+                                  "sentinel": "x=>x = 59"}]]]]'''"#;
         let text = format!(
             "SELECT parse_binary(filename=Data, accessor='data', profile={profile}, struct='S') AS S, \
              parse_binary(filename=Data, accessor='data', profile='[', struct='S') AS Broken FROM scope()"
         );
         let data = b"a\0b\0\0\0c\0ab;c;;";
-        let expected = r#"[{"S":{"wide":"ab","to":"ab","hex":"ab;c","past":0,"many":[97,98],"bad":null},"Broken":null}]"#;
+        let expected =
+            r#"[{"S":{"wide":"ab","to":"ab","hex":"ab;c","past":0,"many":[97,98]},"Broken":null}]"#;
         assert_eq!(query(&text, data).await, expected);
     }
 

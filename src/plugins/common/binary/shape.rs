@@ -34,8 +34,9 @@ impl Profile {
     /// Reads a profile. People write comments and trailing commas into theirs,
     /// which YAML takes and JSON does not.
     pub(super) fn parse(text: &str) -> Result<Profile, String> {
+        let text = with_small_x(first_value(text));
         let all: Vec<(String, Json, Vec<Vec<Json>>)> =
-            yaml_serde::from_str(first_value(text)).map_err(|e| format!("the profile: {e}"))?;
+            yaml_serde::from_str(&text).map_err(|e| format!("the profile: {e}"))?;
         let mut shapes = BTreeMap::new();
         for (name, size, fields) in all {
             let fields = fields.into_iter().map(|f| {
@@ -58,9 +59,36 @@ impl Profile {
         Ok(Profile(shapes))
     }
 
+    /// The structures and their names.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &Shape)> {
+        self.0.iter().map(|(name, shape)| (name.as_str(), shape))
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<&Shape> {
         self.0.get(name)
     }
+}
+
+/// Numbers like `0X10`, which are texts in YAML, as `0x10`. What stands in quotes stays.
+fn with_small_x(text: &str) -> String {
+    let (mut out, mut quote, mut before) = (String::with_capacity(text.len()), None, ' ');
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match quote {
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            Some(q) if c == q && before != '\\' => quote = None,
+            None if c == '0' && chars.peek() == Some(&'X') && !before.is_alphanumeric() => {
+                chars.next();
+                out.push_str("0x");
+                before = 'x';
+                continue;
+            }
+            _ => {}
+        }
+        out.push(c);
+        before = c;
+    }
+    out
 }
 
 /// The places of fields, those first that others ask for.

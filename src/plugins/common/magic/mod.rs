@@ -42,6 +42,9 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
         "extension" => Form::Extension,
         other => return Err(Error::failed(format!("unknown type {other}"))),
     };
+    if matches!(args.any("path"), Value::Null) {
+        return Ok(Value::Null);
+    }
     let (accessor, path) = named(scope, args, "path")?;
     let own_files = ["", "auto", "file"].contains(&args.string("accessor")?.as_str());
     let (more, bad) = Rules::read(&args.string("magic")?);

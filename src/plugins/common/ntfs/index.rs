@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::volume::{Attribute, INDEX_ALLOCATION, INDEX_ROOT, Volume, mended, wide_at};
+use super::attribute::{Attribute, INDEX_ALLOCATION, INDEX_ROOT, wide_at};
+use super::volume::{Volume, mended};
 use crate::plugins::common::fields::Fields;
 
 /// Most entries of a directory.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use vql::Scope;
 
+use super::attribute::FILE_NAME;
 use super::index::FileName;
-use super::volume::{FILE_NAME, Volume};
+use super::volume::Volume;
 
 /// Names of records that are kept; all are forgotten when there are more.
 const KEPT: usize = 1 << 16;

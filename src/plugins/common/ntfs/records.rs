@@ -9,10 +9,11 @@ use vql::{
     ArgType, Args, Dict, Emitter, Error, Key, Level, Object, Registry, Scope, Signature, Value,
 };
 
+use super::attribute::{Attribute, DATA, FILE_NAME, STANDARD_INFORMATION};
 use super::index::{FileName, every_entry};
 use super::links::{Links, Options};
 use super::time;
-use super::volume::{Attribute, DATA, FILE_NAME, Head, STANDARD_INFORMATION, Volume};
+use super::volume::{Head, Volume};
 use crate::plugins::common::accessor::{UNKNOWN, accessor, path_of, time as time_value};
 use crate::plugins::common::fields::Fields;
 use crate::plugins::common::path::{Kind, OsPath};
@@ -64,17 +65,6 @@ const FLAGS: [(u32, &str); 13] = [
 
 /// Adds the callables of this module.
 pub fn register(registry: &mut Registry) {
-    let signature = |name, doc| {
-        Signature::new(name, doc)
-            .arg("device", ArgType::String, "A device or a path on it, for the accessor ntfs.")
-            .arg("filename", ArgType::Path, "An image of a volume.")
-            .arg("mft_filename", ArgType::Path, "A $MFT by itself.")
-            .arg("accessor", ArgType::String, "An accessor to use.")
-            .arg("inode", ArgType::String, "The record, or an attribute as 5-144-1.")
-            .arg("mft", ArgType::Int, "The number of the record.")
-            .arg("mft_offset", ArgType::Int, "Where the record is, in bytes.")
-            .version(2)
-    };
     let doc = "What the record of a file on an NTFS volume says.";
     registry.function_async(signature("parse_ntfs", doc), |scope, args| async move {
         describe(&scope, &args).await
@@ -94,9 +84,23 @@ pub fn register(registry: &mut Registry) {
     });
 }
 
+/// What `parse_ntfs` and its like are called with.
+pub fn signature(name: &'static str, doc: &'static str) -> Signature {
+    Signature::new(name, doc)
+        .arg("device", ArgType::String, "A device or a path on it, for the accessor ntfs.")
+        .arg("filename", ArgType::Path, "An image of a volume.")
+        .arg("mft_filename", ArgType::Path, "A $MFT by itself.")
+        .arg("accessor", ArgType::String, "An accessor to use.")
+        .arg("inode", ArgType::String, "The record, or an attribute as 5-144-1.")
+        .arg("mft", ArgType::Int, "The number of the record.")
+        .arg("mft_offset", ArgType::Int, "Where the record is, in bytes.")
+        .version(2)
+}
+
 /// A volume that arguments name.
-struct Source {
-    volume: Arc<Volume>,
+pub struct Source {
+    /// The volume.
+    pub volume: Arc<Volume>,
     /// The image or device; `None` for a table by itself.
     from: Option<OsPath>,
     accessor: String,
@@ -125,7 +129,8 @@ pub async fn open_device(scope: &Scope, path: OsPath) -> Result<Arc<Volume>, Err
     blocking(scope, open).await?.map_err(|e| Error::failed(format!("{shown}: {e}")))
 }
 
-async fn source(scope: &Scope, args: &Args) -> Result<Source, Error> {
+/// Opens what the arguments name.
+pub async fn source(scope: &Scope, args: &Args) -> Result<Source, Error> {
     let name = args.string("accessor")?;
     if let Some(device) = args.opt_string("device")?.filter(|d| !d.is_empty()) {
         let mut path = OsPath::of_kind(Kind::Ntfs, device.as_bytes());
@@ -149,7 +154,7 @@ async fn source(scope: &Scope, args: &Args) -> Result<Source, Error> {
 }
 
 /// The record that arguments ask for.
-fn wanted(args: &Args, volume: &Volume) -> Result<u64, Error> {
+pub fn wanted(args: &Args, volume: &Volume) -> Result<u64, Error> {
     let bad = |text: &str| Error::failed(format!("{text} is no number of a file record"));
     if let Some(inode) = args.opt_string("inode")?.filter(|i| !i.is_empty()) {
         let numbers = inode.split(':').next().unwrap_or_default();
@@ -204,7 +209,11 @@ fn inode(head: &Head, attribute: &Attribute, seen: &mut Vec<(u32, u16)>) -> Stri
 }
 
 /// What `parse_ntfs` says of a record.
-fn record(volume: &Arc<Volume>, number: u64, options: Options) -> io::Result<(Dict, Vec<String>)> {
+fn record(
+    volume: &Arc<Volume>,
+    number: u64,
+    options: Options,
+) -> io::Result<(Dict, Vec<Vec<String>>)> {
     let (head, attributes) = volume.parts(number)?;
     let mut links = Links::new(volume.clone(), options);
     let paths = links.paths(head.number.into(), head.sequence, 0);
@@ -251,7 +260,7 @@ fn record(volume: &Arc<Volume>, number: u64, options: Options) -> io::Result<(Di
         .with("Filenames", or_null(names))
         .with("Attributes", or_null(shown))
         .with("Hardlinks", or_null(joined.iter().map(Value::from).collect()));
-    Ok((row, joined))
+    Ok((row, paths))
 }
 
 async fn describe(scope: &Scope, args: &Args) -> Result<Value, Error> {
@@ -261,16 +270,23 @@ async fn describe(scope: &Scope, args: &Args) -> Result<Value, Error> {
     let (row, paths) = blocking(scope, move || record(&volume, number, options))
         .await?
         .map_err(|e| Error::failed(format!("record {number}: {e}")))?;
-    let path = paths.first().map(|first| match &source.from {
-        Some(device) if source.is_device => {
-            let mut path = device.clone();
-            path.components.extend(first.split('\\').map(vql::Str::from));
-            path
+    let path = paths.into_iter().next().map(|first| {
+        let parts = first.into_iter().map(vql::Str::from);
+        match &source.from {
+            Some(device) if source.is_device => {
+                let mut path = device.clone();
+                path.components.extend(parts);
+                path
+            }
+            from => {
+                let components = parts.collect();
+                let path = OsPath { components, kind: Kind::Ntfs, delegate: None };
+                match from {
+                    Some(image) => path.inside(&source.accessor, &image.to_text()),
+                    None => path,
+                }
+            }
         }
-        Some(image) => {
-            OsPath::of_kind(Kind::Ntfs, first.as_bytes()).inside(&source.accessor, &image.to_text())
-        }
-        None => OsPath::of_kind(Kind::Ntfs, first.as_bytes()),
     });
     let row = row.with("Device", source.from.map(Value::object));
     Ok(row.with("OSPath", path.map(Value::object)).into())
@@ -332,6 +348,10 @@ impl Object for Row {
         match name {
             "Inode" => Some(self.inode.as_str().into()),
             "FullPath" => Some(self.path.as_str().into()),
+            "Components" => {
+                let path = self.shown.get("OSPath")?.downcast::<OsPath>()?;
+                Some(path.texts().into_iter().map(Value::from).collect())
+            }
             name => self.shown.get(name).cloned(),
         }
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use vql::{ArgType, Args, Dict, Emitter, Error, Level, Registry, Scope, Signature, Value};
 
+use super::attribute::DATA;
 use super::links::{Links, Name, Options};
 use super::records::{open, open_device};
-use super::volume::{DATA, Volume};
+use super::volume::Volume;
 use super::{ROOT, index, ranges, time};
 use crate::plugins::common::accessor::{Range, ReadSeek, accessor, path_of};
 use crate::plugins::common::blocking;

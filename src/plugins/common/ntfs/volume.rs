@@ -1,68 +1,19 @@
-//! The structures of a volume: boot sector, file records, attributes and where their
-//! content lies. Every number in it may be wrong.
+//! The structures of a volume: boot sector, file records and what they hold. Every number in
+//! it may be wrong.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::attribute::{ATTRIBUTE_LIST, Attribute, DATA, LARGEST, MOST, Place, Run, bad};
 use super::packed;
-use crate::plugins::common::accessor::{ReadSeek, sought};
-use crate::plugins::common::fields::{Fields, wide};
+use super::stream::Stream;
+use crate::plugins::common::accessor::ReadSeek;
+use crate::plugins::common::fields::Fields;
 
-/// Types of attributes.
-pub const STANDARD_INFORMATION: u32 = 0x10;
-const ATTRIBUTE_LIST: u32 = 0x20;
-/// A name of the file.
-pub const FILE_NAME: u32 = 0x30;
-/// Content.
-pub const DATA: u32 = 0x80;
-/// The beginning of a directory.
-pub const INDEX_ROOT: u32 = 0x90;
-/// The rest of a directory.
-pub const INDEX_ALLOCATION: u32 = 0xa0;
-
-/// Largest cluster, file record and index record, in bytes.
-const LARGEST: u64 = 2 << 20;
-/// Most runs of one attribute, attributes of a file, and records of one.
-const MOST: usize = 1 << 16;
 /// Largest list of attributes, in bytes.
 const LIST: u64 = 1 << 20;
 /// Bytes after which the last two of a sector stand in a record's head.
 const SECTOR: usize = 512;
-
-fn bad(text: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
-}
-
-/// `length` characters of two bytes.
-pub fn wide_at(b: &[u8], at: usize, length: usize) -> Option<String> {
-    Some(wide(b.get(at..at.checked_add(length * 2)?)?))
-}
-
-/// Clusters that follow each other; `None` where there are none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// First byte of the content it holds, and how many.
-    start: u64,
-    length: u64,
-    /// Where on the disk.
-    at: Option<u64>,
-}
-
-/// An attribute of a file.
-#[derive(Clone, Debug)]
-pub struct Attribute {
-    /// Its type.
-    pub kind: u32,
-    /// Its number in the file.
-    pub id: u16,
-    /// Its name; empty for most.
-    pub name: String,
-    /// Size of its content in bytes.
-    pub size: u64,
-    /// Which byte of the content it begins with: a file may have several of one stream.
-    pub start: u64,
-    place: Place,
-}
 
 /// The head of a file record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,18 +28,6 @@ pub struct Head {
     pub flags: u16,
     /// The place in the log of its last change.
     pub log: u64,
-}
-
-#[derive(Clone, Debug)]
-enum Place {
-    Record(Vec<u8>),
-    /// Bytes behind `written` are zero.
-    Disk {
-        runs: Vec<Run>,
-        written: u64,
-        /// Bytes that are packed together; 0 where the content is as it is.
-        unit: u64,
-    },
 }
 
 /// A volume.
@@ -223,7 +162,7 @@ impl Volume {
     }
 
     /// Content at a place; zeros where no clusters are.
-    fn read_runs(&self, runs: &[Run], at: u64, into: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn read_runs(&self, runs: &[Run], at: u64, into: &mut [u8]) -> io::Result<usize> {
         let holds = |r: &&Run| r.start <= at && at - r.start < r.length;
         let run = runs.iter().find(holds).ok_or_else(|| bad("content is missing"))?;
         let inside = at - run.start;
@@ -237,7 +176,7 @@ impl Volume {
 
     /// A unit of packed content. One without a hole is stored as it is, one that is a hole is
     /// zero; of others what is stored is packed.
-    fn unit(&self, runs: &[Run], start: u64, unit: u64) -> io::Result<Vec<u8>> {
+    pub(super) fn unit(&self, runs: &[Run], start: u64, unit: u64) -> io::Result<Vec<u8>> {
         let end = start.saturating_add(unit);
         let hole = |r: &&Run| r.at.is_none() && r.start < end && r.start + r.length > start;
         let stored = runs.iter().find(hole).map_or(unit, |r| r.start.saturating_sub(start));
@@ -276,7 +215,7 @@ impl Volume {
         let record = &record[..record.len().min(record.u32(24).unwrap_or(0) as usize)];
         while let Some(length) = record.u32(at + 4).map(|n| n as usize) {
             let Some(bytes) = record.get(at..at + length).filter(|b| b.len() >= 24) else { break };
-            if let Some(attribute) = self.attribute(bytes) {
+            if let Some(attribute) = Attribute::read(bytes, self.cluster) {
                 out.push(attribute);
             }
             at += length;
@@ -285,31 +224,6 @@ impl Volume {
             }
         }
         out
-    }
-
-    fn attribute(&self, b: &[u8]) -> Option<Attribute> {
-        let name = wide_at(b, b.u16(10)?.into(), b[9].into())?;
-        let (kind, id) = (b.u32(0)?, b.u16(14)?);
-        if b[8] == 0 {
-            let (size, from) = (b.u32(16)? as usize, usize::from(b.u16(20)?));
-            let content = b.get(from..from.checked_add(size)?)?.to_vec();
-            let place = Place::Record(content);
-            return Some(Attribute { kind, id, name, size: size as u64, start: 0, place });
-        }
-        let first = b.u64(16)?.checked_mul(self.cluster)?;
-        let runs = runs(b.get(usize::from(b.u16(32)?)..)?, first, self.cluster)?;
-        // Only the first part of a long list of clusters tells sizes.
-        let (size, written) = if first == 0 { (b.u64(48)?, b.u64(56)?) } else { (0, 0) };
-        let unit = match b.u16(12)? & 0xff {
-            0 => 0,
-            // Later parts of a long list do not tell; nearly always it is 16.
-            _ => self.cluster << if (1..=8).contains(&b[34]) { b[34] } else { 4 },
-        };
-        if unit > LARGEST * 8 {
-            return None;
-        }
-        let place = Place::Disk { runs, written, unit };
-        Some(Attribute { kind, id, name, size, start: first, place })
     }
 
     /// All attributes of a file, also those in further records.
@@ -364,33 +278,7 @@ impl Volume {
 
     /// The content of an attribute as a file.
     pub fn stream(self: &Arc<Volume>, attribute: Attribute) -> Stream {
-        Stream { volume: self.clone(), attribute, at: 0, unpacked: None }
-    }
-}
-
-impl Attribute {
-    /// Whether its content is in the record.
-    pub fn resident(&self) -> bool {
-        matches!(self.place, Place::Record(_))
-    }
-
-    /// Its runs: where each begins in the content and on the disk, and its length; `None`
-    /// on the disk where nothing is stored.
-    pub fn runs(&self) -> Vec<(u64, Option<u64>, u64)> {
-        match &self.place {
-            Place::Record(_) => Vec::new(),
-            Place::Disk { runs, .. } => runs.iter().map(|r| (r.start, r.at, r.length)).collect(),
-        }
-    }
-
-    fn extend(&mut self, more: Attribute) {
-        if let (Place::Disk { runs, written, .. }, Place::Disk { runs: behind, written: w, .. }) =
-            (&mut self.place, more.place)
-        {
-            runs.extend(behind);
-            self.size = self.size.max(more.size);
-            *written = (*written).max(w);
-        }
+        Stream::new(self.clone(), attribute)
     }
 }
 
@@ -400,32 +288,6 @@ fn counted(byte: u8, unit: u64) -> Option<u64> {
         0..0x80 => Some(u64::from(byte) * unit),
         _ => 1u64.checked_shl(u32::from(byte.wrapping_neg())),
     }
-}
-
-/// The runs of a list, which begins with what follows `start` bytes of content.
-fn runs(list: &[u8], mut start: u64, cluster: u64) -> Option<Vec<Run>> {
-    let (mut out, mut at, mut place) = (Vec::new(), 0, 0i64);
-    while let Some(head) = list.get(at).filter(|h| **h != 0 && out.len() < MOST) {
-        let (counts, places) = (usize::from(head & 15), usize::from(head >> 4));
-        let count = list.get(at + 1..at + 1 + counts).filter(|_| counts <= 8)?;
-        let count = count.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
-        let step = list.get(at + 1 + counts..at + 1 + counts + places).filter(|_| places <= 8)?;
-        let negative = step.last().is_some_and(|b| b & 0x80 != 0);
-        let step = step
-            .iter()
-            .rev()
-            .fold(if negative { -1 } else { 0 }, |n: i64, b| n << 8 | i64::from(*b));
-        place = place.checked_add(step)?;
-        let length = count.checked_mul(cluster)?;
-        let disk = match places {
-            0 => None,
-            _ => Some(u64::try_from(place).ok()?.checked_mul(cluster)?),
-        };
-        out.push(Run { start, length, at: disk });
-        start = start.checked_add(length)?;
-        at += 1 + counts + places;
-    }
-    Some(out)
 }
 
 /// A record whose sectors end as they were before it was written.
@@ -450,78 +312,12 @@ pub fn mended(mut record: Vec<u8>, magic: &[u8; 4]) -> io::Result<Vec<u8>> {
     Ok(record)
 }
 
-/// See [`Volume::stream`].
-pub struct Stream {
-    volume: Arc<Volume>,
-    attribute: Attribute,
-    at: u64,
-    /// The unit of packed content that was read last, and where it begins.
-    unpacked: Option<(u64, Vec<u8>)>,
-}
-
-impl Read for Stream {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = self.attribute.size.saturating_sub(self.at);
-        let length = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if length == 0 {
-            return Ok(0);
-        }
-        let done = match &self.attribute.place {
-            Place::Record(content) => {
-                let from = usize::try_from(self.at).unwrap_or(usize::MAX);
-                let rest = content.get(from..).unwrap_or_default();
-                let length = length.min(rest.len());
-                into[..length].copy_from_slice(&rest[..length]);
-                length
-            }
-            Place::Disk { written, .. } if self.at >= *written => {
-                into[..length].fill(0);
-                length
-            }
-            Place::Disk { runs, written, unit: unit @ 1.. } => {
-                let length = length.min(usize::try_from(*written - self.at).unwrap_or(usize::MAX));
-                let start = self.at - self.at % unit;
-                let kept = self.unpacked.take().filter(|(of, _)| *of == start);
-                let content = match kept {
-                    Some((_, content)) => content,
-                    None => self.volume.unit(runs, start, *unit)?,
-                };
-                let rest = &content[(self.at - start) as usize..];
-                let length = length.min(rest.len());
-                into[..length].copy_from_slice(&rest[..length]);
-                self.unpacked = Some((start, content));
-                length
-            }
-            Place::Disk { runs, written, .. } => {
-                let length = length.min(usize::try_from(*written - self.at).unwrap_or(usize::MAX));
-                self.volume.read_runs(runs, self.at, &mut into[..length])?
-            }
-        };
-        self.at += done as u64;
-        Ok(done)
-    }
-}
-
-impl Seek for Stream {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.at = sought(to, self.attribute.size, self.at)?;
-        Ok(self.at)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_runs() {
-        let list = [0x21, 2, 0x34, 0x12, 0x01, 3, 0x11, 1, 0xff, 0];
-        let run = |start, length, at| Run { start, length, at };
-        let expected =
-            [run(100, 20, Some(0x1234 * 10)), run(120, 30, None), run(150, 10, Some(0x1233 * 10))];
-        assert_eq!(runs(&list, 100, 10).unwrap(), expected);
-        assert_eq!(runs(&[0x11, 1, 0x80], 0, 1), None);
-        assert_eq!(runs(&[0x9f, 1], 0, 1), None);
+    fn numbers_of_units() {
         assert_eq!(
             (counted(8, 512), counted(0xf6, 9), counted(0x80, 1)),
             (Some(4096), Some(1024), None)

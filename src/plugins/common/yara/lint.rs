@@ -1,5 +1,8 @@
-//! `yara_lint`: rules of which only those stay that can be used here. Knows how rules
-//! are laid out; what they mean is asked of the compiler, one rule at a time.
+//! `yara_lint`: rules of which only those stay that can be used here. What they mean is
+//! asked of the compiler, one rule at a time.
+
+mod layout;
+mod split;
 
 use std::collections::BTreeSet;
 
@@ -8,13 +11,14 @@ use boreal::compiler::CompilerParams;
 use vql::{ArgType, Args, Error, Level, Registry, Scope, Signature, Value};
 
 use crate::plugins::common::blocking;
+use split::{Rule, split};
 
 /// Adds `yara_lint`.
 pub(super) fn register(registry: &mut Registry) {
     let doc = "YARA rules without those that cannot be used here, and with the imports they need.";
     let signature = Signature::new("yara_lint", doc)
         .required("rules", ArgType::String, "YARA rules.")
-        .arg("clean", ArgType::Bool, "Leave out the metadata of rules too.");
+        .arg("clean", ArgType::Bool, "Leave out the metadata and tags of rules too.");
     registry.function_async(signature, |scope, args| async move { run(&scope, &args).await });
 }
 
@@ -24,39 +28,56 @@ async fn run(scope: &Scope, args: &Args) -> Result<Value, Error> {
     for fault in faults {
         scope.log(Level::Default, format!("yara_lint: {fault}"));
     }
-    Ok(kept.into())
+    Ok(kept.map_or(Value::Null, Value::from))
 }
 
-/// The rules that compile, laid out anew, and what was wrong with the others.
-fn lint(text: &str, clean: bool) -> (String, Vec<String>) {
-    let (mut imports, mut rules, mut faults) = (BTreeSet::new(), Vec::new(), Vec::new());
+/// The rules that compile, laid out anew, and what was wrong with the others. Nothing when
+/// none is left of a text that is no YARA.
+fn lint(text: &str, clean: bool) -> (Option<String>, Vec<String>) {
+    let mut faults = Vec::new();
+    let parts = split(text, &mut faults);
+    let mut no_yara = !faults.is_empty();
+    let mut imports: Vec<&str> = parts.imports.into_iter().filter(|m| is_module(m)).collect();
+    let (mut out, mut left_out) = (String::new(), BTreeSet::new());
     let mut compiler = Compiler::new();
     compiler.set_params(CompilerParams::default().disable_includes(true));
-    for rule in split(text, &mut faults) {
+    for rule in &parts.rules {
         let needed: Vec<&str> = rule.modules().into_iter().filter(|m| is_module(m)).collect();
         let head: String = needed.iter().map(|m| format!("import \"{m}\"\n")).collect();
-        match compiler.add_rules_str(format!("{head}{}", rule.layout(false))) {
-            Ok(_) => {
-                imports.extend(needed.into_iter().map(str::to_owned));
-                rules.push(rule.layout(clean));
-            }
-            Err(e) => {
-                let why = e.to_string();
-                let why = why.lines().next().unwrap_or_default();
-                faults.push(format!("rule {} is left out: {why}", rule.name));
+        for module in needed {
+            if !imports.contains(&module) {
+                imports.push(module);
             }
         }
+        if let Err(e) = compiler.add_rules_str(format!("{head}{}", rule.layout(false))) {
+            let why = e.to_string();
+            let why = why.lines().next().unwrap_or_default();
+            if !may_be_variable(why, rule, &left_out) {
+                no_yara |=
+                    why.contains("error: syntax error") || why.contains("unknown variable $");
+                faults.push(format!("rule {} is left out: {why}", rule.name));
+                left_out.insert(rule.name);
+                continue;
+            }
+        }
+        out.push('\n');
+        out += &rule.layout(clean);
     }
-    let mut out: Vec<String> = Vec::new();
-    if !imports.is_empty() {
-        out.push(imports.iter().map(|m| format!("import \"{m}\"\n")).collect());
+    if no_yara && out.is_empty() {
+        return (None, faults);
     }
-    out.extend(rules);
-    (out.join("\n"), faults)
+    let head: String = imports.iter().map(|m| format!("import \"{m}\"\n")).collect();
+    (Some(head + &out), faults)
+}
+
+/// Whether all that is wrong is a name not known here: the search may define it (`vars`).
+fn may_be_variable(why: &str, rule: &Rule<'_>, left_out: &BTreeSet<&str>) -> bool {
+    let name = why.split_once("unknown identifier \"").and_then(|(_, n)| n.split('"').next());
+    name.is_some_and(|name| !left_out.contains(name) && !rule.modules().contains(&name))
 }
 
 /// Modules that stock agents have.
-const MODULES: [&str; 3] = ["elf", "math", "pe"];
+const MODULES: [&str; 4] = ["elf", "math", "pe", "time"];
 
 /// Whether rules can import it, here and on agents that get them.
 fn is_module(name: &str) -> bool {
@@ -65,233 +86,6 @@ fn is_module(name: &str) -> bool {
     }
     let rule = format!("import \"{name}\"\nrule r {{ condition: true }}");
     Compiler::new().add_rules_str(rule).is_ok()
-}
-
-/// A rule taken apart. Parts are tokens.
-#[derive(Default)]
-struct Rule<'a> {
-    /// `private`, `global`.
-    modifiers: Vec<&'a str>,
-    name: &'a str,
-    tags: Vec<&'a str>,
-    /// One line each.
-    meta: Vec<Vec<&'a str>>,
-    strings: Vec<Vec<&'a str>>,
-    condition: Vec<&'a str>,
-}
-
-impl<'a> Rule<'a> {
-    /// Names with a point behind them that are not variables of the condition.
-    fn modules(&self) -> BTreeSet<&'a str> {
-        let tokens = &self.condition;
-        let named = (0..tokens.len()).filter(|i| {
-            let first = *i == 0 || tokens[i - 1] != ".";
-            first && is_word(tokens[*i]) && tokens.get(i + 1) == Some(&".")
-        });
-        named.map(|i| tokens[i]).collect()
-    }
-
-    fn layout(&self, clean: bool) -> String {
-        let mut out: String = self.modifiers.iter().map(|m| format!("{m} ")).collect();
-        out += &format!("rule {}", self.name);
-        if !self.tags.is_empty() {
-            out += &format!(" : {}", self.tags.join(" "));
-        }
-        out += " {\n";
-        let meta = if clean { &[] } else { self.meta.as_slice() };
-        for (title, lines) in [("meta", meta), ("strings", self.strings.as_slice())] {
-            if !lines.is_empty() {
-                out += &format!("  {title}:\n");
-            }
-            for line in lines {
-                out += &format!("    {}\n", spaced(line));
-            }
-        }
-        out + &format!("  condition:\n    {}\n}}\n", spaced(&self.condition))
-    }
-}
-
-fn is_word(token: &str) -> bool {
-    token.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-}
-
-/// Tokens with blanks where they are usual.
-fn spaced(tokens: &[&str]) -> String {
-    let mut out = String::new();
-    for (i, token) in tokens.iter().enumerate() {
-        let before = if i == 0 { "" } else { tokens[i - 1] };
-        let sign = before == "-" && !tokens[..i - 1].last().is_some_and(|t| is_operand(t));
-        let tight_after = sign || matches!(before, "" | "." | "(" | "[" | ".." | "~");
-        let call = matches!(*token, "(" | "[") && is_name(before);
-        let tight = matches!(*token, "." | ")" | "]" | "," | "..") || call;
-        if !tight_after && !tight {
-            out.push(' ');
-        }
-        out += token;
-    }
-    out
-}
-
-/// What a minus behind it takes something from.
-fn is_operand(token: &str) -> bool {
-    let value = |c: char| c.is_ascii_digit() || matches!(c, ')' | ']' | '"' | '#' | '@' | '!');
-    is_name(token) || token.starts_with(value)
-}
-
-/// Names of what can be called or indexed; words of the language are none.
-fn is_name(token: &str) -> bool {
-    const WORDS: [&str; 21] = [
-        "all",
-        "and",
-        "any",
-        "at",
-        "for",
-        "in",
-        "matches",
-        "none",
-        "not",
-        "of",
-        "or",
-        "them",
-        "true",
-        "false",
-        "contains",
-        "icontains",
-        "startswith",
-        "endswith",
-        "iequals",
-        "xor",
-        "base64",
-    ];
-    let counted = token.starts_with(['@', '!']) && token.len() > 1;
-    (is_word(token) && !WORDS.contains(&token)) || counted
-}
-
-/// The rules of a text in their order. What is no rule is told and passed over.
-fn split<'a>(text: &'a str, faults: &mut Vec<String>) -> Vec<Rule<'a>> {
-    let tokens = tokens(text);
-    let (mut out, mut at) = (Vec::new(), 0);
-    let mut modifiers = Vec::new();
-    while let Some(token) = tokens.get(at) {
-        match *token {
-            "import" | "include" => at += 2,
-            "private" | "global" => {
-                modifiers.push(*token);
-                at += 1;
-            }
-            "rule" => {
-                let (mut rule, next) = rule(&tokens, at + 1);
-                rule.modifiers = std::mem::take(&mut modifiers);
-                out.push(rule);
-                at = next;
-            }
-            other => {
-                faults.push(format!("{other} stands where a rule should begin"));
-                // What follows up to the next rule belongs to it.
-                at += 1;
-                while tokens.get(at).is_some_and(|t| !matches!(*t, "rule" | "private" | "global")) {
-                    at += 1;
-                }
-            }
-        }
-    }
-    out
-}
-
-/// The rule whose name is at `at`, and where the text goes on.
-fn rule<'a>(tokens: &[&'a str], mut at: usize) -> (Rule<'a>, usize) {
-    let mut rule = Rule { name: tokens.get(at).copied().unwrap_or_default(), ..Rule::default() };
-    at += 1;
-    if tokens.get(at) == Some(&":") {
-        at += 1;
-        while let Some(tag) = tokens.get(at).filter(|t| **t != "{") {
-            rule.tags.push(tag);
-            at += 1;
-        }
-    }
-    at += 1;
-    let mut section = "";
-    while let Some(token) = tokens.get(at).copied().filter(|t| *t != "}") {
-        let next = tokens.get(at + 1).copied().unwrap_or_default();
-        if matches!(token, "meta" | "strings" | "condition") && next == ":" {
-            section = token;
-            at += 2;
-            continue;
-        }
-        match section {
-            "meta" if next == "=" => rule.meta.push(vec![token]),
-            "strings" if token.starts_with('$') => rule.strings.push(vec![token]),
-            "meta" => rule.meta.last_mut().into_iter().for_each(|line| line.push(token)),
-            "strings" => rule.strings.last_mut().into_iter().for_each(|line| line.push(token)),
-            _ => rule.condition.push(token),
-        }
-        at += 1;
-    }
-    (rule, at + 1)
-}
-
-/// The text without blanks and comments, cut into names, numbers, strings, patterns, hex
-/// strings and signs.
-fn tokens(text: &str) -> Vec<&str> {
-    let bytes = text.as_bytes();
-    let (mut out, mut at): (Vec<&str>, usize) = (Vec::new(), 0);
-    while let Some(c) = bytes.get(at) {
-        let rest = &text[at..];
-        let before = out.last().copied().unwrap_or_default();
-        let length = if c.is_ascii_whitespace() {
-            at += 1;
-            continue;
-        } else if rest.starts_with("//") {
-            at += rest.find('\n').unwrap_or(rest.len());
-            continue;
-        } else if rest.starts_with("/*") {
-            at += rest.find("*/").map_or(rest.len(), |n| n + 2);
-            continue;
-        } else if *c == b'"' {
-            closed(rest, b'"')
-        } else if *c == b'/' && matches!(before, "=" | "matches" | "(" | ",") {
-            // Letters behind it belong to a pattern.
-            let end = closed(rest, b'/');
-            let flags = rest.as_bytes()[end..].iter().take_while(|b| matches!(b, b'i' | b's'));
-            end + flags.count()
-        } else if *c == b'{' && before == "=" {
-            rest.find('}').map_or(rest.len(), |n| n + 1)
-        } else if ["..", "==", "!=", "<=", ">=", "<<", ">>"].iter().any(|s| rest.starts_with(s)) {
-            2
-        } else {
-            let word = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'*');
-            match c {
-                b'$' | b'#' | b'@' | b'!' => {
-                    1 + rest.as_bytes()[1..].iter().take_while(|b| word(b)).count()
-                }
-                c if c.is_ascii_alphanumeric() || *c == b'_' => {
-                    let name = |b: &&u8| b.is_ascii_alphanumeric() || **b == b'_';
-                    rest.as_bytes().iter().take_while(name).count()
-                }
-                _ => rest.chars().next().map_or(1, char::len_utf8),
-            }
-        };
-        let length = length.min(rest.len());
-        out.push(&rest[..length]);
-        at += length;
-    }
-    out
-}
-
-/// The length up to the sign that closes it, which a backslash hides.
-fn closed(text: &str, sign: u8) -> usize {
-    let bytes = text.as_bytes();
-    let mut at = 1;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'\\' => at += 1,
-            b if b == sign => return at + 1,
-            b'\n' => return at,
-            _ => {}
-        }
-        at += 1;
-    }
-    bytes.len()
 }
 
 #[cfg(test)]
@@ -317,21 +111,23 @@ mod tests {
     #[test]
     fn only_rules_that_compile_stay() {
         let (kept, faults) = lint(RULES, true);
-        let expected = r#"import "math"
+        let kept = kept.unwrap();
+        let expected = r#"import "elf"
+import "math"
 import "pe"
 
-private rule Small : tiny {
+private rule Small {
   strings:
-    $a = "x" wide ascii
-    $h = { 4d [2-3] ( 5a | 5b ) ~0? }
+    $a = "x" ascii wide
+    $h = { 4D [2-3] ( 5A | 5B ) ~0? }
     $r = /a\/b{2}/i fullword
   condition:
-    any of ($a*) and $h and #r > 1 * 2 and @a[1] < filesize - 1 and for all i in (1..3) : (uint8(i) != 0x00)
+    any of ($a*) and $h and #r > 1 * 2 and @a[1] < filesize - 1 and for all i in (1..3) : (uint8(i) != 0x0)
 }
 
 rule Uses {
   condition:
-    Small and math.entropy(0, filesize) >= 7.5
+    Small and math.entropy(0, filesize) >= 7.500000
 }
 
 rule Twice {
@@ -342,8 +138,9 @@ rule Twice {
         assert_eq!(kept, expected);
         assert_eq!(faults.len(), 4, "{faults:?}");
         // What was written means the same: nothing more is left out, and nothing changes.
-        assert_eq!(lint(&kept, false), (kept, vec![]));
-        let (kept, _) = lint(RULES, false);
+        assert_eq!(lint(&kept, false), (Some(kept), vec![]));
+        let kept = lint(RULES, false).0.unwrap();
+        assert!(kept.contains("private rule Small : tiny {\n"), "{kept}");
         assert!(kept.contains("  meta:\n    author = \"a \\\" // b\"\n    score = -3\n"), "{kept}");
     }
 
@@ -352,7 +149,27 @@ rule Twice {
         for (end, _) in RULES.char_indices() {
             lint(&RULES[..end], false);
         }
-        assert_eq!(lint("", false), (String::new(), vec![]));
+        assert_eq!(lint("", false), (Some(String::new()), vec![]));
         assert!(lint("rule ö { condition: \"", false).1.len() == 1);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_no_yara() {
+        for text in ["junk", "rule A { condition: $a }", "rule A { condition: 1 of them }"] {
+            let (kept, faults) = lint(text, false);
+            assert_eq!((kept, faults.len()), (None, 1), "{text}");
+        }
+        // Rules that are YARA and of no use here leave an empty text.
+        assert_eq!(lint("rule A { condition: cuckoo.x }", false).0.as_deref(), Some(""));
+        let (kept, _) = lint("import \"pe\" rule A { condition: pe.nothing }", false);
+        assert_eq!(kept.as_deref(), Some("import \"pe\"\n"));
+    }
+
+    #[test]
+    fn names_may_be_variables_of_the_search() {
+        let rules = "rule A { condition: filename == \"x\" } rule B { condition: A and size > 1 }";
+        let (kept, faults) = lint(rules, false);
+        assert_eq!(faults, Vec::<String>::new());
+        assert!(kept.unwrap().contains("\nrule B {\n  condition:\n    A and size > 1\n}\n"));
     }
 }

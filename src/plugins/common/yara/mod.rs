@@ -12,9 +12,9 @@ mod scan;
 use std::io::{Read, SeekFrom};
 use std::sync::Arc;
 
-use vql::{ArgType, Args, Emitter, Error, Level, Registry, Scope, Signature, Value};
+use vql::{ArgType, Args, Emitter, Error, Level, Registry, Scope, Signature};
 
-use super::accessor::{accessor, path_of};
+use super::accessor::{UNKNOWN, accessor, path_of};
 use super::path::OsPath;
 use super::{blocking, host};
 use rules::Compiled;
@@ -167,9 +167,10 @@ async fn process_memory(scope: &Scope, args: &Args, emitter: &Emitter) -> Result
     match blocking(scope, search).await? {
         Ok(hits) => {
             let path = OsPath::linux(format!("/{pid}").as_bytes());
-            let info = super::FileInfo::plain(path.clone(), 0);
+            let mut info = super::FileInfo::plain(path.clone(), 0);
+            (info.mode, info.times) = (0o100_644, [UNKNOWN; 4]);
             for hit in hits {
-                emitter.send(hit.row(0, &info, &path).with("File", Value::Null)).await?;
+                emitter.send(hit.row(0, &info, &path)).await?;
             }
         }
         Err(e) => scope.log(Level::Default, format!("proc_yara: pid {pid}: {e}")),
@@ -180,6 +181,7 @@ async fn process_memory(scope: &Scope, args: &Args, emitter: &Emitter) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vql::Value;
 
     async fn query(text: &str) -> (String, Vec<String>) {
         let mut registry = Registry::standard();
@@ -213,6 +215,9 @@ mod tests {
         assert!(rows.contains(r#""Name":"$b""#) && rows.contains(r#"{"Rule":"B","Meta":null"#));
         let one = "SELECT Rule FROM yara(rules='ascii: needle, hay', accessor='data', files='a needle', number=1)";
         assert_eq!(query(one).await.0, r#"[{"Rule":"X"}]"#);
+        // Escapes of a shorthand are those of rules.
+        let escaped = r#"SELECT String.Offset AS At FROM yara(rules='ascii: a\\x42"c', accessor='data', files='_aB"c')"#;
+        assert_eq!(query(escaped).await.0, r#"[{"At":1}]"#);
     }
 
     #[tokio::test]
@@ -251,6 +256,11 @@ mod tests {
         let vars = "SELECT Rule FROM yara(rules='rule X { condition: n == 3 and s == \"a\" and b }', \
             accessor='data', files='a', vars=dict(n=3, s='a', b=TRUE))";
         assert_eq!(query(vars).await.0, r#"[{"Rule":"X"}]"#);
+        // Rules about signatures compile.
+        let signed = "SELECT Rule FROM yara(rules='import \"pe\" rule X { condition: \
+            pe.number_of_signatures > 0 or pe.is_signed or filesize == 1 }', \
+            accessor='data', files='a')";
+        assert_eq!(query(signed).await.0, r#"[{"Rule":"X"}]"#);
     }
 
     #[tokio::test]
@@ -259,10 +269,10 @@ mod tests {
         let secret = format!("{}-{}", "in-memory", 7_654_321);
         let hexed = secret.bytes().map(|b| format!("{b:02x} ")).collect::<String>();
         let text = format!(
-            "SELECT Rule FROM proc_yara(pid={}, rules='rule P {{ strings: $a = {{ {hexed} }} condition: $a }}')",
+            "SELECT Rule, File.FullPath = '/{0}' AS File FROM proc_yara(pid={0}, rules='rule P {{ strings: $a = {{ {hexed} }} condition: $a }}')",
             std::process::id()
         );
-        assert_eq!(query(&text).await.0, r#"[{"Rule":"P"}]"#);
+        assert_eq!(query(&text).await.0, r#"[{"Rule":"P","File":true}]"#);
         drop(secret);
         let (rows, log) = query("SELECT * FROM proc_yara(pid=999999999, rules='ascii: a')").await;
         assert_eq!(rows, "[]");

@@ -78,10 +78,26 @@ fn compile(
     Ok(Compiled { scanner: compiler.finalize() })
 }
 
+/// How rules begin, which are no shorthand.
+const BEGINNINGS: [&str; 7] = ["rule", "import", "private", "global", "include", "//", "/*"];
+
+/// A text for a rule: escapes in it mean what they do in rules.
+fn quoted(text: &str) -> String {
+    let (mut out, mut escaped) = (String::new(), false);
+    for c in text.chars() {
+        if c == '"' && !escaped {
+            out.push('\\');
+        }
+        escaped = c == '\\' && !escaped;
+        out.push(c);
+    }
+    out
+}
+
 /// The rule that a shorthand such as `wide nocase: a, b` stands for.
 fn written_out(scope: &Scope, text: &str) -> String {
     let text = text.trim();
-    if text.starts_with("rule") || text.starts_with("import") {
+    if BEGINNINGS.iter().any(|b| text.starts_with(b)) {
         return text.to_owned();
     }
     let Some((words, texts)) = text.split_once(':') else { return text.to_owned() };
@@ -95,7 +111,7 @@ fn written_out(scope: &Scope, text: &str) -> String {
         .split(',')
         .enumerate()
         .map(|(i, text)| {
-            let text = text.trim().replace('\\', "\\\\").replace('"', "\\\"");
+            let text = quoted(text.trim());
             format!(" $a{i} = \"{text}\" {words}\n")
         })
         .collect();

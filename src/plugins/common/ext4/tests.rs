@@ -1,7 +1,12 @@
 //! Images made by hand: blocks of 1024 bytes, 16 inodes of 128 or 256.
 
-use super::*;
+use std::io::{Read, Seek, SeekFrom};
+
 use vql::Value;
+
+use super::inode::EXTENTS;
+use super::*;
+use crate::plugins::common::fields::Fields;
 
 const BLOCK: usize = 1024;
 /// Where the inodes are.
@@ -165,8 +170,8 @@ async fn content_wherever_its_blocks_are() {
         R(P='/dir/list', O=11263, L=3) AS Direct, R(P='/dir/list', O=12288, L=10) AS One, \
         R(P='/dir/list', O=274432, L=11) AS Two, R(P='/dir/node', O=0, L=9) AS Node, \
         R(P='/dir/link', O=0, L=9) AS Link, R(P='/dir/none', O=0, L=9) AS None, \
-        R(P='/dir/node/x', O=0, L=9) AS Below FROM scope()";
-    let expected = r#"[{"Hole":true,"Kept":true,"Tail":"tail","Direct":":;;","One":"one remove","Two":"two removes","Node":"leaf","Link":"list","None":"","Below":""}]"#;
+        R(P='/dir/node/x', O=0, L=9) AS Below, R(P='/dir', O=8, L=1) AS Entries FROM scope()";
+    let expected = r#"[{"Hole":true,"Kept":true,"Tail":"tail","Direct":":;;","One":"one remove","Two":"two removes","Node":"leaf","Link":"list","None":"","Below":"","Entries":"."}]"#;
     assert_eq!(query(&image(256), text).await, expected);
 }
 

@@ -7,41 +7,37 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use futures::StreamExt;
-use serde::Deserialize;
 use velociraptor_proto::proto::VqlEnv;
-use vql::{ArgType, Dict, Limits, Scope, ScopeBuilder, Value};
+use vql::{Dict, Value};
 
-use super::golden_upload::Container;
 use super::{Context, Globals, print};
 use crate::env::{Env, fs};
-use crate::plugins;
-use crate::plugins::common::Uploader;
 use crate::plugins::server::Session;
 use crate::services::acl::Policy;
 use crate::services::{Options, Server, repository};
 use crate::store::StoreRoot;
 
-/// Rows of one part of the output.
-const PART: usize = 1000;
-/// Longest time for one case.
-const CASE: Duration = Duration::from_secs(30);
+mod case;
+mod mock;
+mod store;
+mod upload;
+
+use case::case;
+use store::TempStore;
+
 /// Largest file of a case, in bytes.
 const MAX_FILE: usize = 64 << 20;
-/// The time `now()` tells: cases must give the same at any time.
-const FROZEN: (i64, i32) = (1_590_938_885, 10);
 /// Lines shown of each side of a difference.
 const SHOWN: usize = 8;
 
 /// Arguments of `golden`.
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "Cases run on this host, on a server of their own with an empty datastore; \
-    now() stands still. The variable srcDir is what --env says, or the current directory; config is the Client section of \
+    after_long_help = "Cases run on this host, on a server of their own with an empty datastore, \
+    or with a copy of the one that --datastore names; now() stands still. The variable srcDir is what --env says, or the current directory; config is the Client section of \
     the file that --config names.\n\nExit status: 0 when all cases \
     passed, 1 otherwise."
 )]
@@ -54,40 +50,15 @@ pub struct GoldenArgs {
     /// A variable of all cases; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
+    /// Give the cases a copy of this datastore, of ours or a stock server's.
+    #[arg(long, value_name = "DIR")]
+    datastore: Option<String>,
     /// Write what the cases give now over what they gave before.
     #[arg(long)]
     record: bool,
     /// Accepted for compatibility: nothing is written without --record.
     #[arg(long, hide = true)]
     testonly: bool,
-}
-
-/// The input of a case.
-#[derive(Deserialize, Debug, Default)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Case {
-    queries: Vec<String>,
-    #[serde(default)]
-    parameters: indexmap::IndexMap<String, String>,
-    #[serde(default)]
-    transforms: Vec<Transform>,
-    /// Accepted: the server of cases has the defaults.
-    #[serde(default, rename = "ConfigMerges")]
-    _config_merges: serde::de::IgnoredAny,
-    /// See the one before.
-    #[serde(default, rename = "ConfigPatches")]
-    _config_patches: serde::de::IgnoredAny,
-}
-
-/// A replacement in the output.
-#[derive(Deserialize, Debug, Default)]
-#[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
-struct Transform {
-    /// Accepted; replacements are made everywhere.
-    scope: String,
-    search: String,
-    regexp: String,
-    replace: String,
 }
 
 /// Runs the command.
@@ -101,9 +72,9 @@ pub async fn run(args: GoldenArgs, ctx: &Context) -> anyhow::Result<()> {
     // Of the configuration cases see the client's section only.
     let global = Globals { config: None, ..ctx.global.clone() };
     let alone = Context { env: ctx.env.clone(), global };
-    let store = TempStore::new(&ctx.env)?;
-    let server = server(&alone, &store).await?;
+    let store = TempStore::new(&ctx.env, args.datastore.as_deref()).await?;
     let config = client_config(ctx).await?;
+    let server = server(&alone, &store, &config).await?;
     let names: Vec<String> = (ctx.env.fs.list(&dir).await?.into_iter())
         .filter(|e| !e.is_dir && e.name.starts_with(&args.filter))
         .filter_map(|e| e.name.strip_suffix(".in.yaml").map(str::to_owned))
@@ -158,29 +129,14 @@ async fn client_config(ctx: &Context) -> anyhow::Result<Dict> {
     Ok(Value::from_json_plain(client).into_row())
 }
 
-/// The empty datastore of the cases; it goes with them.
-struct TempStore(std::path::PathBuf);
-
-impl TempStore {
-    fn new(env: &Env) -> anyhow::Result<TempStore> {
-        let mut name = [0; 8];
-        env.entropy.fill(&mut name);
-        let dir = std::env::temp_dir().join(format!("golden.{}", hex::encode(name)));
-        std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(TempStore(dir))
-    }
-}
-
-impl Drop for TempStore {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The server the queries of cases run on: with all definitions, and nothing else.
-async fn server(ctx: &Context, store: &TempStore) -> anyhow::Result<Arc<Session>> {
+async fn server(ctx: &Context, store: &TempStore, config: &Dict) -> anyhow::Result<Arc<Session>> {
     let root = StoreRoot::single(store.0.to_str().context("the temporary directory is no text")?);
-    let options = Options { obfuscate: false, ..Options::default() };
+    let mut options = Options { obfuscate: false, ..Options::default() };
+    if let Some(Value::List(urls)) = config.get("server_urls") {
+        let base = |u: &Value| crate::node::public_base(&u.to_text());
+        options.tools.public_bases = urls.iter().map(base).collect();
+    }
     let server = Server::open(ctx.env.clone(), root, options).await?;
     for folder in &ctx.global.definitions {
         let path = crate::config::load::absolute(folder)?;
@@ -203,166 +159,6 @@ async fn write(env: &Env, path: &str, text: &str) -> anyhow::Result<()> {
     let _ = env.fs.remove(&new).await;
     fs::create_synced(&*env.fs, &new, text.as_bytes()).await?;
     Ok(env.fs.rename(&new, path).await?)
-}
-
-/// What a case gives, as text.
-async fn case(
-    session: &Arc<Session>,
-    variables: &[VqlEnv],
-    config: &Dict,
-    input: &str,
-) -> anyhow::Result<String> {
-    let case: Case = yaml_serde::from_str(input).context("the input is not a case")?;
-    let lines = Lines::default();
-    let scope = scope(session, variables, &case, &lines);
-    scope.set("config", config.clone());
-    let mut out = String::new();
-    let work = async {
-        let comments = comments(input);
-        for (i, query) in case.queries.iter().enumerate() {
-            out += comments.get(i).map_or("", String::as_str);
-            lines.add(&format!("Running query {}", query.trim()));
-            let statements = vql::parse(query).map_err(|e| anyhow::anyhow!("{query}\n{e}"))?;
-            let _ = writeln!(out, "Query: {query}");
-            let mut rows = vql::eval(statements, &scope, Limits::default());
-            let mut part = Vec::new();
-            let mut parts = 0;
-            while let Some(row) = rows.next().await {
-                part.push(row);
-                if part.len() == PART {
-                    output(&mut out, &mut part);
-                    parts += 1;
-                }
-            }
-            if parts == 0 || !part.is_empty() {
-                output(&mut out, &mut part);
-            }
-        }
-        anyhow::Ok(())
-    };
-    let done = tokio::time::timeout(CASE, work).await;
-    scope.close();
-    match done {
-        Ok(done) => done?,
-        // What there is by then is compared.
-        Err(_) => out += &format!("took longer than {} s\n", CASE.as_secs()),
-    }
-    for t in &case.transforms {
-        if !t.regexp.is_empty() {
-            out = regex::Regex::new(&t.regexp)?.replace_all(&out, t.replace.as_str()).into_owned();
-        } else if !t.search.is_empty() {
-            out = out.replace(&t.search, &t.replace);
-        }
-    }
-    Ok(out)
-}
-
-/// The comment before each query, with a line end; empty without one.
-fn comments(input: &str) -> Vec<String> {
-    let (mut all, mut pending) = (Vec::new(), String::new());
-    let (mut inside, mut indent) = (false, None);
-    for line in input.lines() {
-        let text = line.trim_start();
-        let at = line.len() - text.len();
-        if !inside {
-            inside = line.starts_with("Queries:");
-        } else if text.starts_with('#') {
-            pending += text.trim_end();
-            pending.push('\n');
-        } else if text.starts_with("- ") && indent.is_none_or(|i| i == at) {
-            indent = Some(at);
-            all.push(std::mem::take(&mut pending));
-        } else if !text.is_empty() {
-            inside = at > 0;
-            pending.clear();
-        }
-    }
-    all
-}
-
-fn output(out: &mut String, part: &mut Vec<Value>) {
-    let rows = Value::list(std::mem::take(part));
-    let _ = writeln!(out, "Output: {}\n", rows.to_json_indented());
-}
-
-/// The scope all queries of a case share.
-fn scope(session: &Arc<Session>, variables: &[VqlEnv], case: &Case, lines: &Lines) -> Scope {
-    let frozen = vql::Time::new(FROZEN.0, FROZEN.1).unwrap_or(vql::Time::UNIX_EPOCH);
-    let mut registry = (*plugins::server::registry()).clone();
-    super::golden_mock::register(&mut registry);
-    let read = lines.clone();
-    let doc = "The lines logged since it was last asked.";
-    registry.plugin_async(vql::Signature::new("test_read_logs", doc), move |_, _, emitter| {
-        let lines = read.take();
-        async move {
-            for line in lines {
-                emitter.send(Dict::new().with("Log", line)).await?;
-            }
-            Ok(())
-        }
-    });
-    let clock = Arc::new(std::sync::Mutex::new(frozen));
-    let set = clock.clone();
-    let doc = "Sets the time that the case is told.";
-    let mock = vql::Signature::new("mock_time", doc).required("now", ArgType::Int, "Its seconds.");
-    registry.function_sync(mock, move |_, args| {
-        let now = vql::Time::from_second(args.int("now")?).map_err(vql::Error::failed)?;
-        *set.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
-        Ok(true.into())
-    });
-    let scope = ScopeBuilder::new(Arc::new(registry))
-        .log(lines.clone())
-        .clock(move || *clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-        .extension(Arc::new(session.server.env.clone()))
-        .extension(Arc::new(plugins::server::files::of_host(session)))
-        .extension(Arc::new(Uploader(Arc::new(Container))))
-        .extension(session.clone())
-        .build();
-    scope.set("Artifact", Value::object(super::golden_mock::Named("Artifact".into())));
-    scope.set("_SessionId", "F.Golden");
-    // Where a container of what was uploaded would be.
-    scope.set("GoldenOutput", "");
-    for variable in variables {
-        scope.set(variable.key.clone(), variable.value.clone());
-    }
-    for (name, value) in &case.parameters {
-        scope.set(name.clone(), value.clone());
-    }
-    scope
-}
-
-/// What a case logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<std::sync::Mutex<Vec<String>>>);
-
-impl vql::LogSink for Lines {
-    fn log(&self, level: vql::Level, text: &str) {
-        tracing::debug!("{}: {text}", level.name());
-        match level {
-            vql::Level::Default => self.add(text),
-            level => self.add(&format!("{}:{text}", level.name())),
-        }
-    }
-
-    /// What a case logs itself has its level in any case.
-    fn said(&self, level: vql::Level, text: &str) {
-        tracing::debug!("{}: {text}", level.name());
-        self.add(&format!("{}:{text}", level.name()));
-    }
-}
-
-impl Lines {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn add(&self, text: &str) {
-        self.lock().push(format!("Velociraptor: {text}\n"));
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.lock())
-    }
 }
 
 /// Where two texts differ; `None` when they do not, but for white space at
@@ -400,7 +196,7 @@ mod tests {
 
     fn arguments(dir: &str, filter: &str, record: bool) -> GoldenArgs {
         let (dir, filter) = (dir.to_owned(), filter.to_owned());
-        GoldenArgs { dir, filter, env: vec![], record, testonly: false }
+        GoldenArgs { dir, filter, env: vec![], datastore: None, record, testonly: false }
     }
 
     #[tokio::test]
@@ -414,6 +210,33 @@ mod tests {
         run(arguments(dir.path().to_str().unwrap(), "", true), &ctx).await.unwrap();
         let out = std::fs::read_to_string(at("a.out.yaml")).unwrap();
         assert!(out.contains("\"https://a:1/\""), "{out}");
+    }
+
+    #[tokio::test]
+    async fn cases_see_a_copy_of_a_datastore() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::create_dir_all(at("store/public/x")).unwrap();
+        std::fs::write(at("store/public/x/a"), "there").unwrap();
+        std::fs::create_dir(at("cases")).unwrap();
+        let queries = [
+            "SELECT read_file(filename='/public/x/a', accessor='fs') AS D FROM scope()",
+            "SELECT file_store_delete(path='/public/x/a') AS D FROM scope()",
+            "SELECT server_set_metadata(a='b') FROM scope()",
+        ];
+        let input = serde_json::json!({ "Queries": queries }).to_string();
+        std::fs::write(at("cases/a.in.yaml"), input).unwrap();
+        let given =
+            GoldenArgs { datastore: Some(at("store")), ..arguments(&at("cases"), "", true) };
+        run(given, &context()).await.unwrap();
+        let out = std::fs::read_to_string(at("cases/a.out.yaml")).unwrap();
+        assert!(out.contains("\"D\": \"there\""), "{out}");
+        assert_eq!(std::fs::read_to_string(at("store/public/x/a")).unwrap(), "there");
+        assert_eq!(std::fs::read_dir(at("store")).unwrap().count(), 1);
+        let nowhere =
+            GoldenArgs { datastore: Some(at("none")), ..arguments(&at("cases"), "", true) };
+        let said = format!("{:#}", run(nowhere, &context()).await.unwrap_err());
+        assert!(said.contains("cannot copy") && said.contains("/none"), "{said}");
     }
 
     /// Our own cases.
