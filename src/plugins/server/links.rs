@@ -69,7 +69,7 @@ pub(super) fn register(r: &mut Registry) {
         .arg("raw", ArgType::Bool, "Only the address.")
         .arg("org", ArgType::String, "The organisation; default that of the query.")
         .version(3);
-    r.function_sync(sig, |scope, args| link(scope, args));
+    r.function_sync(sig, link);
 }
 
 /// Text in a query of an address.
