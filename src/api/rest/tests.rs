@@ -654,7 +654,11 @@ fn form(params: &str, name: &str, data: &[u8]) -> Request<Body> {
         )
         .into_bytes(),
     );
-    Request::post("/v1/UploadFormFile")
+    form_to("/v1/UploadFormFile", body)
+}
+
+fn form_to(call: &str, body: Vec<u8>) -> Request<Body> {
+    Request::post(call)
         .header("content-type", "multipart/form-data; boundary=B")
         .body(Body::from(body))
         .unwrap()
@@ -761,7 +765,7 @@ async fn a_call_that_is_not_here_says_so() {
     let lab = lab().await;
     for (method, call, want) in [
         ("GET", "GetSecretDefinitions", "keeps no secrets"),
-        ("POST", "SetToolInfo", "keeps no tools"),
+        ("POST", "AddSecret", "keeps no secrets"),
         ("GET", "SearchDocs?query=x", "no documentation"),
         ("POST", "Unheard/Of", "does not offer the call Unheard/Of"),
     ] {
@@ -799,4 +803,51 @@ async fn a_tool_is_what_definitions_say() {
     assert_eq!(tool["versions"].as_array().unwrap().len(), 2);
     let (status, said) = lab.get("inv", "/v1/GetToolInfo?name=U").await;
     assert!(status == StatusCode::NOT_FOUND && said.contains("`U`"), "{said}");
+    // Whoever may write artifacts may say where their tools are.
+    let other = json!({ "name": "T", "url": "https://y/u.exe", "hash": "ab" });
+    let (status, _) = lab.post("inv", "/v1/SetToolInfo", other.clone()).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let (status, said) = lab.post("ann", "/v1/SetToolInfo", other).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    let tool = lab.json("/v1/GetToolInfo?name=T").await;
+    assert_eq!((&tool["url"], &tool["hash"]), (&json!("https://y/u.exe"), &json!("ab")));
+}
+
+#[tokio::test]
+async fn a_tool_is_uploaded() {
+    let lab = lab().await;
+    let upload = |params: &str, data: &[u8]| {
+        let form = form(params, "C:\\x\\tool one.exe", data);
+        let (mut parts, body) = form.into_parts();
+        parts.uri = "/v1/UploadTool".parse().unwrap();
+        Request::from_parts(parts, body)
+    };
+    let send =
+        async |user: &str, params: &str| text(lab.ask(user, upload(params, b"hello")).await).await;
+    let (status, _) = send("inv", r#"{"name":"T"}"#).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    for (params, why) in
+        [("{}", "needs a name"), ("[", "_params_"), (r#"{"nome":"T"}"#, "needs a name")]
+    {
+        let (status, said) = send("ann", params).await;
+        assert!(
+            status == StatusCode::BAD_REQUEST && said.contains(why),
+            "{params}: {status} {said}"
+        );
+    }
+    let half = b"--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nhel";
+    let (status, said) = text(lab.ask("ann", form_to("/v1/UploadTool", half.to_vec())).await).await;
+    assert!(status == StatusCode::BAD_REQUEST && said.contains("the form"), "{said}");
+    // Nothing of all that is left.
+    let scratch = lab.server.tree.root.temp(crate::store::StoreKind::Files, "x");
+    let left = std::fs::read_dir(std::path::Path::new(&scratch).parent().unwrap());
+    assert_eq!(left.map_or(0, Iterator::count), 0);
+    let (status, said) = send("ann", r#"{"name":"T","version":"1"}"#).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    let tool = lab.json("/v1/GetToolInfo?name=T&version=1").await;
+    let hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    assert_eq!((&tool["hash"], &tool["filename"]), (&json!(hello), &json!("tool one.exe")));
+    let stored = tool["filestore_path"].as_str().unwrap().to_owned();
+    let at = lab.server.tree.root.file(&crate::store::paths::public_file(&stored)).unwrap();
+    assert_eq!(std::fs::metadata(at).unwrap().len(), 5);
 }
