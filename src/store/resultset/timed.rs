@@ -64,8 +64,8 @@ impl TimedRow {
     }
 }
 
-/// Sets `_ts` of a row, keeping the order of its keys; what is not an object
-/// stays as it is.
+/// Sets `_ts` of a row as its last member, keeping the order of the others; what is not a JSON
+/// object stays as it is.
 pub fn with_ts(row: &Bytes, ts: i64) -> Bytes {
     let Ok(Value::Object(mut map)) = serde_json::from_slice(row) else { return row.clone() };
     // Last, wherever the client had one.
