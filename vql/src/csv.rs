@@ -102,7 +102,8 @@ pub fn csv_cell(value: &Value) -> String {
             let special = [" ", "{", "[", "true", "false", "base64:"];
             let taken = special.iter().any(|p| lower.starts_with(p))
                 || (lower.len() - unsigned.len() < 2 && unsigned.starts_with("inf"));
-            let number = text.bytes().all(|b| is_numeric(&b)) && text.parse::<f64>().is_ok();
+            let plain = ungrouped(&text);
+            let number = plain.bytes().all(|b| is_numeric(&b)) && plain.parse::<f64>().is_ok();
             if taken || number && !text.ends_with('.') { format!(" {text}") } else { text.into() }
         }
         Value::Int(_) | Value::UInt(_) => value.to_text(),
@@ -213,10 +214,25 @@ fn convert(cell: &[u8]) -> Value {
     {
         return Value::Bytes(bytes.into());
     }
-    if let Ok(i) = text.parse::<i64>() {
+    let plain = ungrouped(text);
+    if let Ok(i) = plain.parse::<i64>() {
         return i.into();
     }
-    text.parse::<f64>().map_or_else(|_| text.into(), Value::from)
+    plain.parse::<f64>().map_or_else(|_| text.into(), Value::from)
+}
+
+/// A number without the single underscores that may stand between its digits (`1_000`);
+/// any other text as it is.
+fn ungrouped(text: &str) -> std::borrow::Cow<'_, str> {
+    let bytes = text.as_bytes();
+    let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let between = |at: usize| at > 0 && digit(at - 1) && digit(at + 1);
+    let grouped = bytes.contains(&b'_')
+        && bytes.iter().enumerate().all(|(at, b)| match b {
+            b'_' => between(at),
+            b => is_numeric(b),
+        });
+    if grouped { text.replace('_', "").into() } else { text.into() }
 }
 
 fn is_numeric(byte: &u8) -> bool {
@@ -245,6 +261,16 @@ mod tests {
         let text = "a,b\n0x10,1e3\n-5,007\nTRUE,{\"a\":1}\n[1],2020-01-01T00:00:00Z\n";
         let want = r#"[{"a":"0x10","b":1000},{"a":-5,"b":7},{"a":"TRUE","b":{"a":1}},{"a":[1],"b":"2020-01-01T00:00:00Z"}]"#;
         assert_eq!(json(text, &CsvOptions::default()), want);
+    }
+
+    #[test]
+    fn digits_may_be_grouped() {
+        let text = "a,b,c,d,e,f\n1_000,_1,1_,1__0,0x1_0,1_0.5\n";
+        let want = r#"[{"a":1000,"b":"_1","c":"1_","d":"1__0","e":"0x1_0","f":10.5}]"#;
+        assert_eq!(json(text, &CsvOptions::default()), want);
+        // What is text is written so that it is read as text.
+        assert_eq!(csv_cell(&"1_000".into()), " 1_000");
+        assert_eq!(csv_cell(&"a_b".into()), "a_b");
     }
 
     #[test]
