@@ -104,7 +104,12 @@ impl Kind {
         let plain = || components.iter().map(Str::as_bytes).collect::<Vec<_>>();
         match self {
             Kind::Raw => components.first().map(|c| c.as_bytes().to_vec()).unwrap_or_default(),
-            Kind::Windows | Kind::Ntfs => plain().join(&b'\\'),
+            // A device has separators in it; what has them after it is one name all the same.
+            Kind::Windows | Kind::Ntfs => {
+                let rest = quoted().into_iter().skip(1);
+                let first = components.first().map(|c| c.as_bytes().to_vec());
+                first.into_iter().chain(rest).collect::<Vec<_>>().join(&b'\\')
+            }
             Kind::Registry => quoted().join(&b'\\'),
             Kind::Linux => [&b"/"[..], &plain().join(&b'/')].concat(),
             Kind::Generic => [&b"/"[..], &quoted().join(&b'/')].concat(),
@@ -252,7 +257,10 @@ impl OsPath {
         let (prefix, rest) = text.split_at(device.map_or(0, <[u8]>::len));
         let parts = rest.split(|b| matches!(b, b'\\' | b'/'));
         let real = |p: &&[u8]| !p.is_empty() && *p != b"." && *p != b"..";
-        let mut components: Vec<Str> = parts.filter(real).map(Str::from).collect();
+        let mut components: Vec<Str> = match rest.contains(&b'"') {
+            true => quoted_parts(rest),
+            false => parts.filter(real).map(Str::from).collect(),
+        };
         if let (Some(first), false) = (components.first_mut(), prefix.is_empty()) {
             *first = [prefix, first.as_bytes()].concat().as_slice().into();
         }
@@ -573,6 +581,9 @@ mod tests {
         assert_eq!((w.to_text().as_str(), w.components.len()), ("C:\\Users\\x\\y", 4));
         assert_eq!(OsPath::windows(b"\\\\.\\C:\\a").to_text(), "\\\\.\\C:\\a");
         assert_eq!(OsPath::linux(b"").to_text(), "/");
+        let inner = OsPath { components: ["foo", "\\\\.\\C:", "a"].map(Str::from).into(), ..w };
+        assert_eq!(inner.to_text(), "foo\\\"\\\\.\\C:\"\\a");
+        assert_eq!(OsPath::windows(inner.to_text().as_bytes()), inner);
         let f = OsPath::of_kind(Kind::Store, b"fs:/clients/C.1/a b");
         let of = |m: &str| f.member(m).unwrap().to_text();
         assert_eq!(

@@ -13,7 +13,7 @@ mod stream;
 mod usn;
 mod volume;
 
-use std::io::{self, Cursor};
+use std::io;
 use std::sync::Arc;
 
 use vql::{Dict, Scope, Str, Time, Value};
@@ -98,6 +98,13 @@ impl File {
         self.attributes.iter().find(same)
     }
 
+    /// What reading it gives: without a stream in the path the unnamed one, or else the first
+    /// there is, as of `$Secure`.
+    fn content(&self) -> Option<&Attribute> {
+        let any = || self.attributes.iter().find(|a| a.kind == DATA && self.stream.is_empty());
+        self.data().or_else(any)
+    }
+
     fn is_dir(&self) -> bool {
         let index = |a: &Attribute| a.kind == INDEX_ROOT && a.name == "$I30";
         self.stream.is_empty() && self.attributes.iter().any(index)
@@ -156,12 +163,11 @@ impl Accessor for NtfsFiles {
     fn open(&self, path: &OsPath) -> io::Result<Box<dyn ReadSeek>> {
         let volume = self.volume(path)?;
         let file = self.find(&volume, &path.clone().as_kind(Kind::Ntfs))?;
-        match file.data() {
+        match file.content() {
             Some(data) => Ok(Box::new(volume.stream(data.clone()))),
             // What reads directories as empty files must not take this for one.
             None if file.is_dir() => Err(io::Error::other("a directory has no content")),
-            None if file.stream.is_empty() => Ok(Box::new(Cursor::new(Vec::new()))),
-            None => Err(io::ErrorKind::NotFound.into()),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "there is no such stream")),
         }
     }
 
@@ -172,7 +178,7 @@ impl Accessor for NtfsFiles {
     fn ranges(&self, path: &OsPath) -> io::Result<Option<Vec<Range>>> {
         let volume = self.volume(path)?;
         let file = self.find(&volume, &path.clone().as_kind(Kind::Ntfs))?;
-        Ok(file.data().and_then(ranges))
+        Ok(file.content().and_then(ranges))
     }
 
     fn lstat(&self, path: &OsPath) -> io::Result<FileInfo> {
