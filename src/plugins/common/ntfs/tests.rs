@@ -1,5 +1,7 @@
 //! Volumes made by hand, of small clusters.
 
+use std::io::Cursor;
+
 use super::*;
 use std::io::{Read, Seek, SeekFrom};
 
