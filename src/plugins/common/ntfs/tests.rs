@@ -1,9 +1,7 @@
 //! Volumes made by hand, of small clusters.
 
-use std::io::Cursor;
-
 use super::*;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 
 const CLUSTER: usize = 512;
 
