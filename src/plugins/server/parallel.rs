@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use vql::{ArgType, Args, Emitter, Error, Registry, Scope, Signature, Value};
+use vql::{ArgType, Args, Emitter, Error, Registry, Scope, Signature};
 
 use super::args::or_variable;
 use super::results::{Part, rows_of};
@@ -79,18 +79,16 @@ async fn run(scope: &Scope, args: &Args, emitter: &Emitter) -> Result<(), Error>
     };
     let mut done = futures::stream::iter(parts)
         .map(|part| async move {
+            // As they come: a part may be a whole hunt.
             let mut rows = args.rows_in("query", &part);
-            let mut all: Vec<Value> = Vec::new();
             while let Some(row) = rows.next().await {
-                all.push(row);
+                emitter.send(row).await?;
             }
-            all
+            Ok::<_, Error>(())
         })
         .buffer_unordered(workers);
-    while let Some(rows) = done.next().await {
-        for row in rows {
-            emitter.send(row).await?;
-        }
+    while let Some(part) = done.next().await {
+        part?;
     }
     Ok(())
 }
