@@ -288,7 +288,7 @@ impl Server {
             state.clients.get(client).map(|c| c.info.labels.clone()).unwrap_or_default()
         };
         // Before it is compiled: what changes meanwhile is looked at again.
-        let repository = org.repository.version().wrapping_add(org.inventory.version());
+        let repository = org.repository.version().wrapping_add(self.tools_version(org));
         if org.monitoring.with(|i| i.is_current(repository, &labels, claim)) {
             return Ok(None);
         }

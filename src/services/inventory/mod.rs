@@ -55,7 +55,10 @@ impl Default for Options {
 #[derive(Debug, Default)]
 pub struct Inventory {
     known: Mutex<Arc<ThirdParty>>,
-    /// Held while one is fetched or changed: so none is fetched twice, and no change is lost.
+    /// Held while one is fetched: so none is fetched twice.
+    fetching: tokio::sync::Mutex<()>,
+    /// Held while what is known changes, so no change is lost; not while something is fetched,
+    /// which may take long.
     changing: tokio::sync::Mutex<()>,
     /// What event queries wait for.
     wanted: Mutex<Vec<Tool>>,
@@ -76,11 +79,6 @@ impl Inventory {
         if !wanted.contains(&tool) {
             wanted.push(tool);
         }
-    }
-
-    /// Changes whenever a tool does.
-    pub fn version(&self) -> u64 {
-        self.known().version
     }
 }
 
@@ -149,15 +147,32 @@ impl Server {
         if let Some(ready) = self.ready_tool(org, definition) {
             return Ok(ready);
         }
-        let _changing = org.inventory.changing.lock().await;
-        if let Some(ready) = self.ready_tool(org, definition) {
-            return Ok(ready);
+        let _fetching = org.inventory.fetching.lock().await;
+        loop {
+            if let Some(ready) = self.ready_tool(org, definition) {
+                return Ok(ready);
+            }
+            let before = recorded(&self.known_tools(org), definition).cloned();
+            let mut tool = before.as_ref().unwrap_or(definition).clone();
+            self.materialize(org, &mut tool).await?;
+            let _changing = org.inventory.changing.lock().await;
+            // Somebody said something else of it meanwhile: that counts.
+            if recorded(&self.known_tools(org), definition) != before.as_ref() {
+                continue;
+            }
+            self.record(org, tool.clone()).await?;
+            self.address(&mut tool);
+            return Ok(tool);
         }
-        let mut tool = recorded(&self.known_tools(org), definition).unwrap_or(definition).clone();
-        self.materialize(org, &mut tool).await?;
-        self.record(org, tool.clone()).await?;
-        self.address(&mut tool);
-        Ok(tool)
+    }
+
+    /// Changes whenever a tool that an organisation can use does.
+    pub(super) fn tools_version(&self, org: &Org) -> u64 {
+        let own = org.inventory.known().version;
+        match org.id.is_root() {
+            true => own,
+            false => own.wrapping_add(self.root().inventory.known().version),
+        }
     }
 
     /// As [`Server::learn_tool`], counted.
@@ -249,12 +264,12 @@ impl Server {
         }
         let mut tool = Tool { admin_override: true, versions: Vec::new(), ..tool };
         let fetch = std::mem::take(&mut tool.materialize);
-        let _changing = org.inventory.changing.lock().await;
         if fetch {
             tool.hash.clear();
             tool.filestore_path.clear();
             self.materialize(org, &mut tool).await?;
         }
+        let _changing = org.inventory.changing.lock().await;
         self.record(org, tool.clone()).await?;
         let details = json!({
             "tool": tool.name, "version": tool.version, "url": tool.url, "hash": tool.hash,

@@ -20,6 +20,8 @@ const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938
 struct Web {
     port: u16,
     asked: Arc<AtomicUsize>,
+    /// What `/slow` waits for.
+    gate: Arc<tokio::sync::Notify>,
 }
 
 impl Web {
@@ -28,6 +30,8 @@ impl Web {
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
+        let gate = Arc::new(tokio::sync::Notify::new());
+        let opens = gate.clone();
         tokio::spawn(async move {
             while let Ok((mut io, _)) = listener.accept().await {
                 let mut head = [0; 2000];
@@ -35,6 +39,9 @@ impl Web {
                 let head = String::from_utf8_lossy(&head[..n]).into_owned();
                 count.fetch_add(1, Ordering::Relaxed);
                 let path = head.split(' ').nth(1).unwrap();
+                if path == "/slow" {
+                    opens.notified().await;
+                }
                 let asset = |name: &str| {
                     json!({ "name": name,
                         "browser_download_url": format!("http://127.0.0.1:{port}/r/{name}") })
@@ -53,7 +60,7 @@ impl Web {
                 let _ = io.shutdown().await;
             }
         });
-        Web { port, asked }
+        Web { port, asked, gate }
     }
 
     fn at(&self, path: &str) -> String {
@@ -240,6 +247,27 @@ async fn queries_say_where_tools_are() {
     assert_eq!(lab.public().len(), 2);
     assert_eq!(lab.server.remove_tool(&lab.server.root(), "ann", "T", "").await.unwrap(), 1);
     assert!(lab.compiled().await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_fetched_slowly_keeps_nobody_from_changing_it() {
+    let lab = lab(|_| ()).await;
+    lab.define(&format!("  url: {}\n", lab.web.at("/slow"))).await;
+    let change = async {
+        while lab.web.asked() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut content = Content::new(&lab.server).await.unwrap();
+        content.write(Bytes::from("mine")).await.unwrap();
+        let tool = Tool { name: "T".into(), ..Tool::default() };
+        let content = content.finish().await.unwrap();
+        let put = lab.server.upload_tool(&lab.server.root(), "ann", tool, content).await.unwrap();
+        lab.web.gate.notify_one();
+        put
+    };
+    let both = futures::future::join(lab.compiled(), change);
+    let (told, put) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+    assert_eq!((&told.unwrap()["HASH"], lab.public().len()), (&put.hash, 1));
 }
 
 #[tokio::test]
