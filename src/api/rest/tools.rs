@@ -5,14 +5,13 @@
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::header;
 use axum::routing::post;
-use multer::{Constraints, Field, Multipart, SizeLimit};
+use multer::Field;
 use tonic::Status;
 use velociraptor_proto::json::from_json;
 use velociraptor_proto::proto::Tool;
 
-use super::uploads::{MAX_BETWEEN, MAX_PARAMS, file_name};
+use super::uploads::{file_name, with_a_file};
 use super::{Rest, failed, json as answer, on_get, on_post, text};
 use crate::api::Caller;
 use crate::api::status::status;
@@ -69,7 +68,7 @@ impl Rest {
         let caller = self.caller(&request).await?;
         caller.require(Permission::ArtifactWriter)?;
         let server = &self.api.server;
-        let mut form = self.tool_form(request)?;
+        let mut form = with_a_file(request, server.options.tools.max_bytes)?;
         let (mut asked, mut file): (Option<Tool>, Option<(String, Complete)>) = (None, None);
         let done = loop {
             let part = match form.next_field().await {
@@ -114,20 +113,6 @@ impl Rest {
             content.abandon(&server.env).await;
         }
         Err(error)
-    }
-
-    fn tool_form(&self, request: Request) -> Result<Multipart<'static>, Status> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        let boundary = kind.and_then(|k| multer::parse_boundary(k).ok());
-        let boundary =
-            boundary.ok_or_else(|| Status::invalid_argument("send a form with a file"))?;
-        let (most, params) = (self.api.server.options.tools.max_bytes, MAX_PARAMS as u64);
-        let limits = SizeLimit::new()
-            .whole_stream(most.saturating_add(params + MAX_BETWEEN as u64))
-            .for_field("file", most)
-            .for_field("_params_", params);
-        let limits = Constraints::new().size_limit(limits).allowed_fields(vec!["file", "_params_"]);
-        Ok(Multipart::with_constraints(request.into_body().into_data_stream(), boundary, limits))
     }
 
     fn wrong_form(&self, e: &multer::Error) -> Status {

@@ -27,9 +27,9 @@ use crate::store::{FilePath, paths};
 const MAX_NAME: usize = 250;
 
 /// Longest `_params_` of a form, bytes.
-pub(super) const MAX_PARAMS: usize = 64 << 10;
+const MAX_PARAMS: usize = 64 << 10;
 /// Room for what stands between the parts of a form, bytes.
-pub(super) const MAX_BETWEEN: usize = 64 << 10;
+const MAX_BETWEEN: usize = 64 << 10;
 
 /// What people upload, since the start of the process.
 #[derive(Debug)]
@@ -125,17 +125,7 @@ impl Rest {
     /// The file of a form, and its name.
     async fn form(&self, request: Request) -> Result<(String, Bytes), Status> {
         let invalid = |e: String| Status::invalid_argument(e);
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        let boundary = kind.and_then(|k| multer::parse_boundary(k).ok());
-        let boundary = boundary.ok_or_else(|| invalid("send a form with a file".into()))?;
-        let (most, params) = (self.options.max_upload as u64, MAX_PARAMS as u64);
-        let limits = SizeLimit::new()
-            .whole_stream(most.saturating_add(params + MAX_BETWEEN as u64))
-            .for_field("file", most)
-            .for_field("_params_", params);
-        let limits = Constraints::new().size_limit(limits).allowed_fields(vec!["file", "_params_"]);
-        let body = request.into_body().into_data_stream();
-        let mut form = Multipart::with_constraints(body, boundary, limits);
+        let mut form = with_a_file(request, self.options.max_upload as u64)?;
         let wrong = |e: multer::Error| match e {
             multer::Error::FieldSizeExceeded { field_name: Some(name), .. } if name != "file" => {
                 invalid(format!("{name} has at most {MAX_PARAMS} bytes"))
@@ -162,6 +152,20 @@ impl Rest {
         self.uploads.take(data.len());
         Ok((name, data))
     }
+}
+
+/// A form with a file of at most so many bytes, and what belongs to it.
+pub(super) fn with_a_file(request: Request, most: u64) -> Result<Multipart<'static>, Status> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let boundary = kind.and_then(|k| multer::parse_boundary(k).ok());
+    let boundary = boundary.ok_or_else(|| Status::invalid_argument("send a form with a file"))?;
+    let params = MAX_PARAMS as u64;
+    let limits = SizeLimit::new()
+        .whole_stream(most.saturating_add(params + MAX_BETWEEN as u64))
+        .for_field("file", most)
+        .for_field("_params_", params);
+    let limits = Constraints::new().size_limit(limits).allowed_fields(vec!["file", "_params_"]);
+    Ok(Multipart::with_constraints(request.into_body().into_data_stream(), boundary, limits))
 }
 
 /// The last part of a file's name in a form.

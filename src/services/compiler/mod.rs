@@ -23,7 +23,7 @@ mod tools;
 
 pub use events::{EventDefaults, event_requests};
 pub use launch::{Denied, check_launch};
-pub use tools::{FindTool, variables as tool_variables};
+pub use tools::{FindTool, name_file, variables as tool_variables};
 
 /// Upload cap of a collection that names none, in bytes.
 pub const DEFAULT_MAX_UPLOAD: u64 = 1 << 30;

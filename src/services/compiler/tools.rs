@@ -46,16 +46,21 @@ pub fn variables(name: &str, tool: &Tool) -> [(String, String); 5] {
     ]
 }
 
+/// A tool without a name for its file gets that of its address.
+pub fn name_file(tool: &mut Tool) {
+    if tool.filename.is_empty() {
+        let path = tool.url.split(['?', '#']).next().unwrap_or_default();
+        path.rsplit('/').next().unwrap_or_default().clone_into(&mut tool.filename);
+    }
+}
+
 /// A tool as its definition has it, for those who keep no tools: at its own address.
 fn as_defined(definition: &Tool) -> Tool {
     let mut tool = definition.clone();
     if tool.hash.is_empty() {
         tool.hash.clone_from(&tool.expected_hash);
     }
-    if tool.filename.is_empty() {
-        let path = tool.url.split(['?', '#']).next().unwrap_or_default();
-        path.rsplit('/').next().unwrap_or_default().clone_into(&mut tool.filename);
-    }
+    name_file(&mut tool);
     tool.serve_url.clone_from(&tool.url);
     tool.serve_urls = vec![tool.url.clone()];
     tool

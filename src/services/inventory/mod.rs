@@ -13,6 +13,7 @@ use serde_json::json;
 use velociraptor_proto::proto::{ThirdParty, Tool};
 
 use super::audit::audit;
+use super::compiler::name_file;
 use super::server::{Counters, Org, Server, ServiceError};
 use crate::store::paths;
 
@@ -359,13 +360,5 @@ impl Server {
             false => vec![tool.url.clone()],
         };
         tool.serve_url = tool.serve_urls.first().cloned().unwrap_or_default();
-    }
-}
-
-/// A tool without a name for its file gets that of its address.
-fn name_file(tool: &mut Tool) {
-    if tool.filename.is_empty() {
-        let path = tool.url.split(['?', '#']).next().unwrap_or_default();
-        path.rsplit('/').next().unwrap_or_default().clone_into(&mut tool.filename);
     }
 }
